@@ -1,0 +1,35 @@
+"""Conditional Similarity Networks in JAX: one embedding, many notions of similarity (Veit et al., CVPR 2017)."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from csn_jax.config import Config
+    from csn_jax.errors import MachineError, Stopped, UserError
+    from csn_jax.loop import train_and_evaluate
+    from csn_jax.model import Model, load
+
+# Looked up when first used, so that importing the package imports neither JAX nor TensorFlow.
+_HOMES = {
+    "Config": "csn_jax.config",
+    "MachineError": "csn_jax.errors",
+    "Model": "csn_jax.model",
+    "Stopped": "csn_jax.errors",
+    "UserError": "csn_jax.errors",
+    "load": "csn_jax.model",
+    "train_and_evaluate": "csn_jax.loop",
+}
+__all__ = ["Config", "MachineError", "Model", "Stopped", "UserError", "__version__", "load", "train_and_evaluate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'csn_jax' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,68 @@
+"""Backbones: networks from inputs [B, ...] to embeddings [B, D]. The only importer of flax."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from csn_jax.backbones.resnet import ResNet18CSN
+from csn_jax.backbones.small import Small
+from csn_jax.backbones.vgg import VGG
+from csn_jax.config import BackboneConfig
+
+
+class Backbone(NamedTuple):
+    """A network as two pure functions, so that nothing else needs to know what built it."""
+
+    init: Callable[..., tuple[Any, Any]]  # (seed, input shape without B) -> (params, statistics), NumPy leaves
+    apply: Callable[..., tuple[jax.Array, Any]]  # (params, statistics, x, train=, valid=) -> ([B, D], statistics)
+
+
+def build(config: BackboneConfig) -> Backbone:
+    """The backbone that a config names."""
+    modules = {"small": Small, "vgg": VGG, "resnet18_csn": ResNet18CSN}
+    dtype = None if config.dtype == "float32" else jnp.dtype(config.dtype)
+    return from_module(modules[config.name](config.embedding_dim, dtype))
+
+
+def from_module(module: nn.Module) -> Backbone:
+    """Wrap a Linen module whose call is (x, *, train, valid) -> [B, D]; statistics live in `batch_stats`."""
+
+    def init(seed: int, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+        x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        shapes = jax.eval_shape(lambda k, x: module.init(k, x, train=True), key, x)
+        return _draw(shapes["params"], np.random.default_rng(seed)), _draw(shapes.get("batch_stats", {}), None)
+
+    def apply(params, statistics, x, *, train: bool, valid: jax.Array | None = None):
+        variables = {"params": params, "batch_stats": statistics}
+        if train:
+            embeddings, changed = module.apply(variables, x, train=True, valid=valid, mutable=["batch_stats"])
+            return embeddings, changed.get("batch_stats", {})
+        return module.apply(variables, x, train=False), statistics
+
+    return Backbone(init, apply)
+
+
+def _draw(tree: Any, rng: np.random.Generator | None) -> Any:
+    """Initial values as torchvision and PyTorch draw them; Linen's defaults differ.
+
+    Convolutions N(0, sqrt(2 / (k * k * C_out))), linear weight and bias U(-1, 1) / sqrt(fan_in), norms 1 and 0.
+    Drawn by NumPy: jitted draws cost seconds of compilation.
+    """
+    drawn = {}
+    for name, leaf in sorted(tree.items()):
+        if isinstance(leaf, dict):
+            drawn[name] = _draw(leaf, rng)
+        elif name == "kernel" and len(leaf.shape) == 4:
+            height, width, _, features = leaf.shape
+            drawn[name] = rng.normal(0, np.sqrt(2 / (height * width * features)), leaf.shape).astype(np.float32)
+        elif name == "kernel" or (name == "bias" and "kernel" in tree):
+            bound = 1 / np.sqrt(tree["kernel"].shape[0])
+            drawn[name] = rng.uniform(-bound, bound, leaf.shape).astype(np.float32)
+        else:
+            drawn[name] = (np.ones if name in ("scale", "var") else np.zeros)(leaf.shape, np.float32)
+    return drawn

@@ -1,0 +1,165 @@
+"""Batch normalisation as PyTorch does it, and max-pooling, both with gradients in closed form.
+
+Two reasons for our own. Numbers: PyTorch's running variance is unbiased, Linen's is biased. Speed: on CPU, XLA's
+automatic gradients of both cost a fifth of a ResNet's training step.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+EPSILON = 1e-5
+MOMENTUM = 0.1  # PyTorch's: the weight of the new batch
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, optionally followed by ReLU.
+
+    In training it normalises by the biased variance of the valid rows and moves the running statistics by
+    0.9 * running + 0.1 * batch, with the unbiased variance. Statistics are float32 at least, whatever x is.
+    """
+
+    relu: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array | None = None) -> jax.Array:
+        features = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, features)
+        bias = self.param("bias", nn.initializers.zeros, features)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
+        running_var = self.variable("batch_stats", "var", jnp.ones, features)
+        if not train:
+            return _normalise(x, scale, bias, running_mean.value, running_var.value, self.relu)
+        if valid is None:
+            valid = jnp.ones(x.shape[0], bool)
+        y, mean, var = batch_norm(x, scale, bias, valid, self.relu)
+        if not self.is_initializing():
+            n = _count(x, valid, mean.dtype)
+            unbiased = var * (n / jnp.maximum(n - 1, 1))
+            running_mean.value = (1 - MOMENTUM) * running_mean.value + MOMENTUM * mean
+            running_var.value = (1 - MOMENTUM) * running_var.value + MOMENTUM * unbiased
+        return y
+
+
+def _count(x: jax.Array, valid: jax.Array, dtype: Any) -> jax.Array:
+    """The number of values in each channel's mean, [] in dtype."""
+    pixels = x.size // (x.shape[0] * x.shape[-1])
+    return jnp.sum(valid.astype(dtype)) * pixels
+
+
+def _spread(values: jax.Array, like: jax.Array) -> jax.Array:
+    """[ch] -> [1, ..., ch] to the rank of `like`."""
+    return values.reshape((1,) * (like.ndim - 1) + (-1,))
+
+
+def _normalise(x, scale, bias, mean, var, relu):
+    """Statistics and arithmetic in float32 at least; the result in x's dtype."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y = (wide - _spread(mean, x)) * _spread(jax.lax.rsqrt(var + EPSILON) * scale, x) + _spread(bias, x)
+    return (jax.nn.relu(y) if relu else y).astype(x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def batch_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, valid: jax.Array, relu: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(y, mean [ch], biased var [ch]) of x [B, ..., ch] by the statistics of its valid rows, bool [B].
+
+    y is rectified if `relu`. No gradient flows through the returned statistics: they feed the running ones only.
+    """
+    y, mean, var, _ = _forward(x, scale, bias, valid, relu)
+    return y, mean, var
+
+
+def _forward(x, scale, bias, valid, relu):
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    axes = tuple(range(x.ndim - 1))
+    rows = valid.astype(wide.dtype).reshape((-1,) + (1,) * (x.ndim - 1))  # [B, 1, ..., 1]
+    n = _count(x, valid, wide.dtype)
+    mean = jnp.sum(wide * rows, axis=axes) / n
+    # Two passes: the mean of squares minus the squared mean loses the digits that parity needs.
+    var = jnp.sum(jnp.square(wide - _spread(mean, x)) * rows, axis=axes) / n
+    return _normalise(x, scale, bias, mean, var, relu), mean, var, (n, rows)
+
+
+def _batch_norm_forward(x, scale, bias, valid, relu):
+    y, mean, var, _ = _forward(x, scale, bias, valid, relu)
+    return (y, mean, var), (x, scale, bias, valid, mean, var)
+
+
+def _batch_norm_backward(relu, saved, gradients):
+    """dx = scale / std * (g - (mean(g) + x_hat * mean(g * x_hat)) on valid rows): the textbook's form, with padding."""
+    x, scale, bias, valid, mean, var = saved
+    g = gradients[0].astype(mean.dtype)
+    axes = tuple(range(x.ndim - 1))
+    rows = valid.astype(mean.dtype).reshape((-1,) + (1,) * (x.ndim - 1))
+    n = _count(x, valid, mean.dtype)
+    inverse = jax.lax.rsqrt(var + EPSILON)
+    x_hat = (x.astype(mean.dtype) - _spread(mean, x)) * _spread(inverse, x)
+    if relu:  # recomputed from x, so that the activation need not be kept
+        g = jnp.where(x_hat * _spread(scale, x) + _spread(bias, x) > 0, g, 0)
+    d_bias = jnp.sum(g, axis=axes)
+    d_scale = jnp.sum(g * x_hat, axis=axes)
+    dx = _spread(inverse * scale, x) * (g - rows * (_spread(d_bias / n, x) + x_hat * _spread(d_scale / n, x)))
+    return dx.astype(x.dtype), d_scale, d_bias, None
+
+
+batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
+    """Max-pooling of x [B, H, W, ch], symmetric padding; at a tie the first of the window takes the gradient."""
+    return _max_pool_forward(x, window, stride, padding)[0]
+
+
+def _window_slices(shape: tuple[int, ...], window: int, stride: int, padding: int):
+    """For each place in the window, the strided slice of the padded input that it sees, row by row."""
+    out = [(size + 2 * padding - window) // stride + 1 for size in shape[1:3]]
+    for i in range(window):
+        for j in range(window):
+            yield (
+                slice(None),
+                slice(i, i + stride * (out[0] - 1) + 1, stride),
+                slice(j, j + stride * (out[1] - 1) + 1, stride),
+            )
+
+
+def _max_pool_forward(x, window, stride, padding):
+    border = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = jnp.pad(x, border, constant_values=-jnp.inf)
+    best, winner = None, None
+    for k, place in enumerate(_window_slices(x.shape, window, stride, padding)):
+        value = padded[place]
+        if best is None:
+            best, winner = value, jnp.zeros(value.shape, jnp.int8)
+        else:
+            winner = jnp.where(value > best, jnp.int8(k), winner)
+            best = jnp.maximum(value, best)
+    return best, (winner, x.shape)
+
+
+def _max_pool_backward(window, stride, padding, saved, g):
+    winner, shape = saved
+    height, width = shape[1] + 2 * padding, shape[2] + 2 * padding
+    dx = None
+    for k, (_, rows, columns) in enumerate(_window_slices(shape, window, stride, padding)):
+        # Spread the part of g that place k won back over the input: padding between and around, no scatter.
+        part = jax.lax.pad(
+            jnp.where(winner == k, g, 0),
+            jnp.zeros((), g.dtype),
+            (
+                (0, 0, 0),
+                (rows.start, height - rows.stop, stride - 1),
+                (columns.start, width - columns.stop, stride - 1),
+                (0, 0, 0),
+            ),
+        )
+        dx = part if dx is None else dx + part
+    return (dx[:, padding : height - padding, padding : width - padding],)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)

@@ -1,0 +1,130 @@
+"""The command line: presets FILE.py:FUNCTION, typed overrides, and errors as one sentence. Imports no JAX."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from csn_jax.config import Config, did_you_mean
+from csn_jax.errors import MachineError, Stopped, UserError
+
+Args = TypeVar("Args")
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Run a verb and exit: 0, 2 after a user's mistake, 1 when the machine failed, 128 + signal after a saved stop."""
+    try:
+        main(sys.argv[1:])
+        sys.stdout.flush()
+    except UserError as error:
+        sys.exit(_told(error, 2))
+    except MachineError as error:
+        sys.exit(_told(error, 1))
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signum)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `--help | head`: the reader has left, and Python would complain again while exiting
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _told(error: Exception, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+def parse(args_type: type[Args], argv: Sequence[str], prog: str) -> Args:
+    """Read a verb's arguments; exits 2 on a mistake, suggesting what was meant.
+
+    Where `args_type` has a field `config`, `--config=FILE.py[:FUNCTION]` chooses the preset that `--config.x.y=v`
+    overrides.
+    """
+    import tyro  # 0.1 s, so not before somebody parses
+
+    argv, default = list(argv), None
+    if "config" in args_type.__dataclass_fields__:
+        presets = [i for i, word in enumerate(argv) if word == "--config" or word.startswith("--config=")]
+        if len(presets) > 1:
+            raise UserError("--config is given twice; give one preset, and overrides as --config.field=value.")
+        if presets:
+            i = presets[0]
+            _, equals, reference = argv[i].partition("=")
+            if not equals:
+                if i + 1 == len(argv):
+                    raise UserError("--config needs a preset: --config=FILE.py[:FUNCTION].")
+                reference = argv.pop(i + 1)
+            del argv[i]
+            default = args_type(config=load_preset(reference))
+    args = tyro.cli(
+        args_type, args=argv, default=default, prog=prog, use_underscores=True, config=(tyro.conf.FlagConversionOff,)
+    )
+    if hasattr(args, "config"):
+        args.config.validate()
+    return args
+
+
+def load_preset(reference: str) -> Config:
+    """The Config that FILE.py[:FUNCTION] returns; FUNCTION is `default` unless named.
+
+    Raises:
+        UserError: when the file, the function or its result is not what it should be.
+    """
+    name, _, function = reference.partition(":")
+    function = function or "default"
+    path = Path(name)
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(f"--config={reference}: {name} is no Python file; give --config=FILE.py[:FUNCTION].")
+    spec = importlib.util.spec_from_file_location(f"preset_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"--config={reference}: {name} cannot be run ({type(error).__name__}: {error}).") from error
+    presets = presets_of(module)
+    if function not in presets:
+        near = did_you_mean(function, presets)
+        raise UserError(f"--config={reference}: {name} has no preset {function!r}{near}; it has {', '.join(presets)}.")
+    config = presets[function]()
+    if not isinstance(config, Config):
+        raise UserError(f"--config={reference}: {function}() returns a {type(config).__name__}; it should be a Config.")
+    return config
+
+
+def presets_of(module: Any) -> dict[str, Callable[[], Config]]:
+    """The public functions that a preset file defines itself."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if callable(value) and not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    }
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as an aligned table: the first column to the left, the others to the right, a rule under the head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def results_table(results: dict[str, Any]) -> str:
+    """results.json for people."""
+    rows = [("condition", "triplet error", "95 % interval", "triplets")]
+    error, ci95, total = results["triplet_error"], results["ci95"], results["n_triplets"]
+    for name in [*results["conditions"], "overall"]:
+        value, (low, high), n = (
+            part["overall"] if name == "overall" else part["by_condition"][name] for part in (error, ci95, total)
+        )
+        rows.append((name, f"{value:.2%}", f"{low:.2%} to {high:.2%}", f"{n:,}"))
+    head = f"{results['variant']} masks, {results['split']} split, step {results['step']:,}"
+    return f"{head}\n{table(rows)}"

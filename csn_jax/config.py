@@ -1,0 +1,238 @@
+"""Config: every setting of a run and the one home of its default. The defaults are the quickstart. Imports no JAX."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from csn_jax.errors import UserError
+
+VARIANTS = ("standard", "specialists", "fixed", "learned", "learned_disjoint")
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The network from one input to one embedding."""
+
+    name: Literal["small", "vgg", "resnet18_csn"] = "small"
+    """small: the quickstart's; vgg: the paper's font network; resnet18_csn: the reference's."""
+    embedding_dim: int = 64
+    """D, the number of embedding dimensions."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What convolutions compute in. Masks, distances, norms, statistics and optimizer stay float32."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which items, and how triplets are drawn from them."""
+
+    source: Literal["glyphs", "fonts"] = "glyphs"
+    """glyphs: the pack inside this package; fonts: a folder of font files, given by data.path."""
+    path: str = ""
+    """The folder or file that the source reads; the embedded glyphs need none."""
+    conditions: tuple[str, ...] = ()
+    """The notions of similarity to learn, in order; empty takes all that the source has."""
+    split_by: str = ""
+    """A label whose values stay together in one split (font: all test fonts are new); empty: each item on its own."""
+    train_triplets: int = 200_000
+    """Training triplets for each condition (validation_triplets and test_triplets likewise)."""
+    validation_triplets: int = 5_000
+    test_triplets: int = 20_000
+    seed: int = 0
+    """Seeds the split and the triplets, apart from `seed`, so that several training seeds share one test."""
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """From an image file to what the backbone sees. Used alike by training, embed and search."""
+
+    size: int = 32
+    """Height and width in pixels."""
+    flip: bool = False
+    """Flip each training image left to right with probability one half. Wrong for characters."""
+    mean: tuple[float, ...] = (0.14,)
+    """Mean of each channel, on the scale 0 to 1."""
+    std: tuple[float, ...] = (0.30,)
+    """Standard deviation of each channel, on the scale 0 to 1."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """L = L_T + embedding_weight * L_W + mask_weight * L_M (paper, section 3.2)."""
+
+    margin: float = 0.2
+    """h of the triplet hinge."""
+    embedding_weight: float = 5e-3
+    """lambda 1, on the norm of the unmasked embeddings."""
+    mask_weight: float = 5e-4
+    """lambda 2, on the L1 norm of the masks."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. `python -m csn_jax.train` without flags trains exactly these defaults."""
+
+    variant: Literal["standard", "specialists", "fixed", "learned", "learned_disjoint"] = "learned"
+    """How masks start and whether they are trained (paper, section 4)."""
+    seed: int = 0
+    """Seeds initial weights, initial masks, the order of triplets and the augmentation."""
+    batch_size: int = 256
+    """Triplets in a step, over all devices together."""
+    steps: int = 3_000
+    """Length of training. Counted in steps, so the result does not depend on the machine's speed."""
+    learning_rate: float = 2e-3
+    """Adam's, before the schedule."""
+    schedule: Literal["exponential", "cosine"] = "cosine"
+    """exponential: the reference's, times schedule_decay^epoch, epochs counted from 1; cosine: to 0 at the last step."""
+    schedule_decay: float = 0.985
+    """Factor of the exponential schedule for each epoch."""
+    feed: Literal["tfdata", "device"] = "tfdata"
+    """tfdata: tf.data gathers rows on the host, ahead; device: all items lie on the accelerator. Same batches."""
+    log_every: int = 50
+    """Steps between two lines of training metrics."""
+    eval_every: int = 500
+    """Steps between two measurements of the validation triplet error; the last step is always measured."""
+    checkpoint_every: int = 500
+    """Steps between two saves of the latest state; the best on validation is saved besides."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    def validate(self) -> None:
+        """Refuse a value outside its type, choices or range.
+
+        Raises:
+            UserError: naming the field, the value and the valid choices.
+        """
+        _check(self, "config")
+        for name, least in {
+            "batch_size": 1,
+            "steps": 1,
+            "log_every": 1,
+            "eval_every": 1,
+            "checkpoint_every": 1,
+            "seed": 0,
+            "data.seed": 0,
+            "data.train_triplets": 1,
+            "data.validation_triplets": 1,
+            "data.test_triplets": 1,
+            "preprocess.size": 8,
+            "backbone.embedding_dim": 1,
+        }.items():
+            value = self
+            for part in name.split("."):
+                value = getattr(value, part)
+            if value < least:
+                raise UserError(f"config.{name} is {value}; give a whole number of at least {least}.")
+        for name, value in {
+            "learning_rate": self.learning_rate,
+            "schedule_decay": self.schedule_decay,
+            "loss.margin": self.loss.margin,
+        }.items():
+            if not 0 < value < float("inf"):
+                raise UserError(f"config.{name} is {value}; give a number above 0.")
+        for name in ("embedding_weight", "mask_weight"):
+            if not 0 <= getattr(self.loss, name) < float("inf"):
+                raise UserError(f"config.loss.{name} is {getattr(self.loss, name)}; give a number of at least 0.")
+        channels = len(self.preprocess.mean)
+        if channels not in (1, 3) or len(self.preprocess.std) != channels:
+            raise UserError(
+                f"config.preprocess.mean has {channels} values and config.preprocess.std {len(self.preprocess.std)}; "
+                "give one of each for grey images or three of each for colour."
+            )
+        if min(self.preprocess.std) <= 0:
+            raise UserError(f"config.preprocess.std is {self.preprocess.std}; give numbers above 0.")
+
+    def to_json(self) -> str:
+        """The whole config as indented JSON with sorted keys; `from_json` reads it back exactly."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @staticmethod
+    def from_json(text: str, where: str = "config.json") -> "Config":
+        """Read what `to_json` wrote; fields that are not there take their defaults.
+
+        Raises:
+            UserError: when the text is no JSON object, or a field is unknown or of another type.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{where} is not JSON ({error}); restore the file or start in a new workdir.") from None
+        config = _build(Config, raw, where, "config")
+        config.validate()
+        return config
+
+    def digest(self) -> str:
+        """SHA-256 of the JSON form, in hex."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The fields in which two configs differ, each as `config.field: old, now new`."""
+    before, after = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
+    return [f"config.{name}: {before[name]!r}, now {after[name]!r}" for name in before if before[name] != after[name]]
+
+
+def did_you_mean(value: str, choices: typing.Iterable[str]) -> str:
+    """` (did you mean NAME?)` for the nearest choice, or nothing."""
+    near = difflib.get_close_matches(value, list(choices), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _check(node: Any, name: str) -> None:
+    """Refuse a field whose value is not of its declared type; Python checks none by itself."""
+    hints = typing.get_type_hints(type(node))
+    for item in dataclasses.fields(node):
+        value, hint, place = getattr(node, item.name), hints[item.name], f"{name}.{item.name}"
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, hint):
+                raise UserError(f"{place} is a {type(value).__name__}; give a {hint.__name__}.")
+            _check(value, place)
+        elif typing.get_origin(hint) is Literal:
+            choices = typing.get_args(hint)
+            if value not in choices:
+                hint_text = did_you_mean(str(value), choices)
+                raise UserError(f"{place} is {value!r}{hint_text}; choose one of {', '.join(choices)}.")
+        elif typing.get_origin(hint) is tuple:
+            kind = typing.get_args(hint)[0]
+            if not isinstance(value, tuple) or not all(_is(member, kind) for member in value):
+                raise UserError(f"{place} is {value!r}; give a tuple of {kind.__name__}.")
+        elif not _is(value, hint):
+            raise UserError(f"{place} is {value!r}; give a {hint.__name__}.")
+
+
+def _is(value: Any, kind: type | types.UnionType) -> bool:
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _build(kind: type, raw: Any, where: str, name: str) -> Any:
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: {name} is a {type(raw).__name__}; it should be an object of named fields.")
+    hints = typing.get_type_hints(kind)
+    for key in raw:
+        if key not in hints:
+            raise UserError(
+                f"{where}: {name}.{key} is no field{did_you_mean(key, hints)}; choose one of {', '.join(hints)}."
+            )
+    values = {}
+    for key, value in raw.items():
+        if dataclasses.is_dataclass(hints[key]):
+            value = _build(hints[key], value, where, f"{name}.{key}")
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[key] = value
+    return kind(**values)

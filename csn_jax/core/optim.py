@@ -1,0 +1,28 @@
+"""Adam and the learning rate's schedules."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from csn_jax.config import Config
+
+
+def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Adam(0.9, 0.999, 1e-8) without weight decay, as in the reference, under the config's schedule."""
+    return optax.adam(make_schedule(config, steps_per_epoch), b1=0.9, b2=0.999, eps=1e-8)
+
+
+def make_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate at a step counted from 0.
+
+    `exponential` is the reference's: learning_rate * schedule_decay ** epoch with epochs counted from 1, so even the
+    first epoch is decayed. `cosine` goes from learning_rate to 0 at the last step.
+    """
+    if config.schedule == "cosine":
+        return optax.cosine_decay_schedule(config.learning_rate, config.steps)
+
+    def exponential(step: jax.Array) -> jax.Array:
+        epoch = step // steps_per_epoch + 1
+        return config.learning_rate * config.schedule_decay ** jnp.asarray(epoch).astype(float)
+
+    return exponential

@@ -1,0 +1,29 @@
+"""From uint8 pixels to what a backbone sees, on the device and inside the compiled step."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from csn_jax.config import PreprocessConfig
+
+Preprocess = Callable[..., jax.Array]
+
+
+def make_preprocess(config: PreprocessConfig) -> Preprocess:
+    """Build preprocess(x, key=None): uint8 [B, H, W, ch] -> float32 [B, H, W, ch], normalised by channel.
+
+    With a key, as in training, each image is flipped left to right on its own with probability one half where
+    `config.flip` says so. Floats come back as they are: the caller normalised them.
+    """
+    mean, std = jnp.asarray(config.mean, jnp.float32), jnp.asarray(config.std, jnp.float32)  # [ch], [ch]
+
+    def preprocess(x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        if x.dtype != jnp.uint8:
+            return x
+        if config.flip and key is not None:
+            flipped = jax.random.bernoulli(key, shape=(x.shape[0],))  # [B]
+            x = jnp.where(flipped[:, None, None, None], x[:, :, ::-1], x)
+        return (x.astype(jnp.float32) / 255 - mean[None, None, None]) / std[None, None, None]
+
+    return preprocess

@@ -1,0 +1,92 @@
+"""The training step and the embedding step: what is compiled. Pure functions of arrays."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from csn_jax.backbones import Backbone
+from csn_jax.config import LossConfig
+from csn_jax.core.losses import csn_loss
+from csn_jax.core.masks import rectify
+from csn_jax.core.preprocess import Preprocess
+
+
+class Batch(NamedTuple):
+    """B conditional triplets. A role holds inputs [B, ...], or int32 [B] positions in an array of all items."""
+
+    anchor: Any
+    positive: Any
+    negative: Any
+    condition: Any  # [B] int32
+    valid: Any  # [B] bool; False marks the padding of a short batch
+
+
+class State(NamedTuple):
+    """All that training changes; a checkpoint is exactly this."""
+
+    step: Any  # [] int32, steps done
+    params: Any  # {"backbone": tree, "beta": [C, D]}
+    statistics: Any  # the backbone's running statistics
+    opt_state: Any
+
+
+def make_train_step(
+    backbone: Backbone,
+    preprocess: Preprocess,
+    optimizer: optax.GradientTransformation,
+    loss: LossConfig,
+    *,
+    train_masks: bool,
+    seed: int,
+) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+    """Build train_step(state, batch, items=None) -> (state, metrics), to be jitted with `state` donated.
+
+    With `items` [N, ...] the roles of the batch are positions in it. Metrics are scalars: the loss, its terms, the
+    batch's accuracy and the gradient's norm.
+    """
+
+    def train_step(state: State, batch: Batch, items: jax.Array | None = None):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def objective(params):
+            embeddings, statistics = {}, state.statistics
+            # Three forwards and not one: each role has its own batch statistics, and the running statistics move
+            # three times in the reference's order. A scan over the roles gives the same, ten times slower on CPU.
+            for i, role in enumerate(("anchor", "negative", "positive")):
+                x = getattr(batch, role) if items is None else items[getattr(batch, role)]
+                x = preprocess(x, jax.random.fold_in(key, i))
+                embeddings[role], statistics = backbone.apply(
+                    params["backbone"], statistics, x, train=True, valid=batch.valid
+                )  # [B, D]
+            beta = params["beta"] if train_masks else jax.lax.stop_gradient(params["beta"])  # [C, D]
+            terms = csn_loss(**embeddings, mask=rectify(beta)[batch.condition], valid=batch.valid, **weights)
+            return terms.total, (terms, statistics)
+
+        (_, (terms, statistics)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": terms.total} | terms._asdict() | {"gradient_norm": optax.global_norm(gradient)}
+        del metrics["total"]
+        return State(state.step + 1, params, statistics, opt_state), metrics
+
+    weights = {"margin": loss.margin, "embedding_weight": loss.embedding_weight, "mask_weight": loss.mask_weight}
+    return train_step
+
+
+def make_embed_step(backbone: Backbone, preprocess: Preprocess) -> Callable[..., jax.Array]:
+    """Build embed_step(params, statistics, inputs [B, ...]) -> [B, D], with running statistics, for jit."""
+
+    def embed_step(params: Any, statistics: Any, inputs: jax.Array) -> jax.Array:
+        embeddings, _ = backbone.apply(params["backbone"], statistics, preprocess(inputs), train=False)
+        return embeddings
+
+    return embed_step
+
+
+def initial_state(params: Any, statistics: Any, beta: jax.Array, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step."""
+    params = {"backbone": params, "beta": jnp.asarray(beta)}
+    return State(jnp.zeros((), jnp.int32), params, statistics, optimizer.init(params))

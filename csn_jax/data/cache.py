@@ -1,0 +1,98 @@
+"""A cache of decoded images: one memory-mapped uint8 array a digest of inputs and settings, verified when opened."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from csn_jax.errors import MachineError
+from csn_jax.runtime.workdir import write_atomically
+
+
+def cache_folder() -> Path:
+    """$CSN_JAX_CACHE, or ~/.cache/csn_jax."""
+    return Path(os.environ.get("CSN_JAX_CACHE") or Path.home() / ".cache" / "csn_jax").expanduser().absolute()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cached(
+    key: Any, shape: tuple[int, ...], produce: Callable[[], Iterable[tuple[int, np.ndarray | None, Any]]]
+) -> tuple[np.ndarray, list[Any]]:
+    """Blocks of images and a note on each, produced once and then read from disk.
+
+    Args:
+        key: JSON of all that the pixels depend on: digests of the inputs, settings.
+        shape: (blocks, ...), of which the first is an upper bound.
+        produce: yields (position, uint8 block [...] or None, note) in any order, each position once.
+
+    Returns:
+        (images, notes): images [kept blocks, ...] memory-mapped uint8 in the order of positions, leaving out those
+        without a block, and the notes of all positions in order.
+
+    Raises:
+        MachineError: when the disk is full.
+    """
+    name = hashlib.sha256(json.dumps([key, shape], sort_keys=True).encode()).hexdigest()[:32]
+    folder = cache_folder()
+    pixels, index = folder / f"{name}.npy", folder / f"{name}.json"
+    if index.exists():
+        try:
+            entry = json.loads(index.read_text(encoding="utf-8"))
+            if file_digest(pixels) == entry["sha256"]:
+                return np.load(pixels, mmap_mode="r", allow_pickle=False), entry["notes"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # damaged like any other mismatch: made again below
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        notes = _write(pixels, shape, produce())
+        write_atomically(index, json.dumps({"sha256": file_digest(pixels), "notes": notes}).encode())
+    except OSError as error:
+        raise MachineError(
+            f"cannot write the image cache {folder} ({error}); free some space, or set CSN_JAX_CACHE."
+        ) from error
+    return np.load(pixels, mmap_mode="r", allow_pickle=False), notes
+
+
+def _write(path: Path, shape: tuple[int, ...], blocks: Iterable[tuple[int, np.ndarray | None, Any]]) -> list[Any]:
+    """Write blocks in the order of their positions as they come, to a temporary name; rename when whole."""
+    notes: list[Any] = [None] * shape[0]
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    early: dict[int, np.ndarray | None] = {}
+    following, kept = 0, 0
+    try:
+        with open(temporary, "wb") as file:
+            file.write(_header(shape))
+            for position, block, note in blocks:
+                notes[position] = note
+                early[position] = block
+                while following in early:
+                    ready = early.pop(following)
+                    if ready is not None:
+                        file.write(np.ascontiguousarray(ready, np.uint8))
+                        kept += 1
+                    following += 1
+            file.seek(0)
+            file.write(_header((kept, *shape[1:])))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return notes
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """An .npy header. NumPy leaves room in it for the first axis to grow, so another count has the same length."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()

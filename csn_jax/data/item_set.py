@@ -1,0 +1,78 @@
+"""ItemSet: the one form in which training reads data, whatever its source."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from csn_jax.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+SHARES = (0.7, 0.1, 0.2)
+
+
+class Condition(NamedTuple):
+    """A notion of similarity. Kind `categorical`: two items are alike when their values are equal."""
+
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class ItemSet:
+    """N items with their labels.
+
+    inputs: [N, H, W, ch] uint8, perhaps memory-mapped.
+    ids: [N] str, unique.
+    labels: {condition: [N] str}; the empty string is a missing value.
+    split: [N] str, one of SPLITS.
+    conditions: in the order of the masks' rows.
+    """
+
+    inputs: np.ndarray
+    ids: np.ndarray
+    labels: dict[str, np.ndarray]
+    split: np.ndarray
+    conditions: tuple[Condition, ...]
+
+    def digest(self) -> str:
+        """SHA-256 over everything that training and evaluation read, in hex."""
+        hasher = hashlib.sha256()
+        for start in range(0, len(self.inputs), 4096):  # in pieces: a memory map may be larger than RAM
+            hasher.update(np.ascontiguousarray(self.inputs[start : start + 4096]))
+        hasher.update(repr((self.inputs.shape, self.inputs.dtype.str, self.conditions)).encode())
+        for column in (self.ids, self.split, *(self.labels[c.name] for c in self.conditions)):
+            hasher.update("\x00".join(column.tolist()).encode("utf-8", "surrogateescape") + b"\x01")
+        return hasher.hexdigest()
+
+
+def choose_conditions(available: tuple[Condition, ...], wanted: tuple[str, ...]) -> tuple[Condition, ...]:
+    """The wanted conditions in the wanted order; all of them when none is named."""
+    by_name = {condition.name: condition for condition in available}
+    for name in wanted:
+        if name not in by_name:
+            raise UserError(f"config.data.conditions names {name!r}; this source has {', '.join(by_name)}.")
+    if len(set(wanted)) < len(wanted):
+        raise UserError(f"config.data.conditions names a condition twice: {' '.join(wanted)}; name each once.")
+    return tuple(by_name[name] for name in wanted) or available
+
+
+def split_items(n_items: int, unit: np.ndarray | None, seed: int) -> np.ndarray:
+    """Give each item its split, 70 / 10 / 20 %.
+
+    Args:
+        n_items: N.
+        unit: [N] labels whose equal values must share a split, or None to split single items.
+        seed: seeds the permutation.
+
+    Returns:
+        [N] str.
+    """
+    values, group = (np.arange(n_items),) * 2 if unit is None else np.unique(unit, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(values))
+    cuts = np.floor(np.cumsum(SHARES[:-1]) * len(values)).astype(int)
+    of_value = np.empty(len(values), dtype="<U10")
+    for name, members in zip(SPLITS, np.split(order, cuts), strict=True):
+        of_value[members] = name
+    return of_value[group]

@@ -1,0 +1,40 @@
+"""Measure a trained model on one split: exact triplet errors with 95 % intervals."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from csn_jax import cli
+
+
+@dataclass(frozen=True)
+class Args:
+    workdir: str
+    """The folder of a run of csn_jax.train."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Which items to measure on."""
+    json: bool = False
+    """Print the results as JSON instead of a table."""
+
+
+def main(argv: Sequence[str]) -> None:
+    args = cli.parse(Args, argv, "python -m csn_jax.evaluate")
+
+    from csn_jax.data.dataset import load_dataset
+    from csn_jax.loop import check_record, evaluate
+    from csn_jax.model import load
+    from csn_jax.runtime.workdir import read_config
+
+    workdir = Path(args.workdir)
+    model = load(workdir)
+    config = read_config(workdir)
+    dataset = load_dataset(config)
+    check_record(workdir, dataset)
+    results, _ = evaluate(model, dataset, args.split, config.variant)
+    print(json.dumps(results, indent=2) if args.json else cli.results_table(results))
+
+
+if __name__ == "__main__":
+    cli.run(main)

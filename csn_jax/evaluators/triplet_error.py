@@ -1,0 +1,94 @@
+"""Triplet error: the share of triplets whose negative is not strictly farther than their positive."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from csn_jax.core.losses import distance
+from csn_jax.data.item_set import ItemSet
+from csn_jax.data.triplets import Triplets
+
+CHUNK = 16_384  # triplets at a time, padded to that size, so that one program serves all
+RESAMPLES = 1_000
+
+
+@jax.jit
+def _wrong(embeddings: jax.Array, masks: jax.Array, triplets: Triplets) -> jax.Array:
+    mask = masks[triplets.condition]  # [T, D]
+    to = partial(distance, embeddings[triplets.anchor], mask=mask)
+    return ~(to(embeddings[triplets.negative]) > to(embeddings[triplets.positive]))  # a tie is wrong
+
+
+def wrong_triplets(embeddings: np.ndarray, masks: np.ndarray, triplets: Triplets) -> np.ndarray:
+    """Which triplets are wrong: bool [T].
+
+    Args:
+        embeddings: [N, D], row i being item i of the ItemSet; rows that no triplet names are not read.
+        masks: [C, D], as applied.
+        triplets: T of them.
+    """
+    n = len(triplets.anchor)
+    wrong = np.empty(n, bool)
+    embeddings, masks = jax.device_put((embeddings, masks))
+    for start in range(0, n, CHUNK):
+        chunk = Triplets(*(column[start : start + CHUNK] for column in triplets))
+        size = len(chunk.anchor)
+        padded = Triplets(*(np.pad(column, (0, CHUNK - size)) for column in chunk))
+        wrong[start : start + size] = np.asarray(_wrong(embeddings, masks, padded))[:size]
+    return wrong
+
+
+def triplet_error(
+    embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, triplets: Triplets
+) -> dict[str, tuple[int, int]]:
+    """{"overall" and each condition: (wrong, total)}: exact counts, for the caller to divide once."""
+    return count(wrong_triplets(embeddings, masks, triplets), items, triplets)
+
+
+def count(wrong: np.ndarray, items: ItemSet, triplets: Triplets) -> dict[str, tuple[int, int]]:
+    """(wrong, total) overall and for each condition, from bool [T]."""
+    counts = {"overall": (int(wrong.sum()), len(wrong))}
+    for row, condition in enumerate(items.conditions):
+        of = wrong[triplets.condition == row]
+        counts[condition.name] = (int(of.sum()), len(of))
+    return counts
+
+
+def interval(wrong: np.ndarray, anchor: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the error, by a bootstrap over anchor items.
+
+    Triplets of one anchor stand or fall together, so whole anchors are drawn with replacement, and the error of each
+    of 1,000 draws is wrong / total over the drawn ones. Percentiles 2.5 and 97.5.
+    """
+    _, group = np.unique(anchor, return_inverse=True)
+    wrong_of, total_of = np.bincount(group, weights=wrong), np.bincount(group)  # [anchors], [anchors]
+    rng = np.random.default_rng(seed)
+    errors = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        drawn = np.bincount(rng.integers(len(total_of), size=len(total_of)), minlength=len(total_of))
+        errors[i] = (drawn @ wrong_of) / (drawn @ total_of)
+    low, high = np.percentile(errors, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def results(embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, triplets: Triplets) -> dict[str, dict[str, Any]]:
+    """The parts of results.json that come from triplets: `triplet_error`, `ci95` and `n_triplets`, each
+    {"overall": x, "by_condition": {name: x}}."""
+    wrong = wrong_triplets(embeddings, masks, triplets)
+    counts = count(wrong, items, triplets)
+    ranges = {"overall": interval(wrong, triplets.anchor)}
+    for row, condition in enumerate(items.conditions):
+        of = triplets.condition == row
+        ranges[condition.name] = interval(wrong[of], triplets.anchor[of])
+
+    def shaped(values: dict[str, Any]) -> dict[str, Any]:
+        overall = values.pop("overall")
+        return {"overall": overall, "by_condition": values}
+
+    return {
+        "triplet_error": shaped({name: wrong / total for name, (wrong, total) in counts.items()}),
+        "ci95": shaped({name: list(bounds) for name, bounds in ranges.items()}),
+        "n_triplets": shaped({name: total for name, (_, total) in counts.items()}),
+    }

@@ -1,0 +1,240 @@
+"""train_and_evaluate: the only place where feed, step, evaluation and checkpoint meet."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from csn_jax import pictures
+from csn_jax.config import Config
+from csn_jax.core.steps import Batch, make_embed_step, make_train_step
+from csn_jax.data.dataset import Dataset, load_dataset
+from csn_jax.data.feed import device_feed
+from csn_jax.data.order import batch_rows
+from csn_jax.errors import MachineError, Stopped, UserError
+from csn_jax.evaluators import triplet_error
+from csn_jax.model import Model, build_network, load, make_model, restore_target
+from csn_jax.runtime.checkpoint import Checkpoints
+from csn_jax.runtime.compiler import jit
+from csn_jax.runtime.sharding import Shardings, make_shardings
+from csn_jax.runtime.signals import StopRequest, catch_stop
+from csn_jax.runtime.workdir import claim, locked, open_workdir, read_record, write_atomically
+from csn_jax.runtime.writer import Progress, Writer, say
+
+
+def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
+    """Train a config in a workdir, or go on where it stopped, and measure the best model on the test split.
+
+    Killed at any moment and called again, it ends with the bits of an unbroken run. A finished run is only read.
+
+    Args:
+        config: the run; the workdir keeps it and refuses another.
+        workdir: made if it is not there.
+
+    Returns:
+        What results.json holds: variant, conditions, split, step, triplet_error, ci95, n_triplets.
+
+    Raises:
+        UserError: a mistake in config, data or workdir.
+        MachineError: disk full, every checkpoint damaged, or a loss that is not finite.
+        Stopped: after SIGTERM or SIGUSR1, with the state saved.
+    """
+    config.validate()
+    workdir = open_workdir(Path(workdir))
+    with locked(workdir), catch_stop() as stop:
+        claim(workdir, config)
+        if (workdir / "results.json").exists():
+            say(f"{workdir} holds a finished run; nothing to train.")
+            return json.loads((workdir / "results.json").read_text(encoding="utf-8"))
+        dataset = load_dataset(config)
+        _keep_record(workdir, dataset.record)
+        if config.variant == "specialists":
+            for row in range(len(dataset.items.conditions)):
+                _train_specialist(config, workdir, dataset, row, stop)
+        else:
+            _train(config, workdir, dataset, stop)
+        model = load(workdir)
+        results, embeddings = evaluate(model, dataset, "test", config.variant)
+        pictures.draw_all(workdir, model, embeddings, dataset)
+        write_atomically(workdir / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+        return results
+
+
+def evaluate(model: Model, dataset: Dataset, split: str, variant: str) -> tuple[dict[str, Any], np.ndarray]:
+    """Measure a model on one split, embedding each of its items once: (results, embeddings [N, D])."""
+    items = dataset.items
+    embeddings = model.embed_rows(items.inputs, np.flatnonzero(items.split == split))
+    measured = triplet_error.results(embeddings, model.masks, items, dataset.triplets[split])
+    head = {"variant": variant, "conditions": list(model.conditions), "split": split, "step": model.step}
+    return head | measured, embeddings
+
+
+def check_record(workdir: Path, dataset: Dataset) -> None:
+    """Refuse data other than the workdir was trained on.
+
+    Raises:
+        UserError: naming both digests.
+    """
+    old, new = read_record(workdir), json.loads(json.dumps(dataset.record))
+    for field in new:
+        if old.get(field) != new[field]:
+            raise UserError(
+                f"{workdir} was trained on other data: {field} is {old.get(field)} in its data.json and {new[field]} "
+                "now; bring back the data it was trained on, or train in a new --workdir."
+            )
+
+
+def _keep_record(workdir: Path, record: dict) -> None:
+    if (workdir / "data.json").exists():
+        check_record(workdir, Dataset(None, {}, record))
+    else:
+        write_atomically(workdir / "data.json", (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _train_specialist(config: Config, workdir: Path, dataset: Dataset, row: int, stop: StopRequest) -> None:
+    """One network on one condition's triplets, as a standard run of its own in workdir/<condition>/."""
+    condition = dataset.items.conditions[row]
+    items = dataclasses.replace(dataset.items, conditions=(condition,))
+    triplets = {split: columns.of_condition(row) for split, columns in dataset.triplets.items()}
+    record = dataset.record | {
+        "conditions": [condition._asdict()],
+        "triplets": {split: len(columns.anchor) for split, columns in triplets.items()},
+        "triplets_sha256": {split: columns.digest() for split, columns in triplets.items()},
+    }
+    data = dataclasses.replace(config.data, conditions=(condition.name,))
+    config = dataclasses.replace(config, variant="standard", data=data)
+    folder = open_workdir(workdir / condition.name)
+    claim(folder, config)
+    _keep_record(folder, record)
+    say(f"specialist for {condition.name}")
+    _train(config, folder, Dataset(items, triplets, record), stop)
+
+
+def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -> None:
+    """Train one network from its newest checkpoint to the last step."""
+    items, triplets, shardings = dataset.items, dataset.triplets["train"], make_shardings()
+    names = [condition.name for condition in items.conditions]
+    network = build_network(config, items.inputs.shape[1:], len(names), len(triplets.anchor))
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    restored = checkpoints.restore_newest(restore_target(network.state, shardings), say)
+    if restored:
+        state, best = restored[0], restored[1]["best"]
+    else:
+        state, best = jax.device_put(network.state, shardings.state), None
+    start = int(state.step)
+    if start:
+        say(f"going on from step {start}")
+
+    train_step = jit(
+        make_train_step(
+            network.backbone,
+            network.preprocess,
+            network.optimizer,
+            config.loss,
+            train_masks=network.masks.trained,
+            seed=config.seed,
+        ),
+        donate_argnums=0,
+    )
+    embed_step = jit(make_embed_step(network.backbone, network.preprocess))
+    on_device = jax.device_put(items.inputs, shardings.state) if config.feed == "device" else None
+    writer, pending = Writer(workdir, start), Pending(config, dataset, start)
+    images = 3 * config.batch_size  # in a step
+    progress = Progress("training", config.steps * images, start * images, unit="image")
+    began = time.perf_counter()
+    try:
+        for step, batch in enumerate(_feed(config, dataset, shardings, start), start + 1):
+            state, metrics = train_step(state, batch, on_device)
+            pending.add(metrics)
+            last = step == config.steps
+            evaluating = last or step % config.eval_every == 0
+            saving = last or step % config.checkpoint_every == 0 or stop.signum is not None
+            # The order matters: losses are checked before anything is measured or kept, the log is on disk before
+            # the checkpoint that counts on it, and the device is waited for in these places only.
+            shown = {"step": step}
+            if step % config.log_every == 0 or evaluating or saving:
+                values = pending.take()
+                if step % config.log_every == 0 or last:
+                    writer.log(step, {f"train/{name}": value for name, value in values.items()})
+                    rate = (step - start) * images / (time.perf_counter() - began)
+                    writer.log_timing(step, {"images_per_second": rate})
+                    shown["loss"] = f"{values['loss']:.3f}"
+            error = None
+            if evaluating:
+                counts = _validate(make_model(names, state, embed_step, shardings), dataset)
+                writer.log(step, {f"validation/triplet_error/{name}": value for name, value in counts.items()})
+                shown["validation_error"] = f"{counts['overall']:.2%}"
+                if best is None or counts["overall"] < best["error"]:
+                    error = counts["overall"]
+                    best = {"step": step, "error": error}
+            if saving or error is not None:
+                writer.flush()
+                checkpoints.save(state, {"best": best}, error)
+            progress.advance(images, **shown)
+            if stop.signum is not None and not last:
+                raise Stopped(stop.signum, step)
+    finally:
+        progress.close()
+        writer.close()
+        checkpoints.close()
+    if stop.signum is not None:
+        raise Stopped(stop.signum, config.steps)
+
+
+def _feed(config: Config, dataset: Dataset, shardings: Shardings, start: int) -> Iterator[Batch]:
+    size = shardings.padded(config.batch_size)
+    plan = (dataset.triplets["train"], config.seed, config.batch_size, size, start, config.steps, shardings.batch)
+    if config.feed == "device":
+        return device_feed(*plan)
+    from csn_jax.data.tf_feed import tf_feed  # TensorFlow takes seconds to import and is not needed otherwise
+
+    return tf_feed(dataset.items.inputs, *plan)
+
+
+def _validate(model: Model, dataset: Dataset) -> dict[str, float]:
+    items, triplets = dataset.items, dataset.triplets["validation"]
+    embeddings = model.embed_rows(items.inputs, np.flatnonzero(items.split == "validation"))
+    counts = triplet_error.triplet_error(embeddings, model.masks, items, triplets)
+    return {name: wrong / total for name, (wrong, total) in counts.items()}
+
+
+class Pending:
+    """Metrics of the steps since the last look, still on the device, so that no step waits for the host."""
+
+    def __init__(self, config: Config, dataset: Dataset, start: int):
+        self._config, self._dataset = config, dataset
+        self._step, self._metrics = start, []
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        self._metrics.append(metrics)
+
+    def take(self) -> dict[str, float]:
+        """Fetch everything, check that it is finite, and return the newest step's metrics.
+
+        Raises:
+            MachineError: naming the first step whose loss or gradient is not finite, and its items.
+        """
+        fetched = jax.device_get(self._metrics)  # one wait for all of them
+        for metrics in fetched:
+            self._step += 1
+            if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"])):
+                raise MachineError(self._blame(metrics))
+        self._metrics.clear()
+        return {name: float(value) for name, value in fetched[-1].items()}
+
+    def _blame(self, metrics: dict[str, Any]) -> str:
+        triplets, items = self._dataset.triplets["train"], self._dataset.items
+        rows = batch_rows(self._config.seed, self._step - 1, len(triplets.anchor), self._config.batch_size)
+        ids = items.ids[np.unique(np.concatenate([column[rows] for column in triplets[:3]]))]
+        named = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        return (
+            f"step {self._step} has loss {float(metrics['loss'])} and gradient norm {float(metrics['gradient_norm'])} "
+            f"on the items {named}; the last good checkpoint is kept: lower config.learning_rate in a new --workdir, "
+            "or look at these items."
+        )

@@ -1,0 +1,174 @@
+"""Model: what a user loads from a workdir."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from csn_jax import backbones
+from csn_jax.config import Config, did_you_mean
+from csn_jax.core import losses
+from csn_jax.core.masks import Masks, blocks, initial_masks, rectify
+from csn_jax.core.optim import make_optimizer
+from csn_jax.core.preprocess import Preprocess, make_preprocess
+from csn_jax.core.steps import State, initial_state, make_embed_step
+from csn_jax.data.order import steps_per_epoch
+from csn_jax.errors import UserError
+from csn_jax.runtime.checkpoint import Checkpoints
+from csn_jax.runtime.compiler import jit
+from csn_jax.runtime.sharding import Shardings, make_shardings
+from csn_jax.runtime.workdir import read_config, read_record
+
+CHUNK = 512  # inputs embedded at a time
+
+
+@dataclass(frozen=True)
+class Model:
+    """An embedding and a mask for every condition.
+
+    conditions: names, in the order of the masks' rows.
+    masks: [C, D] float32, as applied: rectified.
+    step: the training step that this model is from.
+    """
+
+    conditions: tuple[str, ...]
+    masks: np.ndarray
+    step: int
+    _embed: Callable[[np.ndarray], jax.Array]  # [B, ...] -> [B, D]
+    _shardings: Shardings
+
+    def embed(self, inputs: np.ndarray) -> np.ndarray:
+        """Embed any number of inputs.
+
+        Args:
+            inputs: uint8 [B, H, W, ch] pixels, preprocessed here as in training; or floats [B, H, W, ch], taken as
+                already normalised.
+
+        Returns:
+            [B, D], unmasked and not normalised.
+        """
+        parts = []
+        for start in range(0, len(inputs), CHUNK):
+            chunk = np.asarray(inputs[start : start + CHUNK])
+            # Sizes are powers of two up to CHUNK, so a handful of programs serve every number of inputs.
+            size = self._shardings.padded(min(CHUNK, 1 << (len(chunk) - 1).bit_length()))
+            padded = np.concatenate([chunk, np.repeat(chunk[:1], size - len(chunk), axis=0)])
+            parts.append(self._embed(jax.device_put(padded, self._shardings.batch))[: len(chunk)])
+        if not parts:
+            return np.zeros((0, self.masks.shape[1]), np.float32)
+        return np.concatenate([np.asarray(part) for part in parts])
+
+    def embed_rows(self, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Embeddings [N, D] in which only the given rows of inputs [N, ...] are filled, each embedded once."""
+        embeddings = np.zeros((len(inputs), self.masks.shape[1]), np.float32)  # untouched pages cost no memory
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            embeddings[chunk] = self.embed(inputs[chunk])
+        return embeddings
+
+    def mask(self, condition: str) -> np.ndarray:
+        """The mask [D] of a condition by name.
+
+        Raises:
+            UserError: for a name that is none of `conditions`.
+        """
+        if condition not in self.conditions:
+            near = did_you_mean(condition, self.conditions)
+            raise UserError(f"unknown condition {condition!r}{near}; this model has {', '.join(self.conditions)}.")
+        return self.masks[self.conditions.index(condition)]
+
+    def distance(self, x: np.ndarray, y: np.ndarray, condition: str) -> np.ndarray:
+        """Distance of embeddings [..., D] under a condition: [...]."""
+        x, y = np.asarray(x), np.asarray(y)
+        mask = np.broadcast_to(self.mask(condition), np.broadcast_shapes(x.shape, y.shape))
+        return np.asarray(losses.distance(np.broadcast_to(x, mask.shape), np.broadcast_to(y, mask.shape), mask))
+
+
+class Network(NamedTuple):
+    """What a config builds before any training: the functions, and the state of step 0."""
+
+    backbone: backbones.Backbone
+    preprocess: Preprocess
+    optimizer: optax.GradientTransformation
+    masks: Masks
+    state: State
+
+
+def build_network(config: Config, input_shape: Sequence[int], n_conditions: int, n_train_triplets: int) -> Network:
+    """Assemble backbone, masks and optimizer of a config, with their seeded initial values.
+
+    Raises:
+        UserError: when the embedding has fewer dimensions than there are conditions.
+    """
+    if config.backbone.embedding_dim < n_conditions:
+        raise UserError(
+            f"config.backbone.embedding_dim is {config.backbone.embedding_dim} and there are {n_conditions} "
+            "conditions; give at least one dimension for each."
+        )
+    backbone = backbones.build(config.backbone)
+    params, statistics = backbone.init(config.seed, tuple(input_shape))
+    masks = initial_masks(config.variant, n_conditions, config.backbone.embedding_dim, config.seed)
+    optimizer = make_optimizer(config, steps_per_epoch(n_train_triplets, config.batch_size))
+    state = initial_state(params, statistics, masks.beta, optimizer)
+    return Network(backbone, make_preprocess(config.preprocess), optimizer, masks, state)
+
+
+def make_model(
+    conditions: Sequence[str], state: State, embed_step: Callable[..., jax.Array], shardings: Shardings
+) -> Model:
+    """A model from a training state; `embed_step` is the jitted one, so that models of one run share its programs."""
+    params, statistics = state.params, state.statistics
+    masks = np.asarray(rectify(params["beta"]))
+    embed = lambda inputs: embed_step(params, statistics, inputs)  # noqa: E731
+    return Model(tuple(conditions), masks, int(state.step), embed, shardings)
+
+
+def join(models: Sequence[Model]) -> Model:
+    """Specialists as one model: embeddings side by side [B, C * D], each condition's mask its own block [C, C * D]."""
+    width = sum(model.masks.shape[1] for model in models)
+    return Model(
+        conditions=tuple(name for model in models for name in model.conditions),
+        masks=blocks(len(models), width),
+        step=max(model.step for model in models),
+        _embed=lambda inputs: jnp.concatenate([model._embed(inputs) for model in models], axis=1),
+        _shardings=models[0]._shardings,
+    )
+
+
+def restore_target(state: State, shardings: Shardings) -> State:
+    """Shapes, dtypes and placement of a state, for restoring into."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings.state),
+        jax.eval_shape(lambda: state),
+    )
+
+
+def load(workdir: str | Path) -> Model:
+    """The best model of a training run, by validation error.
+
+    Args:
+        workdir: the folder given to `csn_jax.train --workdir`. It needs nothing else: not the data, not TensorFlow.
+
+    Raises:
+        UserError: when the folder is no run's, or no checkpoint is in it yet.
+        MachineError: when the checkpoint is damaged.
+    """
+    workdir = Path(workdir).expanduser().absolute()
+    config, record = read_config(workdir), read_record(workdir)
+    names = [condition["name"] for condition in record["conditions"]]
+    if config.variant == "specialists":
+        return join([load(workdir / name) for name in names])
+    folder = workdir / "checkpoints"
+    checkpoints = Checkpoints(folder, read_only=True) if folder.is_dir() else None
+    best = checkpoints.best_step() if checkpoints else None
+    if best is None:
+        raise UserError(f"{workdir} has no checkpoint yet; run csn_jax.train with this --workdir first.")
+    shardings = make_shardings()
+    network = build_network(config, record["input_shape"], len(names), record["triplets"]["train"])
+    state, _ = checkpoints.restore(best, restore_target(network.state, shardings))
+    return make_model(names, state, jit(make_embed_step(network.backbone, network.preprocess)), shardings)

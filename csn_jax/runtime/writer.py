@@ -1,0 +1,106 @@
+"""What a run tells: metrics.jsonl, TensorBoard, timing.jsonl, and the terminal."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from csn_jax.runtime.workdir import write_atomically
+
+
+class Writer:
+    """Records of a run. metrics.jsonl holds no wall-clock figure, so that a resumed run writes the same bytes."""
+
+    def __init__(self, workdir: Path, start: int):
+        """Open the records, cutting back what was written after step `start`, which will be written again."""
+        from tensorboardX import SummaryWriter
+
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            write_atomically(path, b"".join(_lines_up_to(path.read_bytes(), start)))
+        self._metrics = open(path, "ab", buffering=0)
+        self._timing = open(workdir / "timing.jsonl", "ab", buffering=0)
+        self._board = SummaryWriter(str(workdir), purge_step=start or None)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Record values at a step, in metrics.jsonl and TensorBoard."""
+        self._metrics.write(json.dumps({"step": step} | values).encode() + b"\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def log_timing(self, step: int, values: dict[str, float]) -> None:
+        """Record wall-clock figures at a step, in timing.jsonl and TensorBoard."""
+        self._timing.write(json.dumps({"step": step} | values).encode() + b"\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"timing/{name}", value, step)
+
+    def flush(self) -> None:
+        """Force metrics.jsonl to the disk. Before a checkpoint of a step, so that the log never lags behind it."""
+        os.fsync(self._metrics.fileno())
+        self._board.flush()
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._timing.close()
+        self._board.close()
+
+
+def _lines_up_to(data: bytes, step: int) -> list[bytes]:
+    """The whole lines of a metrics log up to a step; a torn last line goes too."""
+    kept = []
+    for line in data.splitlines(keepends=True):
+        try:
+            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            pass
+    return kept
+
+
+class Progress:
+    """Progress of long work: a bar with rate and time left on a terminal, a plain line every few seconds elsewhere."""
+
+    SECONDS = 5  # between two plain lines
+
+    def __init__(self, what: str, total: int, done: int = 0, unit: str = "item"):
+        self._what, self._total, self._done, self._unit, self._shown = what, total, done, unit, {}
+        self._first, self._began = done, time.perf_counter()
+        self._told, self._bar = self._began, None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                desc=what, total=total, initial=done, unit=f" {unit}s", unit_scale=True, dynamic_ncols=True
+            )
+
+    def advance(self, n: int, **shown: Any) -> None:
+        """n more units are done; `shown` stands beside the rate until it is shown anew."""
+        self._done += n
+        self._shown |= shown
+        if self._bar:
+            self._bar.set_postfix(self._shown, refresh=False)
+            self._bar.update(n)
+            return
+        now = time.perf_counter()
+        if now - self._told >= self.SECONDS or self._done == self._total:
+            self._told = now
+            rate = (self._done - self._first) / max(now - self._began, 1e-9)
+            figures = [f"{rate:,.0f} {self._unit}s/s", f"{(self._total - self._done) / rate:.0f} s left"]
+            figures += [f"{name} {value}" for name, value in self._shown.items()]
+            say(f"{self._what} {self._done / self._total:4.0%}  {', '.join(figures)}")
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.close()
+
+
+def say(text: str) -> None:
+    """One line for people, on standard error, above the bar if there is one. Results alone go to standard output."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
+    else:
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,36 @@
+"""Train one embedding with a mask for every notion of similarity.
+
+Without flags: the quickstart on the embedded glyphs. --config=FILE.py[:FUNCTION] takes a preset, and
+--config.field=value overrides any field of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from csn_jax import cli
+from csn_jax.config import Config
+
+
+@dataclass(frozen=True)
+class Args:
+    config: Config = field(default_factory=Config)
+    workdir: str = ""
+    """Where the run lives; the same command goes on there. Empty: runs/<source>-<variant>-<digest of the config>."""
+
+
+def main(argv: Sequence[str]) -> None:
+    args = cli.parse(Args, argv, "python -m csn_jax.train")
+    config = args.config
+    workdir = args.workdir or f"runs/{config.data.source}-{config.variant}-{config.digest()[:8]}"
+
+    from csn_jax.loop import train_and_evaluate
+    from csn_jax.runtime.writer import say
+
+    say(f"workdir {workdir}")
+    results = train_and_evaluate(config, workdir)
+    print(cli.results_table(results))
+    say(f"pictures and records are in {workdir}: masks.png, neighbours_*.png, results.json")
+
+
+if __name__ == "__main__":
+    cli.run(main)
