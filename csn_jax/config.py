@@ -87,7 +87,7 @@ class Config:
     learning_rate: float = 2e-3
     """Adam's, before the schedule."""
     schedule: Literal["exponential", "cosine"] = "cosine"
-    """exponential: the reference's, times schedule_decay^epoch, epochs counted from 1; cosine: to 0 at the last step."""
+    """exponential: the reference's, times schedule_decay^epoch, epochs from 1; cosine: to 0 at the last step."""
     schedule_decay: float = 0.985
     """Factor of the exponential schedule for each epoch."""
     feed: Literal["tfdata", "device"] = "tfdata"

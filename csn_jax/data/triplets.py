@@ -53,7 +53,7 @@ def draw_triplets(items: ItemSet, split: str, per_condition: int, seed: int) -> 
         if len(pairs) == 0 or len(values) < 2:
             raise UserError(
                 f"condition {condition.name!r} has no triplet in the {split} split: it needs two items of one value "
-                f"and one of another, and has {len(known)} labelled items with {len(values)} values; give more items or "
+                f"and one of another, and has {len(known)} labelled items of {len(values)} values; give more items or "
                 "leave the condition out of config.data.conditions."
             )
         value = pairs[rng.integers(len(pairs), size=per_condition)]

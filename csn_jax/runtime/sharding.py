@@ -19,7 +19,7 @@ class Shardings(NamedTuple):
 
 
 def make_shardings() -> Shardings:
-    """Shardings over all local devices. Axis type Auto: under Explicit, `make_mesh`'s default, `masks[c]` is refused."""
+    """Shardings over all local devices. Axis type Auto: `make_mesh` defaults to Explicit, which refuses `masks[c]`."""
     devices = jax.local_devices()
     mesh = Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
     return Shardings(NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()), len(devices))
