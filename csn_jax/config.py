@@ -54,9 +54,9 @@ class PreprocessConfig:
     """Height and width in pixels."""
     flip: bool = False
     """Flip each training image left to right with probability one half. Wrong for characters."""
-    mean: tuple[float, ...] = (0.14,)
+    mean: tuple[float, ...] = (0.10,)
     """Mean of each channel, on the scale 0 to 1."""
-    std: tuple[float, ...] = (0.30,)
+    std: tuple[float, ...] = (0.29,)
     """Standard deviation of each channel, on the scale 0 to 1."""
 
 
@@ -80,9 +80,9 @@ class Config:
     """How masks start and whether they are trained (paper, section 4)."""
     seed: int = 0
     """Seeds initial weights, initial masks, the order of triplets and the augmentation."""
-    batch_size: int = 256
+    batch_size: int = 128
     """Triplets in a step, over all devices together."""
-    steps: int = 3_000
+    steps: int = 1_200
     """Length of training. Counted in steps, so the result does not depend on the machine's speed."""
     learning_rate: float = 2e-3
     """Adam's, before the schedule."""
@@ -94,9 +94,9 @@ class Config:
     """tfdata: tf.data gathers rows on the host, ahead; device: all items lie on the accelerator. Same batches."""
     log_every: int = 50
     """Steps between two lines of training metrics."""
-    eval_every: int = 500
+    eval_every: int = 200
     """Steps between two measurements of the validation triplet error; the last step is always measured."""
-    checkpoint_every: int = 500
+    checkpoint_every: int = 200
     """Steps between two saves of the latest state; the best on validation is saved besides."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -144,7 +144,7 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
     )
     embed_step = jit(make_embed_step(network.backbone, network.preprocess))
     on_device = jax.device_put(items.inputs, shardings.state) if config.feed == "device" else None
-    writer, pending = Writer(workdir, start), Pending(config, dataset, start)
+    writer, pending = Writer(workdir, start), Pending(config, dataset, workdir, start)
     images = 3 * config.batch_size  # in a step
     progress = Progress("training", config.steps * images, start * images, unit="image")
     began = time.perf_counter()
@@ -207,8 +207,8 @@ def _validate(model: Model, dataset: Dataset) -> dict[str, float]:
 class Pending:
     """Metrics of the steps since the last look, still on the device, so that no step waits for the host."""
 
-    def __init__(self, config: Config, dataset: Dataset, start: int):
-        self._config, self._dataset = config, dataset
+    def __init__(self, config: Config, dataset: Dataset, workdir: Path, start: int):
+        self._config, self._dataset, self._workdir = config, dataset, workdir
         self._step, self._metrics = start, []
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
@@ -231,10 +231,11 @@ class Pending:
     def _blame(self, metrics: dict[str, Any]) -> str:
         triplets, items = self._dataset.triplets["train"], self._dataset.items
         rows = batch_rows(self._config.seed, self._step - 1, len(triplets.anchor), self._config.batch_size)
-        ids = items.ids[np.unique(np.concatenate([column[rows] for column in triplets[:3]]))]
-        named = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        ids = items.ids[np.unique(np.concatenate([column[rows] for column in triplets[:3]]))].tolist()
+        path = self._workdir / "nonfinite_batch.json"
+        write_atomically(path, json.dumps({"step": self._step, "items": ids}, indent=1).encode())
         return (
             f"step {self._step} has loss {float(metrics['loss'])} and gradient norm {float(metrics['gradient_norm'])} "
-            f"on the items {named}; the last good checkpoint is kept: lower config.learning_rate in a new --workdir, "
-            "or look at these items."
+            f"on {len(ids)} items ({', '.join(ids[:5])}, ...; all in {path}); the last good checkpoint is kept: lower "
+            "config.learning_rate in a new --workdir, or look at these items."
         )

@@ -1,0 +1,25 @@
+"""The embedded glyphs: which character, which font?
+
+    python -m csn_jax.train --config=configs/glyphs.py
+
+The same as no --config at all. For time and result see the README's first table.
+"""
+
+from csn_jax.config import Config, DataConfig
+
+
+def default() -> Config:
+    """The quickstart; every default of Config."""
+    return Config()
+
+
+def tiny() -> Config:
+    """Seconds; for tests, and to see every part run."""
+    return Config(
+        batch_size=32,
+        steps=20,
+        log_every=5,
+        eval_every=10,
+        checkpoint_every=5,
+        data=DataConfig(train_triplets=1_000, validation_triplets=500, test_triplets=500),
+    )
