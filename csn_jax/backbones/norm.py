@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 EPSILON = 1e-5
 MOMENTUM = 0.1  # PyTorch's: the weight of the new batch
@@ -27,10 +28,10 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array | None = None) -> jax.Array:
         features = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, features)
-        bias = self.param("bias", nn.initializers.zeros, features)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
-        running_var = self.variable("batch_stats", "var", jnp.ones, features)
+        scale = self.param("scale", nn.initializers.ones, features, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, features, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, features, jnp.float32)
         if not train:
             return _normalise(x, scale, bias, running_mean.value, running_var.value, self.relu)
         if valid is None:
@@ -50,15 +51,24 @@ def _count(x: jax.Array, valid: jax.Array, dtype: Any) -> jax.Array:
     return jnp.sum(valid.astype(dtype)) * pixels
 
 
+def _rows(x: jax.Array, valid: jax.Array) -> jax.Array:
+    """bool [B] -> 1 or 0 for each row of x, [B, 1, ..., 1]."""
+    return valid.astype(widen(x).dtype).reshape((-1,) + (1,) * (x.ndim - 1))
+
+
 def _spread(values: jax.Array, like: jax.Array) -> jax.Array:
     """[ch] -> [1, ..., ch] to the rank of `like`."""
     return values.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
+def widen(x: jax.Array) -> jax.Array:
+    """x in float32, or as it is where it is wider."""
+    return x.astype(np.promote_types(x.dtype, np.float32))
+
+
 def _normalise(x, scale, bias, mean, var, relu):
-    """Statistics and arithmetic in float32 at least; the result in x's dtype."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    y = (wide - _spread(mean, x)) * _spread(jax.lax.rsqrt(var + EPSILON) * scale, x) + _spread(bias, x)
+    """Arithmetic in float32 at least; the result in x's dtype."""
+    y = (widen(x) - _spread(mean, x)) * _spread(jax.lax.rsqrt(var + EPSILON) * scale, x) + _spread(bias, x)
     return (jax.nn.relu(y) if relu else y).astype(x.dtype)
 
 
@@ -70,35 +80,26 @@ def batch_norm(
 
     y is rectified if `relu`. No gradient flows through the returned statistics: they feed the running ones only.
     """
-    y, mean, var, _ = _forward(x, scale, bias, valid, relu)
-    return y, mean, var
-
-
-def _forward(x, scale, bias, valid, relu):
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    axes = tuple(range(x.ndim - 1))
-    rows = valid.astype(wide.dtype).reshape((-1,) + (1,) * (x.ndim - 1))  # [B, 1, ..., 1]
+    wide, axes, rows = widen(x), tuple(range(x.ndim - 1)), _rows(x, valid)
     n = _count(x, valid, wide.dtype)
     mean = jnp.sum(wide * rows, axis=axes) / n
     # Two passes: the mean of squares minus the squared mean loses the digits that parity needs.
     var = jnp.sum(jnp.square(wide - _spread(mean, x)) * rows, axis=axes) / n
-    return _normalise(x, scale, bias, mean, var, relu), mean, var, (n, rows)
+    return _normalise(x, scale, bias, mean, var, relu), mean, var
 
 
 def _batch_norm_forward(x, scale, bias, valid, relu):
-    y, mean, var, _ = _forward(x, scale, bias, valid, relu)
+    y, mean, var = batch_norm(x, scale, bias, valid, relu)
     return (y, mean, var), (x, scale, bias, valid, mean, var)
 
 
 def _batch_norm_backward(relu, saved, gradients):
     """dx = scale / std * (g - (mean(g) + x_hat * mean(g * x_hat)) on valid rows): the textbook's form, with padding."""
     x, scale, bias, valid, mean, var = saved
-    g = gradients[0].astype(mean.dtype)
-    axes = tuple(range(x.ndim - 1))
-    rows = valid.astype(mean.dtype).reshape((-1,) + (1,) * (x.ndim - 1))
+    g, axes, rows = gradients[0].astype(mean.dtype), tuple(range(x.ndim - 1)), _rows(x, valid)
     n = _count(x, valid, mean.dtype)
     inverse = jax.lax.rsqrt(var + EPSILON)
-    x_hat = (x.astype(mean.dtype) - _spread(mean, x)) * _spread(inverse, x)
+    x_hat = (widen(x) - _spread(mean, x)) * _spread(inverse, x)
     if relu:  # recomputed from x, so that the activation need not be kept
         g = jnp.where(x_hat * _spread(scale, x) + _spread(bias, x) > 0, g, 0)
     d_bias = jnp.sum(g, axis=axes)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from csn_jax.backbones.norm import BatchNorm, max_pool
+from csn_jax.backbones.norm import BatchNorm, max_pool, widen
 
 
 class BasicBlock(nn.Module):
@@ -50,5 +50,5 @@ class ResNet18CSN(nn.Module):
             for block in range(2):
                 stride = 2 if stage > 1 and block == 0 else 1
                 x = BasicBlock(features, stride, self.dtype, name=f"layer{stage}_{block}")(x, train=train, valid=valid)
-        x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))  # [B, 256]
+        x = jnp.mean(widen(x), axis=(1, 2))  # [B, 256]
         return nn.Dense(self.embedding_dim, name="fc")(x)

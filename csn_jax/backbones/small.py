@@ -4,9 +4,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from csn_jax.backbones.norm import BatchNorm
+from csn_jax.backbones.norm import BatchNorm, widen
 
 WIDTHS = (32, 64, 128)
 
@@ -25,5 +24,5 @@ class Small(nn.Module):
         for i, features in enumerate(WIDTHS):
             x = nn.Conv(features, (3, 3), 2, padding=1, use_bias=False, dtype=self.dtype, name=f"conv{i}")(x)
             x = BatchNorm(relu=True, name=f"bn{i}")(x, train=train, valid=valid)
-        x = x.reshape(x.shape[0], -1).astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = widen(x.reshape(x.shape[0], -1))
         return nn.Dense(self.embedding_dim, name="fc")(x)

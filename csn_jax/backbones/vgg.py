@@ -4,9 +4,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from csn_jax.backbones.norm import BatchNorm, max_pool
+from csn_jax.backbones.norm import BatchNorm, max_pool, widen
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512))
 
@@ -27,5 +26,4 @@ class VGG(nn.Module):
             x = max_pool(x, 2, 2, 0)
         x = x.reshape(x.shape[0], -1)
         x = jax.nn.relu(nn.Dense(512, dtype=self.dtype, name="hidden")(x))
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        return nn.Dense(self.embedding_dim, name="fc")(x)
+        return nn.Dense(self.embedding_dim, name="fc")(widen(x))

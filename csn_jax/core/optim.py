@@ -9,7 +9,13 @@ from csn_jax.config import Config
 
 def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
     """Adam(0.9, 0.999, 1e-8) without weight decay, as in the reference, under the config's schedule."""
-    return optax.adam(make_schedule(config, steps_per_epoch), b1=0.9, b2=0.999, eps=1e-8)
+    adam = optax.adam(make_schedule(config, steps_per_epoch), b1=0.9, b2=0.999, eps=1e-8)
+
+    def update(*arguments):
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer, which strict JAX refuses
+            return adam.update(*arguments)
+
+    return optax.GradientTransformation(adam.init, update)
 
 
 def make_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:

@@ -68,7 +68,7 @@ def make_train_step(
         (_, (terms, statistics)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": terms.total} | terms._asdict() | {"gradient_norm": optax.global_norm(gradient)}
+        metrics = {"loss": terms.total} | terms._asdict() | {"gradient_norm": optax.tree.norm(gradient)}
         del metrics["total"]
         return State(state.step + 1, params, statistics, opt_state), metrics
 
