@@ -1,5 +1,6 @@
 """A cache of decoded images: one memory-mapped uint8 array a digest of inputs and settings, verified when opened."""
 
+import fcntl
 import hashlib
 import io
 import json
@@ -26,61 +27,71 @@ def file_digest(path: Path) -> str:
 
 
 def cached(
-    key: Any, shape: tuple[int, ...], produce: Callable[[], Iterable[tuple[int, np.ndarray | None, Any]]]
+    key: Any, shape: tuple[int, ...], produce: Callable[[], Iterable[tuple[np.ndarray | None, Any]]]
 ) -> tuple[np.ndarray, list[Any]]:
     """Blocks of images and a note on each, produced once and then read from disk.
 
     Args:
-        key: JSON of all that the pixels depend on: digests of the inputs, settings.
+        key: JSON of all that the pixels depend on: digests of the inputs, settings, versions.
         shape: (blocks, ...), of which the first is an upper bound.
-        produce: yields (position, uint8 block [...] or None, note) in any order, each position once.
+        produce: yields (uint8 block [...] or None, note) in order; a note is JSON.
 
     Returns:
-        (images, notes): images [kept blocks, ...] memory-mapped uint8 in the order of positions, leaving out those
-        without a block, and the notes of all positions in order.
+        (images, notes): images [kept blocks, ...] memory-mapped uint8, leaving out those without a block, and all
+        notes.
 
     Raises:
-        MachineError: when the disk is full.
+        MachineError: when the disk is full or the folder cannot be written.
     """
     name = hashlib.sha256(json.dumps([key, shape], sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_folder()
     pixels, index = folder / f"{name}.npy", folder / f"{name}.json"
-    if index.exists():
-        try:
-            entry = json.loads(index.read_text(encoding="utf-8"))
-            if file_digest(pixels) == entry["sha256"]:
-                return np.load(pixels, mmap_mode="r", allow_pickle=False), entry["notes"]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # damaged like any other mismatch: made again below
+    found = _read(pixels, index)
+    if found:
+        return found
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        notes = _write(pixels, shape, produce())
-        write_atomically(index, json.dumps({"sha256": file_digest(pixels), "notes": notes}).encode())
+        with open(folder / f"{name}.lock", "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits here, and then finds what the first one made
+            found = _read(pixels, index)
+            if found:
+                return found
+            notes = _write(pixels, shape, produce())
+            write_atomically(index, json.dumps({"sha256": file_digest(pixels), "notes": notes}).encode())
+            return np.load(pixels, mmap_mode="r", allow_pickle=False), notes
     except OSError as error:
         raise MachineError(
-            f"cannot write the image cache {folder} ({error}); free some space, or set CSN_JAX_CACHE."
+            f"cannot write the image cache {folder} ({error.strerror or error}); free some space, or set "
+            "CSN_JAX_CACHE to a folder with room."
         ) from error
-    return np.load(pixels, mmap_mode="r", allow_pickle=False), notes
 
 
-def _write(path: Path, shape: tuple[int, ...], blocks: Iterable[tuple[int, np.ndarray | None, Any]]) -> list[Any]:
-    """Write blocks in the order of their positions as they come, to a temporary name; rename when whole."""
-    notes: list[Any] = [None] * shape[0]
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    early: dict[int, np.ndarray | None] = {}
-    following, kept = 0, 0
+def _read(pixels: Path, index: Path) -> tuple[np.ndarray, list[Any]] | None:
+    """An entry, or None when it is not there or damaged in any way: it is made again then."""
+    try:
+        entry = json.loads(index.read_text(encoding="utf-8"))
+        if file_digest(pixels) == entry["sha256"]:
+            return np.load(pixels, mmap_mode="r", allow_pickle=False), entry["notes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _write(path: Path, shape: tuple[int, ...], blocks: Iterable[tuple[np.ndarray | None, Any]]) -> list[Any]:
+    """Write blocks as they come, to a temporary name; rename when whole. Returns the notes.
+
+    The temporary name is fixed, which the lock allows: what a killed process left is overwritten and not heaped up.
+    """
+    notes, kept = [], 0
+    temporary = path.with_suffix(".tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(_header(shape))
-            for position, block, note in blocks:
-                notes[position] = note
-                early[position] = block
-                while following in early:
-                    ready = early.pop(following)
-                    if ready is not None:
-                        file.write(np.ascontiguousarray(ready, np.uint8))
-                        kept += 1
-                    following += 1
+            for block, note in blocks:
+                notes.append(note)
+                if block is not None:
+                    file.write(np.ascontiguousarray(block, np.uint8))
+                    kept += 1
             file.seek(0)
             file.write(_header((kept, *shape[1:])))
             file.flush()

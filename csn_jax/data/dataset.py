@@ -1,15 +1,20 @@
 """Config -> the items and triplets of a run, with the record that a workdir keeps of them."""
 
+import hashlib
 import os
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import features
 
 from csn_jax.config import Config, DataConfig, did_you_mean
 from csn_jax.data import glyphs
 from csn_jax.data.cache import cached, file_digest
-from csn_jax.data.fonts import CHARACTERS, font_files, render_folder
+from csn_jax.data.fonts import CHARACTERS, font_files, render_files
 from csn_jax.data.item_set import SPLITS, Condition, ItemSet, choose_conditions, split_items
 from csn_jax.data.triplets import Triplets, draw_triplets
 from csn_jax.errors import UserError
@@ -101,7 +106,7 @@ def read_glyphs(config: Config) -> tuple[np.ndarray, list[str]]:
 def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
     """Render a folder of fonts, or open the cache of an earlier rendering: images [faces, 62, S, S] and their names.
 
-    Faces that cannot serve are dropped, each told with its reason.
+    Faces that cannot serve are left out, each told with its reason.
     """
     folder = Path(data.path).expanduser()
     if not data.path or not folder.is_dir():
@@ -109,47 +114,47 @@ def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
     files = font_files(folder)
     if not files:
         raise UserError(f"config.data.path={folder} holds no font file; give a folder of .ttf, .otf, .woff or .woff2.")
-    key = ["fonts-1", size, [[path.relative_to(folder).as_posix(), file_digest(path)] for path in files]]
-
-    def produce():
-        progress = Progress("rendering fonts", len(files), unit="font")
-        for position, face in render_folder(folder, size, workers=min(len(files), os.cpu_count() or 1)):
-            progress.advance(1)
-            yield position, face.images, [face.name, face.fault]
-        progress.close()
-
-    images, notes = cached(key, (len(files), len(CHARACTERS), size, size), produce)
-    return _without_faults(images, notes, folder)
-
-
-def _without_faults(
-    images: np.ndarray, notes: list[tuple[str, str | None]], folder: Path
-) -> tuple[np.ndarray, list[str]]:
-    """Tell the faults, and leave out faces that are another's twin to the pixel."""
-    seen: dict[bytes, str] = {}
+    # FreeType's version is part of the key: another one may draw other pixels.
+    versions = ["fonts-1", features.version("freetype2")]
+    key = [versions, size, [[name, _digest_or_error(path)] for name, path in files.items()]]
+    images, notes = cached(key, (len(files), len(CHARACTERS), size, size), partial(_render, files, size))
     faults = {name: fault for name, fault in notes if fault}
-    names = [name for name, fault in notes if not fault]
-    keep = []
-    for i, name in enumerate(names):
-        first = seen.setdefault(np.ascontiguousarray(images[i]).tobytes(), name)
-        if first == name:
-            keep.append(i)
-        else:
-            faults[name] = f"draws the same pixels as {first}"
     for name, fault in faults.items():
         say(f"left out font {name}: {fault}")
-    say(f"{len(keep)} of {len(notes)} fonts in {folder} are usable, {len(faults)} left out")
-    if len(keep) < 2:
-        reasons: dict[str, int] = {}
-        for fault in faults.values():
-            kind = fault.split(" (")[0]
-            reasons[kind] = reasons.get(kind, 0) + 1
-        told = "; ".join(f"{count} {'font' if count == 1 else 'fonts'}: {kind}" for kind, count in reasons.items())
+    say(f"{len(images)} of {len(files)} fonts in {folder} are usable, {len(faults)} left out")
+    if len(images) < 2:
+        kinds = Counter(fault.split(" (")[0] for fault in faults.values())
+        told = "; ".join(f"{count} {'font' if count == 1 else 'fonts'}: {kind}" for kind, count in kinds.items())
         raise UserError(
-            f"config.data.path={folder} has {len(keep)} usable of {len(notes)} fonts and training needs 2 ({told}); "
+            f"config.data.path={folder} has {len(images)} usable of {len(files)} fonts and training needs 2 ({told}); "
             "give other fonts."
         )
-    if len(keep) < len(names):
-        # A twin is rare, so the copy that indexing makes is, too; without twins the memory map goes on as it is.
-        images = images[keep]
-    return images, [names[i] for i in keep]
+    return images, [name for name, fault in notes if not fault]
+
+
+def _render(files: dict[str, Path], size: int) -> Iterator[tuple[np.ndarray | None, list[str | None]]]:
+    """(images or None, [name, fault or None]) of each font; a face that is an earlier one's twin to the pixel, as when
+    one file lies there twice, counts as a fault: its font could not be told from the other's."""
+    progress = Progress("rendering fonts", len(files), unit="font")
+    first: dict[bytes, str] = {}
+    for face in render_files(files, size, workers=min(len(files), _usable_cores())):
+        progress.advance(1)
+        images, fault = face.images, face.fault
+        if images is not None:
+            twin = first.setdefault(hashlib.sha256(images).digest(), face.name)
+            if twin != face.name:
+                images, fault = None, f"draws the same pixels as {twin}"
+        yield images, [face.name, fault]
+    progress.close()
+
+
+def _digest_or_error(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:  # its rendering fails too and says so; when the file can be read, the key is another
+        return str(error)
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use, which on a shared machine are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,21 +1,21 @@
 """Source `fonts`: a folder of font files rendered to one grey image a character; conditions character and font."""
 
 import string
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from csn_jax.data.isolated import WorkerDied, isolated_map
+from csn_jax.data.isolated import WorkerDied, in_order, isolated_map
 
 CHARACTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits  # the paper's 62
 SUFFIXES = (".ttf", ".otf", ".ttc", ".woff", ".woff2")
 BORDER = 1 / 16  # of the image's side, left free on every side
 MEASURE = 200  # point size at which a face's proportions are measured
-SHARED_GLYPHS = (
-    4  # characters that may look like another one (I and l, O and 0); more, and the letters are not told apart
-)
+SHARED_GLYPHS = 4  # characters that may look like another one (I and l, O and 0); more, and letters are not told apart
+ABSENT = "\U0010fffd"  # the last code point of a private plane, in no font: drawn as whatever stands for a missing one
 MAX_FILE = 64 << 20  # bytes
 
 
@@ -27,17 +27,26 @@ class Face(NamedTuple):
     fault: str | None
 
 
-def font_files(folder: Path) -> list[Path]:
-    """The font files below a folder, sorted, so that every machine sees the same order."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+def font_files(folder: Path) -> dict[str, Path]:
+    """The font files below a folder by name, sorted, so that every machine sees the same order.
+
+    A name is the path below the folder without its suffix, or with it where two files would share the name.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
+    times = Counter(names)
+    return {
+        name if times[name] == 1 else path.relative_to(folder).as_posix(): path
+        for name, path in zip(names, paths, strict=True)
+    }
 
 
-def render_folder(folder: Path, size: int, workers: int) -> Iterator[tuple[int, Face]]:
-    """Render every font file of a folder in parallel, yielding (position in font_files, Face) as they finish."""
-    files = font_files(folder)
-    tasks = [(str(path), path.relative_to(folder).with_suffix("").as_posix(), size) for path in files]
-    for position, result in isolated_map(render_face, tasks, workers):
-        yield position, Face(tasks[position][1], None, result.reason) if isinstance(result, WorkerDied) else result
+def render_files(files: dict[str, Path], size: int, workers: int) -> Iterator[Face]:
+    """Render font files in parallel: a Face for each, in order."""
+    tasks = [(str(path), name, size) for name, path in files.items()]
+    faces = in_order(isolated_map(render_face, tasks, workers))
+    for name, face in zip(files, faces, strict=True):
+        yield Face(name, None, face.reason) if isinstance(face, WorkerDied) else face
 
 
 def render_face(task: tuple[str, str, int]) -> Face:
@@ -72,16 +81,21 @@ def _render(path: str, size: int) -> np.ndarray:
     def font_at(points: float) -> ImageFont.FreeTypeFont:
         return ImageFont.truetype(path, points, layout_engine=ImageFont.Layout.BASIC)
 
+    def draw(character: str, font: ImageFont.FreeTypeFont, extent: tuple[int, int] | None = None) -> Image.Image:
+        """White on black, the ink in the middle of an image of that extent, or of the ink's own."""
+        left, top, right, bottom = font.getbbox(character)
+        width, height = extent or (right - left, bottom - top)
+        image = Image.new("L", (width, height))
+        corner = ((width - (right - left)) / 2 - left, (height - (bottom - top)) / 2 - top)
+        ImageDraw.Draw(image).text(corner, character, fill=255, font=font)
+        return image
+
     measure = font_at(MEASURE)
-    boxes = np.array([measure.getbbox(character) for character in CHARACTERS])  # [62, 4] left, top, right, bottom
-    extent = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])  # [62]
-    shapes = [(mask.size, bytes(mask)) for mask in (measure.getmask(character) for character in CHARACTERS)]
-    # The last code point of a private plane is in no font, so it draws what this font draws for a missing character.
-    absent = measure.getmask("\U0010fffd")
-    missing = [c for c, shape in zip(CHARACTERS, shapes, strict=True) if shape == (absent.size, bytes(absent))]
+    *shapes, absent = [(image.size, image.tobytes()) for image in (draw(c, measure) for c in CHARACTERS + ABSENT)]
+    missing = [c for c, shape in zip(CHARACTERS, shapes, strict=True) if shape == absent]
     if missing:
         raise _Fault(f"has no glyph for {len(missing)} of {len(CHARACTERS)} characters ({''.join(missing)})")
-    blank = [c for c, (_, ink) in zip(CHARACTERS, shapes, strict=True) if not any(ink)]
+    blank = [c for c, (_, ink) in zip(CHARACTERS, shapes, strict=True) if not ink.strip(b"\0")]
     if blank:
         raise _Fault(f"draws nothing for {len(blank)} of {len(CHARACTERS)} characters ({''.join(blank)})")
     shared = len(CHARACTERS) - len(set(shapes))
@@ -89,6 +103,7 @@ def _render(path: str, size: int) -> np.ndarray:
         raise _Fault(f"draws only {len(CHARACTERS) - shared} different glyphs for {len(CHARACTERS)} characters")
 
     room = size - 2 * max(1, round(size * BORDER))
+    extent = np.array([max(extent) for extent, _ in shapes])  # [62]
     usual = min(extent.max(), 1.5 * np.median(extent))
     fonts: dict[float, ImageFont.FreeTypeFont] = {}
     images = np.empty((len(CHARACTERS), size, size), np.uint8)
@@ -96,12 +111,7 @@ def _render(path: str, size: int) -> np.ndarray:
         points = MEASURE * room / max(usual, extent[index])
         if points not in fonts:
             fonts[points] = font_at(points)
-        font = fonts[points]
-        left, top, right, bottom = font.getbbox(character)
-        image = Image.new("L", (size, size))
-        corner = ((size - (right - left)) / 2 - left, (size - (bottom - top)) / 2 - top)
-        ImageDraw.Draw(image).text(corner, character, fill=255, font=font)
-        images[index] = np.asarray(image)
+        images[index] = np.asarray(draw(character, fonts[points], (size, size)))
     if not images.any(axis=(1, 2)).all():
         raise _Fault(f"draws strokes too fine to see at {size} pixels")
     return images

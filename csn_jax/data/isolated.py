@@ -1,85 +1,175 @@
 """Call a function in worker processes that may die: a hostile or broken file costs its own result and nothing else."""
 
-import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing.connection import Connection, wait
-from typing import Any
+from contextlib import suppress
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any, NamedTuple
+
+from csn_jax.errors import MachineError
 
 CPU_SECONDS = 20  # for one item; the kernel ends a worker that takes longer
 MEMORY = 2 << 30  # address space of a worker, in bytes
+# Meant for the parent, which ends its workers itself. A terminal and a batch system send them to all processes, and a
+# worker that died of one would be held against its item.
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class WorkerDied:
     """Stands for the result of an item whose worker was ended; `reason` says how."""
 
-    def __init__(self, exitcode: int | None):
-        self.reason = f"ended its reader with signal {-exitcode}" if exitcode and exitcode < 0 else "ended its reader"
+    def __init__(self, status: int):
+        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        self.reason = f"ended its reader with {how}"
+
+
+class _Raised(NamedTuple):
+    """Stands for a result on the way to the parent: the traceback of an exception."""
+
+    text: str
 
 
 def isolated_map(function: Callable, items: Iterable, workers: int) -> Iterator[tuple[int, Any]]:
-    """Yield (position, function(item)) as results arrive, or (position, WorkerDied).
+    """Yield (position, function(item)) as results arrive, or (position, WorkerDied): each position once.
 
-    `function` must be importable, its exceptions should be part of its result, and items and results must pickle
-    (between our own processes only).
+    Args:
+        function: in an importable module, and not in `__main__`. What it can foresee of a bad item should be part of
+            its result: an exception is taken for a bug.
+        items: they and the results must pickle (between our own processes only).
+        workers: processes at a time.
+
+    Raises:
+        RuntimeError: when the function raises, with the worker's traceback.
+        MachineError: when no worker can be started.
     """
-    context = multiprocessing.get_context("spawn")  # fork would copy the threads' locks of JAX and TensorFlow
-    todo = iter(enumerate(items))
-    running: dict[Connection, tuple[multiprocessing.process.BaseProcess, int]] = {}
+    queue = deque(enumerate(items))
+    crew: dict[Connection, subprocess.Popen] = {}
+    tasks: dict[Connection, tuple[int, Any]] = {}  # what each is at; a new one is at nothing until it says it is ready
+    retried: set[int] = set()
 
-    def start() -> tuple[Connection, multiprocessing.process.BaseProcess]:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        process.start()
-        theirs.close()  # so that recv() below sees the end of the file when the worker dies
-        return ours, process
+    def hire() -> None:
+        ours, theirs = Pipe()
+        with theirs:  # the worker's copy is then the only one, so that recv() below sees its death
+            crew[ours] = _start_worker(theirs)
+        _send(ours, function)
 
-    def feed(pipe: Connection, process: multiprocessing.process.BaseProcess) -> None:
-        position, item = next(todo, (None, None))
-        if position is None:
-            pipe.close()
-            process.join()
-        else:
-            running[pipe] = (process, position)
-            try:
-                pipe.send(item)
-            except BrokenPipeError:
-                pass  # recv() reports the death
+    def dismiss(pipe: Connection) -> int:
+        pipe.close()
+        return crew.pop(pipe).wait()
 
     try:
-        for _ in range(workers):
-            feed(*start())
-        while running:
-            for pipe in wait(list(running)):
-                process, position = running.pop(pipe)
+        for _ in range(min(workers, len(queue))):
+            hire()
+        while crew:
+            for pipe in wait(list(crew)):
                 try:
                     result = pipe.recv()
-                except (EOFError, ConnectionResetError):
-                    process.join()
-                    result = WorkerDied(process.exitcode)
-                    pipe.close()
-                    pipe, process = start()
-                yield position, result
-                feed(pipe, process)
+                except (EOFError, OSError):  # died; OSError when in the middle of a result
+                    status = dismiss(pipe)
+                    if pipe not in tasks:
+                        raise MachineError(f"a worker process could not start (exit status {status}).") from None
+                    position, item = tasks.pop(pipe)
+                    if status == -signal.SIGKILL and position not in retried:
+                        # No fault in an item sends this one. The kernel does, when memory runs out for all together.
+                        retried.add(position)
+                        queue.append((position, item))
+                    else:
+                        yield position, WorkerDied(status)
+                    if queue:
+                        hire()
+                    continue
+                if isinstance(result, _Raised):
+                    raise RuntimeError(f"{function.__qualname__} failed in a worker:\n{result.text}")
+                if pipe in tasks:
+                    yield tasks.pop(pipe)[0], result
+                if queue:
+                    tasks[pipe] = queue.popleft()
+                    _send(pipe, tasks[pipe][1])
+                else:
+                    dismiss(pipe)
     finally:
-        for process, _ in running.values():
-            process.kill()
+        for pipe in list(crew):
+            crew[pipe].kill()
+            dismiss(pipe)
 
 
-def _serve(pipe: Connection, function: Callable) -> None:
+def in_order(results: Iterable[tuple[int, Any]]) -> Iterator[Any]:
+    """The results of (position, result) pairs in the order of positions, each as soon as its turn has come."""
+    early: dict[int, Any] = {}
+    following = 0
+    for position, result in results:
+        early[position] = result
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
+def _start_worker(pipe: Connection) -> subprocess.Popen:
+    """A fresh interpreter. multiprocessing would run the caller's main module again in each worker, which costs the
+    import of JAX in a notebook and fails in a script without a guard; a fork would copy the locks of JAX's threads."""
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _serve; _serve({pipe.fileno()})"
+    # One thread: numpy's pools would take address space by the number of cores.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # the worker inherits it from its first instruction
     try:
-        import resource
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            pass_fds=[pipe.fileno()],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+    except OSError as error:
+        raise MachineError(f"a worker process could not start ({error.strerror}).") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    except ImportError:  # not a POSIX system: no limits, still another process
-        resource = None
+
+def _send(pipe: Connection, message: Any) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):  # the death is reported where results are received
+        pipe.send(message)
+
+
+def _serve(descriptor: int) -> None:
+    """A worker's life: receive the function, say ready, then an item in and a result out until the pipe closes."""
+    import resource
+
+    pipe, function = Connection(descriptor), None
     while True:
         try:
-            item = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
+            message = pipe.recv()
+            if function is None:
+                function, result = message, None
+                _limit(resource.RLIMIT_AS, MEMORY)
+                _limit(resource.RLIMIT_CORE, 0)
+            else:
+                _limit(resource.RLIMIT_CPU, int(sum(os.times()[:2])) + CPU_SECONDS)
+                result = _call(function, message)
+            pipe.send(result)
+        except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone or wants no more
             return
-        if resource:
-            used = sum(os.times()[:2])
-            resource.setrlimit(resource.RLIMIT_CPU, (int(used) + CPU_SECONDS, resource.RLIM_INFINITY))
-        pipe.send(function(item))
+        except Exception:  # what came or what should go does not pickle
+            _send(pipe, _Raised(traceback.format_exc()))
+            return
+
+
+def _call(function: Callable, item: Any) -> Any:
+    try:
+        return function(item)
+    except Exception:
+        return _Raised(traceback.format_exc())
+
+
+def _limit(kind: int, amount: int) -> None:
+    import resource
+
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        amount = min(amount, hard)
+    with suppress(ValueError, OSError):  # macOS takes no limit on address space
+        resource.setrlimit(kind, (amount, hard))

@@ -9,7 +9,7 @@ import numpy as np
 from csn_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-SHARES = (0.7, 0.1, 0.2)
+TENTHS = (7, 1, 2)  # of the items, or of the units that stay together; whole numbers, as 0.7 + 0.1 falls short of 0.8
 
 
 class Condition(NamedTuple):
@@ -43,7 +43,7 @@ class ItemSet:
             hasher.update(np.ascontiguousarray(self.inputs[start : start + 4096]))
         hasher.update(repr((self.inputs.shape, self.inputs.dtype.str, self.conditions)).encode())
         for column in (self.ids, self.split, *(self.labels[c.name] for c in self.conditions)):
-            hasher.update("\x00".join(column.tolist()).encode("utf-8", "surrogateescape") + b"\x01")
+            hasher.update("\x00".join(column.tolist()).encode("utf-8", "surrogatepass") + b"\x01")
         return hasher.hexdigest()
 
 
@@ -71,7 +71,7 @@ def split_items(n_items: int, unit: np.ndarray | None, seed: int) -> np.ndarray:
     """
     values, group = (np.arange(n_items),) * 2 if unit is None else np.unique(unit, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(values))
-    cuts = np.floor(np.cumsum(SHARES[:-1]) * len(values)).astype(int)
+    cuts = np.cumsum(TENTHS[:-1]) * len(values) // 10
     of_value = np.empty(len(values), dtype="<U10")
     for name, members in zip(SPLITS, np.split(order, cuts), strict=True):
         of_value[members] = name

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from csn_jax.data.fonts import CHARACTERS, render_folder
+from csn_jax.data.fonts import CHARACTERS, font_files, render_files
 from csn_jax.data.glyphs import LICENCES, PACK, SIZE
 
 LICENCE_NAMES = ("OFL-1.1", "Apache-2.0")
@@ -73,7 +73,7 @@ def main() -> None:
         licences = {row["family"]: row for row in csv.DictReader(file) if row["licence"] in LICENCE_NAMES}
 
     faces: dict[str, tuple[str, np.ndarray]] = {}  # family -> its first usable face, upright regular before others
-    for _, face in sorted(render_folder(args.fonts, SIZE, workers=2), key=lambda pair: pair[0]):
+    for face in render_files(font_files(args.fonts), SIZE, workers=2):
         family, _, style = face.name.partition("-latin-")
         if family not in licences:
             continue

@@ -43,7 +43,8 @@ def draw_triplets(items: ItemSet, split: str, per_condition: int, seed: int) -> 
     members = np.flatnonzero(items.split == split)
     parts = []
     for row, condition in enumerate(items.conditions):
-        rng = np.random.default_rng((seed, row, *split.encode()))
+        # Seeded by the name and not by the row: a condition keeps its triplets whichever others are chosen with it.
+        rng = np.random.default_rng((seed, *f"{split}/{condition.name}".encode()))
         labels = items.labels[condition.name][members]
         known, labels = members[labels != ""], labels[labels != ""]
         by_value = known[np.argsort(labels, kind="stable")]  # items, those of one value side by side
