@@ -1,7 +1,10 @@
 """The command line: presets FILE.py:FUNCTION, typed overrides, and errors as one sentence. Imports no JAX."""
 
+import contextlib
 import importlib.util
+import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +19,10 @@ Args = TypeVar("Args")
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Run a verb and exit: 0, 2 after a user's mistake, 1 when the machine failed, 128 + signal after a saved stop."""
     try:
-        main(sys.argv[1:])
-        sys.stdout.flush()
+        try:
+            main(sys.argv[1:])
+        finally:
+            sys.stdout.flush()  # also after --help, or the interpreter finds the pipe broken when nobody catches it
     except UserError as error:
         sys.exit(_told(error, 2))
     except MachineError as error:
@@ -39,10 +44,13 @@ def _told(error: Exception, status: int) -> int:
 
 
 def parse(args_type: type[Args], argv: Sequence[str], prog: str) -> Args:
-    """Read a verb's arguments; exits 2 on a mistake, suggesting what was meant.
+    """Read a verb's arguments; exits 0 after --help.
 
     Where `args_type` has a field `config`, `--config=FILE.py[:FUNCTION]` chooses the preset that `--config.x.y=v`
     overrides.
+
+    Raises:
+        UserError: naming what is wrong and the valid choices, or suggesting what was meant.
     """
     import tyro  # 0.1 s, so not before somebody parses
 
@@ -60,12 +68,42 @@ def parse(args_type: type[Args], argv: Sequence[str], prog: str) -> Args:
                 reference = argv.pop(i + 1)
             del argv[i]
             default = args_type(config=load_preset(reference))
-    args = tyro.cli(
-        args_type, args=argv, default=default, prog=prog, use_underscores=True, config=(tyro.conf.FlagConversionOff,)
-    )
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            args = tyro.cli(
+                args_type,
+                args=argv,
+                default=default,
+                prog=prog,
+                use_underscores=True,
+                config=(tyro.conf.FlagConversionOff,),
+            )
+    except SystemExit as end:
+        if end.code == 2:
+            raise UserError(one_sentence(box.getvalue(), prog)) from None
+        raise
     if hasattr(args, "config"):
         args.config.validate()
     return args
+
+
+def one_sentence(box: str, prog: str) -> str:
+    """The error that tyro draws as a box over several lines, as one sentence.
+
+    Between rules stand the message, then what is similar to a mistyped option, then where to find help.
+    """
+    lines = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    parts = [" ".join(part.split()) for part in re.split("─{3,}", "\n".join(lines))]
+    message = re.sub(r"\. ([A-Z])", lambda match: f"; {match[1].lower()}", parts[0].removeprefix("Error ").rstrip("."))
+    near = ""
+    if message.startswith("invalid choice"):
+        value, _, *choices = re.findall("'([^']*)'", message)
+        near = did_you_mean(value, choices)
+    elif parts[1:] and parts[1].startswith("Perhaps you meant"):
+        option = re.search(r"--[\w.]+", parts[1])
+        near = f" (did you mean {option[0]}?)" if option else ""
+    return f"{message[:1].lower()}{message[1:]}{near}; see {prog} --help."
 
 
 def load_preset(reference: str) -> Config:
@@ -89,7 +127,10 @@ def load_preset(reference: str) -> Config:
     if function not in presets:
         near = did_you_mean(function, presets)
         raise UserError(f"--config={reference}: {name} has no preset {function!r}{near}; it has {', '.join(presets)}.")
-    config = presets[function]()
+    try:
+        config = presets[function]()
+    except Exception as error:
+        raise UserError(f"--config={reference}: {function}() fails ({type(error).__name__}: {error}).") from error
     if not isinstance(config, Config):
         raise UserError(f"--config={reference}: {function}() returns a {type(config).__name__}; it should be a Config.")
     return config

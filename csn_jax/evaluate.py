@@ -23,15 +23,15 @@ def main(argv: Sequence[str]) -> None:
     args = cli.parse(Args, argv, "python -m csn_jax.evaluate")
 
     from csn_jax.data.dataset import load_dataset
-    from csn_jax.loop import check_record, evaluate
+    from csn_jax.loop import evaluate
     from csn_jax.model import load
-    from csn_jax.runtime.workdir import read_config
+    from csn_jax.runtime.workdir import check_record, read_config
 
     workdir = Path(args.workdir)
     model = load(workdir)
     config = read_config(workdir)
     dataset = load_dataset(config)
-    check_record(workdir, dataset)
+    check_record(workdir, dataset.record)
     results, _ = evaluate(model, dataset, args.split, config.variant)
     print(json.dumps(results, indent=2) if args.json else cli.results_table(results))
 

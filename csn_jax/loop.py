@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,22 @@ from csn_jax.core.steps import Batch, make_embed_step, make_train_step
 from csn_jax.data.dataset import Dataset, load_dataset
 from csn_jax.data.feed import device_feed
 from csn_jax.data.order import batch_rows
-from csn_jax.errors import MachineError, Stopped, UserError
+from csn_jax.errors import MachineError, Stopped
 from csn_jax.evaluators import triplet_error
 from csn_jax.model import Model, build_network, load, make_model, restore_target
 from csn_jax.runtime.checkpoint import Checkpoints
 from csn_jax.runtime.compiler import jit
 from csn_jax.runtime.sharding import Shardings, make_shardings
 from csn_jax.runtime.signals import StopRequest, catch_stop
-from csn_jax.runtime.workdir import claim, locked, open_workdir, read_record, write_atomically
+from csn_jax.runtime.workdir import (
+    check_config,
+    claim,
+    full_disk_told,
+    locked,
+    open_workdir,
+    read_results,
+    write_atomically,
+)
 from csn_jax.runtime.writer import Progress, Writer, say
 
 
@@ -47,14 +56,17 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
     """
     config.validate()
     workdir = open_workdir(Path(workdir))
-    with locked(workdir), catch_stop() as stop:
-        claim(workdir, config)
-        if (workdir / "results.json").exists():
-            say(f"{workdir} holds a finished run; nothing to train.")
-            return json.loads((workdir / "results.json").read_text(encoding="utf-8"))
+    check_config(workdir, config)
+    results = read_results(workdir)
+    if results:
+        say(f"{workdir} holds a finished run; nothing to train.")
+        return results
+    with locked(workdir), full_disk_told(workdir), catch_stop() as stop:
+        if config.feed == "tfdata":
+            import csn_jax.data.tf_feed  # noqa: F401  (tells that TensorFlow is missing before anything is written)
         dataset = load_dataset(config)
-        _keep_record(workdir, dataset.record)
         if config.variant == "specialists":
+            claim(workdir, config, dataset.record)
             for row in range(len(dataset.items.conditions)):
                 _train_specialist(config, workdir, dataset, row, stop)
         else:
@@ -75,28 +87,6 @@ def evaluate(model: Model, dataset: Dataset, split: str, variant: str) -> tuple[
     return head | measured, embeddings
 
 
-def check_record(workdir: Path, dataset: Dataset) -> None:
-    """Refuse data other than the workdir was trained on.
-
-    Raises:
-        UserError: naming both digests.
-    """
-    old, new = read_record(workdir), json.loads(json.dumps(dataset.record))
-    for field in new:
-        if old.get(field) != new[field]:
-            raise UserError(
-                f"{workdir} was trained on other data: {field} is {old.get(field)} in its data.json and {new[field]} "
-                "now; bring back the data it was trained on, or train in a new --workdir."
-            )
-
-
-def _keep_record(workdir: Path, record: dict) -> None:
-    if (workdir / "data.json").exists():
-        check_record(workdir, Dataset(None, {}, record))
-    else:
-        write_atomically(workdir / "data.json", (json.dumps(record, indent=2) + "\n").encode())
-
-
 def _train_specialist(config: Config, workdir: Path, dataset: Dataset, row: int, stop: StopRequest) -> None:
     """One network on one condition's triplets, as a standard run of its own in workdir/<condition>/."""
     condition = dataset.items.conditions[row]
@@ -109,11 +99,8 @@ def _train_specialist(config: Config, workdir: Path, dataset: Dataset, row: int,
     }
     data = dataclasses.replace(config.data, conditions=(condition.name,))
     config = dataclasses.replace(config, variant="standard", data=data)
-    folder = open_workdir(workdir / condition.name)
-    claim(folder, config)
-    _keep_record(folder, record)
     say(f"specialist for {condition.name}")
-    _train(config, folder, Dataset(items, triplets, record), stop)
+    _train(config, open_workdir(workdir / condition.name), Dataset(items, triplets, record), stop)
 
 
 def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -> None:
@@ -121,12 +108,11 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
     items, triplets, shardings = dataset.items, dataset.triplets["train"], make_shardings()
     names = [condition.name for condition in items.conditions]
     network = build_network(config, items.inputs.shape[1:], len(names), len(triplets.anchor))
+    claim(workdir, config, dataset.record)  # not sooner: a config that cannot be trained leaves the workdir free
     checkpoints = Checkpoints(workdir / "checkpoints")
-    restored = checkpoints.restore_newest(restore_target(network.state, shardings), say)
-    if restored:
-        state, best = restored[0], restored[1]["best"]
-    else:
-        state, best = jax.device_put(network.state, shardings.state), None
+    state = checkpoints.restore_newest(restore_target(network.state, shardings), say)
+    if state is None:
+        state = jax.device_put(network.state, shardings.state)
     start = int(state.step)
     if start:
         say(f"going on from step {start}")
@@ -148,13 +134,13 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
     images = 3 * config.batch_size  # in a step
     progress = Progress("training", config.steps * images, start * images, unit="image")
     began = time.perf_counter()
-    try:
+    with closing(checkpoints), closing(writer), closing(progress):
         for step, batch in enumerate(_feed(config, dataset, shardings, start), start + 1):
             state, metrics = train_step(state, batch, on_device)
             pending.add(metrics)
-            last = step == config.steps
+            last, stopping = step == config.steps, stop.signum is not None
             evaluating = last or step % config.eval_every == 0
-            saving = last or step % config.checkpoint_every == 0 or stop.signum is not None
+            saving = last or step % config.checkpoint_every == 0 or stopping
             # The order matters: losses are checked before anything is measured or kept, the log is on disk before
             # the checkpoint that counts on it, and the device is waited for in these places only.
             shown = {"step": step}
@@ -170,19 +156,13 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
                 counts = _validate(make_model(names, state, embed_step, shardings), dataset)
                 writer.log(step, {f"validation/triplet_error/{name}": value for name, value in counts.items()})
                 shown["validation_error"] = f"{counts['overall']:.2%}"
-                if best is None or counts["overall"] < best["error"]:
-                    error = counts["overall"]
-                    best = {"step": step, "error": error}
-            if saving or error is not None:
+                error = counts["overall"]
+            if saving or (evaluating and checkpoints.improves(error)):
                 writer.flush()
-                checkpoints.save(state, {"best": best}, error)
+                checkpoints.save(state, error)
             progress.advance(images, **shown)
-            if stop.signum is not None and not last:
+            if stopping and not last:
                 raise Stopped(stop.signum, step)
-    finally:
-        progress.close()
-        writer.close()
-        checkpoints.close()
     if stop.signum is not None:
         raise Stopped(stop.signum, config.steps)
 

@@ -170,5 +170,5 @@ def load(workdir: str | Path) -> Model:
         raise UserError(f"{workdir} has no checkpoint yet; run csn_jax.train with this --workdir first.")
     shardings = make_shardings()
     network = build_network(config, record["input_shape"], len(names), record["triplets"]["train"])
-    state, _ = checkpoints.restore(best, restore_target(network.state, shardings))
+    state = checkpoints.restore(best, restore_target(network.state, shardings))
     return make_model(names, state, jit(make_embed_step(network.backbone, network.preprocess)), shardings)

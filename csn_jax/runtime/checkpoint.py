@@ -10,13 +10,13 @@ import json
 import logging
 import math
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from csn_jax.core.steps import State
 from csn_jax.errors import MachineError, UserError
@@ -28,62 +28,88 @@ class Damaged(Exception):
     """A step that cannot be trusted, and why."""
 
 
+class Best(NamedTuple):
+    """The step with the lowest validation error yet."""
+
+    step: int
+    error: float
+
+
 class Checkpoints:
-    """The checkpoints below one folder. Saves are asynchronous; call `close` to know that the last one is whole."""
+    """The checkpoints below one folder. Saves are asynchronous; call `close` to know that the last one is whole.
+
+    best: of the state that was restored or saved last.
+    """
 
     def __init__(self, folder: Path, *, read_only: bool = False):
         self.folder = folder
-        self._pending: int | None = None
+        self.best: Best | None = None
+        self._read_only = read_only
+        self._saving: tuple[int, int] | None = None  # step and bytes of the save that may still be running
         logging.getLogger("absl").setLevel(logging.ERROR)
-        if read_only:
-            options = ocp.CheckpointManagerOptions(read_only=True)
-        else:
+        # Lightweight: otherwise a damaged file of any step stops the manager from opening at all.
+        options = {"lightweight_initialize": True, "read_only": read_only}
+        self._empty_trash()
+        if not read_only:
             # Deletion is one rename into trash (a killed plain deletion leaves half a step that is still listed).
-            shutil.rmtree(folder / "trash", ignore_errors=True)
-            options = ocp.CheckpointManagerOptions(
-                preservation_policy=preservation_policy.AnyPreservationPolicy(
-                    [
-                        preservation_policy.LatestN(2),
-                        preservation_policy.BestN(get_metric_fn=_goodness, n=1, keep_checkpoints_without_metrics=False),
-                    ]
-                ),
-                best_fn=_goodness,
-                todelete_subdir="trash",
-                cleanup_tmp_directories=True,
-            )
+            options |= {"preservation_policy": self, "todelete_subdir": "trash", "cleanup_tmp_directories": True}
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+        self._manager = ocp.CheckpointManager(
+            folder, options=ocp.CheckpointManagerOptions(**options), item_handlers=handlers
+        )
 
-    def save(self, state: State, meta: dict, error: float | None) -> None:
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax asks at every save which steps to keep: the newest two and the best."""
+        best = self.best.step if self.best else None
+        return [i >= len(checkpoints) - 2 or info.step == best for i, info in enumerate(checkpoints)]
+
+    def improves(self, error: float) -> bool:
+        """Whether a validation error is the lowest yet. One that is not finite never is."""
+        return math.isfinite(error) and (self.best is None or error < self.best.error)
+
+    def save(self, state: State, error: float | None = None) -> None:
         """Save asynchronously under the state's step.
 
         Args:
             state: kept whole.
-            meta: JSON that comes back on restore.
-            error: validation error, only where it is the lowest yet; the step is then kept as the best.
+            error: validation error, where it was measured; the lowest yet makes the step the best.
 
         Raises:
-            MachineError: when this or the previous save failed.
+            MachineError: when a value is not finite, or this or the previous save failed.
         """
+        self.wait()
         step = int(state.step)
+        leaves = _leaves(jax.device_get(state))
+        for name, leaf in leaves.items():
+            if not np.isfinite(leaf).all():
+                raise MachineError(
+                    f"step {step} was not saved, since {name} is not finite; {self._last_whole()}: lower "
+                    "config.learning_rate in a new --workdir, or look at the data."
+                )
+        if error is not None and self.improves(error):
+            self.best = Best(step, float(error))
+        record = {
+            "best": self.best and self.best._asdict(),
+            "leaves": {name: [*_kind(leaf), _sha256(leaf)] for name, leaf in leaves.items()},
+        }
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            meta=ocp.args.JsonSave(meta | {"sha256": leaf_digests(state)}),
+            meta=ocp.args.JsonSave({"record": record, "sha256": _sha256_of_json(record)}),
         )
-        self.wait()
+        self._saving = (step, sum(leaf.nbytes for leaf in leaves.values()))
         try:
-            self._pending = step
-            self._manager.save(step, args=args, metrics=None if error is None else {"error": error}, force=True)
+            self._manager.save(step, args=args, force=True)
         except Exception as failure:  # Orbax raises ValueError, OSError and its own kinds here
-            raise self._failure(failure, state) from failure
+            raise self._failure(failure) from failure
 
     def wait(self) -> None:
         """Wait until the running save is committed: the only call that tells of a failed one."""
         try:
             self._manager.wait_until_finished()
         except Exception as failure:
-            raise self._failure(failure, None) from failure
-        self._pending = None
+            raise self._failure(failure) from failure
+        self._saving = None
+        self._empty_trash()
 
     def close(self) -> None:
         """Wait for the running save and let the folder go."""
@@ -96,7 +122,7 @@ class Checkpoints:
         """The steps that are there, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def restore_newest(self, target: State, say=print) -> tuple[State, dict] | None:
+    def restore_newest(self, target: State, say: Callable[[str], None] = print) -> State | None:
         """The newest step that is whole, telling why a newer one was skipped; None when there is none.
 
         Args:
@@ -107,128 +133,149 @@ class Checkpoints:
             UserError: when the checkpoint is of another model, naming leaf, both values and remedy.
             MachineError: when steps are there and none is whole.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        damages: dict[int, Damaged] = {}
+        for step in reversed(self.steps()):
             try:
-                return self._restore(step, target)
+                state = self._restore(step, target)
             except Damaged as damage:
-                say(f"checkpoint {self.folder / str(step)} is damaged and was set aside: {damage}.")
-                self._set_aside(step)
-        if steps:
+                damages[step] = damage
+                continue
+            for other, damage in damages.items():
+                self._set_aside(other)
+                say(
+                    f"checkpoint {self.folder / str(other)} is damaged: {damage}; it was moved to "
+                    f"{self.folder / 'damaged'}, and training goes on from step {step}."
+                )
+            return state
+        if damages:
+            step, damage = max(damages.items())
             raise MachineError(
-                f"every checkpoint in {self.folder} is damaged ({', '.join(map(str, steps))}); "
-                "restore the folder from a copy, or start in a new --workdir."
+                f"every checkpoint in {self.folder} is damaged (the newest, step {step}: {damage}); restore the folder "
+                "from a copy, or start in a new --workdir."
             )
         return None
 
-    def restore(self, step: int, target: State) -> tuple[State, dict]:
+    def restore(self, step: int, target: State) -> State:
         """One step, verified.
 
         Raises:
+            UserError: when it is of another model, naming leaf, both values and remedy.
             MachineError: when it is damaged, naming the step and the leaf.
         """
         try:
             return self._restore(step, target)
         except Damaged as damage:
-            raise MachineError(
-                f"checkpoint {self.folder / str(step)} is damaged: {damage}; restore it from a copy or train again."
-            ) from None
+            raise self._no_way_on(step, damage) from None
 
     def best_step(self) -> int | None:
-        """The step recorded as the best by the newest readable checkpoint, or None when there is no checkpoint."""
-        for step in reversed(self.steps()):
-            try:
-                best = self._read_meta(step).get("best")
-            except Damaged:
-                continue
-            if best and best["step"] in self.steps():
-                return best["step"]
-        return self.steps()[-1] if self.steps() else None
+        """The step recorded as the best, the newest where none was measured, or None when there is no checkpoint.
 
-    def _restore(self, step: int, target: State) -> tuple[State, dict]:
-        meta = self._read_meta(step)
-        self._compare(step, target)
+        Only the newest step's record is asked: an older one may know an older best.
+
+        Raises:
+            MachineError: when that record is damaged or the best step is not there.
+        """
+        steps = self.steps()
+        if not steps:
+            return None
+        try:
+            best = self._read_record(steps[-1])["best"]
+        except Damaged as damage:
+            raise self._no_way_on(steps[-1], damage) from None
+        if best and best["step"] not in steps:
+            raise MachineError(
+                f"{self.folder} lacks the best checkpoint, step {best['step']}; restore it from a copy, or train again "
+                "in a new --workdir."
+            )
+        return best["step"] if best else steps[-1]
+
+    def _restore(self, step: int, target: State) -> State:
+        record = self._read_record(step)
+        self._compare(step, record["leaves"], target)
         try:
             state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))).state
         except Exception as error:  # a broken file shows as any of a dozen kinds
-            raise Damaged(_first_line(error)) from error
-        found = leaf_digests(state)
-        wrong = [leaf for leaf, digest in meta["sha256"].items() if found.get(leaf) != digest]
-        if wrong or len(found) != len(meta["sha256"]):
-            raise Damaged(f"{len(wrong)} of {len(found)} arrays differ from their SHA-256, first {wrong[:1]}")
-        return state, meta
+            raise Damaged(f"it cannot be read ({_first_line(error)})") from error
+        wrong = [
+            name for name, leaf in _leaves(jax.device_get(state)).items() if _sha256(leaf) != record["leaves"][name][2]
+        ]
+        if wrong:
+            raise Damaged(f"{wrong[0]} and {len(wrong) - 1} other arrays differ from their SHA-256")
+        self.best = Best(**record["best"]) if record["best"] else None
+        return state
 
-    def _read_meta(self, step: int) -> dict:
+    def _read_record(self, step: int) -> dict:
         try:
-            meta = json.loads((self.folder / str(step) / "meta" / "metadata").read_text(encoding="utf-8"))
-            if isinstance(meta["sha256"], dict):
-                return meta
+            saved = json.loads((self.folder / str(step) / "meta" / "metadata").read_bytes())
+            record, digest = saved["record"], saved["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Damaged(f"its record of digests cannot be read ({_first_line(error)})") from error
-        raise Damaged("its record of digests is no object")
+        if digest != _sha256_of_json(record):
+            raise Damaged("its record of digests differs from its own SHA-256")
+        return record
 
-    def _compare(self, step: int, target: State) -> None:
+    def _compare(self, step: int, stored: dict[str, list], target: State) -> None:
         """Compare tree, shapes and dtypes before restoring, since Orbax casts silently and names no leaf."""
-        try:
-            stored = self._manager.item_metadata(step)["state"]
-            stored = {_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(stored)}
-            stored = {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in stored.items()}
-        except Exception as error:
-            raise Damaged(f"its description cannot be read ({_first_line(error)})") from error
-        wanted = {_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(target)}
-        for name, leaf in wanted.items():
-            here = (tuple(leaf.shape), np.dtype(leaf.dtype))
-            if stored.get(name) != here:
+        wanted = {name: _kind(leaf) for name, leaf in _leaves(target).items()}
+        for name in [*wanted, *sorted(stored.keys() - wanted.keys())]:
+            there, here = stored[name][:2] if name in stored else None, wanted.get(name)
+            if there != here:
                 raise UserError(
-                    f"checkpoint {self.folder / str(step)} is of another model: {name} is "
-                    f"{_describe(stored.get(name))} there and {_describe(here)} by config.json; "
-                    "restore the config of that run, or give another --workdir."
+                    f"checkpoint {self.folder / str(step)} is of another model: {name} is {_describe(there)} there and "
+                    f"{_describe(here)} by config.json; restore the config of that run, or give another --workdir."
                 )
-        extra = sorted(stored.keys() - wanted.keys())
-        if extra:
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} is of another model: it holds {extra[0]}, which config.json has "
-                "no place for; restore the config of that run, or give another --workdir."
-            )
+
+    def _empty_trash(self) -> None:
+        if not self._read_only:
+            shutil.rmtree(self.folder / "trash", ignore_errors=True)
 
     def _set_aside(self, step: int) -> None:
-        (self.folder / "trash").mkdir(exist_ok=True)
-        shutil.rmtree(self.folder / "trash" / f"damaged-{step}", ignore_errors=True)
-        (self.folder / str(step)).rename(self.folder / "trash" / f"damaged-{step}")
+        aside = self.folder / "damaged"
+        aside.mkdir(exist_ok=True)
+        shutil.rmtree(aside / str(step), ignore_errors=True)
+        (self.folder / str(step)).rename(aside / str(step))
         self._manager.reload()
 
-    def _failure(self, error: Exception, state: State | None) -> MachineError:
-        good = [step for step in self.steps() if step != self._pending]
-        last = f"the last whole checkpoint is step {good[-1]}" if good else "no checkpoint is whole yet"
+    def _no_way_on(self, step: int, damage: Damaged) -> MachineError:
+        return MachineError(
+            f"checkpoint {self.folder / str(step)} is damaged: {damage}; restore it from a copy, or train again in a "
+            "new --workdir."
+        )
+
+    def _last_whole(self) -> str:
+        whole = [step for step in self.steps() if not self._saving or step != self._saving[0]]
+        return f"the last whole checkpoint is step {whole[-1]}" if whole else "no checkpoint is whole yet"
+
+    def _failure(self, error: Exception) -> MachineError:
+        step, size = self._saving or (None, 0)
         if any(text in str(error) for text in FULL_DISK):
-            free = shutil.disk_usage(self.folder).free
-            need = "" if state is None else f", {sum(leaf.nbytes for leaf in jax.tree.leaves(state)):,} bytes needed"
             return MachineError(
-                f"no room to save step {self._pending} in {self.folder} ({free:,} bytes free{need}); {last}; "
-                "free some space and run the same command again."
+                f"no room to save step {step} in {self.folder} ({shutil.disk_usage(self.folder).free:,} bytes free, "
+                f"{size:,} needed); {self._last_whole()}; free some space and run the same command again."
             )
-        return MachineError(f"step {self._pending} was not saved in {self.folder} ({_first_line(error)}); {last}.")
+        return MachineError(f"step {step} was not saved in {self.folder} ({_first_line(error)}); {self._last_whole()}.")
 
 
-def leaf_digests(tree: Any) -> dict[str, str]:
-    """SHA-256 of each leaf's bytes, in hex, by the leaf's path."""
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
-    return {_path(path): hashlib.sha256(np.ascontiguousarray(leaf)).hexdigest() for path, leaf in leaves}
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Leaves by their path in a tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _path(path: tuple) -> str:
-    """One spelling for a leaf's place, whether the tree has named tuples or, as Orbax describes it, dicts."""
-    return "/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
+def _kind(leaf: Any) -> list:
+    return [np.dtype(leaf.dtype).name, list(leaf.shape)]
 
 
-def _goodness(metrics: dict | None) -> float:
-    """Higher is better. What is not finite is worst: a NaN would otherwise have the best checkpoint deleted."""
-    error = (metrics or {}).get("error", math.nan)
-    return -error if math.isfinite(error) else -math.inf
+def _describe(kind: list | None) -> str:
+    return "missing" if kind is None else f"{kind[0]}{kind[1]}"
 
 
-def _describe(leaf: tuple | None) -> str:
-    return "missing" if leaf is None else f"{leaf[1].name}{list(leaf[0])}"
+def _sha256(leaf: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(leaf)).hexdigest()
+
+
+def _sha256_of_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _first_line(error: Exception) -> str:

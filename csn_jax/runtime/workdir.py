@@ -1,15 +1,20 @@
 """The folder of a run: one writer at a time, one config for good, no half-written file."""
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from csn_jax.config import Config, differences
-from csn_jax.errors import UserError
+from csn_jax.errors import MachineError, UserError
+
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -35,13 +40,16 @@ def locked(workdir: Path) -> Iterator[None]:
     """Hold the folder's lock. It dies with the process, also under SIGKILL, so no stale lock needs a hand.
 
     Raises:
-        UserError: when another process writes here, naming its host and process id.
+        UserError: when another process writes here, naming its host and process id, or nobody may.
     """
-    descriptor = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        descriptor = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}); give another folder.") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             try:
                 owner = json.loads(os.read(descriptor, 500))
                 who = f"process {owner['pid']} on {owner['host']}"
@@ -50,9 +58,30 @@ def locked(workdir: Path) -> Iterator[None]:
             raise UserError(f"{workdir} is in use by {who}; wait for it, stop it, or give another --workdir.") from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
+        for litter in workdir.glob(".*.tmp"):  # of a write_atomically that was killed
+            litter.unlink()
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def full_disk_told(workdir: Path) -> Iterator[None]:
+    """Turn what Python raises on a full disk into one sentence.
+
+    Raises:
+        MachineError: naming file, folder and free bytes.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        free = shutil.disk_usage(workdir).free
+        raise MachineError(
+            f"no room to write {error.filename or 'a file'} in {workdir} ({error.strerror}; {free:,} bytes free); "
+            "checkpoints stay whole: free some space and run the same command again."
+        ) from error
 
 
 def open_workdir(workdir: Path) -> Path:
@@ -71,21 +100,32 @@ def open_workdir(workdir: Path) -> Path:
     return workdir
 
 
-def claim(workdir: Path, config: Config) -> None:
-    """Write config.json into a new workdir; in one that has it, refuse another config.
+def check_config(workdir: Path, config: Config) -> None:
+    """Refuse a workdir that holds a run of another config.
 
     Raises:
         UserError: naming the fields that differ.
     """
-    path = workdir / "config.json"
-    if not path.exists():
-        write_atomically(path, config.to_json().encode())
-        return
-    changed = differences(read_config(workdir), config)
+    changed = differences(read_config(workdir), config) if (workdir / "config.json").exists() else []
     if changed:
         raise UserError(
             f"{workdir} holds a run of another config ({'; '.join(changed)}); give another --workdir or the old config."
         )
+
+
+def claim(workdir: Path, config: Config, record: dict) -> None:
+    """Write config.json and data.json, from when on the folder is this run's; where they are, check that they agree.
+
+    Raises:
+        UserError: naming the fields that differ.
+    """
+    check_config(workdir, config)
+    if not (workdir / "config.json").exists():
+        write_atomically(workdir / "config.json", config.to_json().encode())
+    if (workdir / "data.json").exists():
+        check_record(workdir, record)
+    else:
+        write_atomically(workdir / "data.json", (json.dumps(record, indent=2) + "\n").encode())
 
 
 def read_config(workdir: Path) -> Config:
@@ -107,11 +147,49 @@ def read_record(workdir: Path) -> dict:
         UserError: when it is missing or damaged.
     """
     path = workdir / "data.json"
+    if not path.is_file():
+        raise UserError(f"{workdir} has no data.json; its training never began, so run the same command again.")
+    record = _read_object(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{workdir} has no data.json; its training never began, so run the same command again."
-        ) from None
+        sound = all(isinstance(condition["name"], str) for condition in record["conditions"])
+        sound = sound and all(isinstance(n, int) for n in [*record["input_shape"], *record["triplets"].values()])
+    except (KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise UserError(f"{path} is damaged (a field is missing or of another type); restore it from a copy.")
+    return record
+
+
+def check_record(workdir: Path, record: dict) -> None:
+    """Refuse data other than the workdir was trained on.
+
+    Raises:
+        UserError: naming the field that differs, the digests first of all.
+    """
+    old, new = read_record(workdir), json.loads(json.dumps(record))
+    for field in new:
+        if old.get(field) != new[field]:
+            raise UserError(
+                f"{workdir} was trained on other data: {field} is {old.get(field)} in its data.json and {new[field]} "
+                "now; bring back the data it was trained on, or train in a new --workdir."
+            )
+
+
+def read_results(workdir: Path) -> dict[str, Any] | None:
+    """results.json of a finished run, or None where the run is not finished.
+
+    Raises:
+        UserError: when it is damaged.
+    """
+    path = workdir / "results.json"
+    return _read_object(path) if path.is_file() else None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); restore it from a copy.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged (it holds no object); restore it from a copy.")
+    return value

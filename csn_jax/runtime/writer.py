@@ -1,5 +1,7 @@
 """What a run tells: metrics.jsonl, TensorBoard, timing.jsonl, and the terminal."""
 
+import errno
+import io
 import json
 import os
 import sys
@@ -15,26 +17,24 @@ class Writer:
 
     def __init__(self, workdir: Path, start: int):
         """Open the records, cutting back what was written after step `start`, which will be written again."""
-        from tensorboardX import SummaryWriter
+        # Not SummaryWriter: on a full disk its thread dies, its queue fills, and the next scalar waits for ever.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
 
-        path = workdir / "metrics.jsonl"
-        if path.exists():
-            write_atomically(path, b"".join(_lines_up_to(path.read_bytes(), start)))
-        self._metrics = open(path, "ab", buffering=0)
-        self._timing = open(workdir / "timing.jsonl", "ab", buffering=0)
-        self._board = SummaryWriter(str(workdir), purge_step=start or None)
+        self._metrics, self._timing = (_cut_back(workdir / f"{name}.jsonl", start) for name in ("metrics", "timing"))
+        self._board = EventsWriter(str(workdir / "events"))
+        # TensorBoard forgets what earlier lives logged at this step and later.
+        self._tell_board(start + 1, session_log=SessionLog(status=SessionLog.START))
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Record values at a step, in metrics.jsonl and TensorBoard."""
-        self._metrics.write(json.dumps({"step": step} | values).encode() + b"\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        _append(self._metrics, step, values)
+        self._draw(step, values)
 
     def log_timing(self, step: int, values: dict[str, float]) -> None:
         """Record wall-clock figures at a step, in timing.jsonl and TensorBoard."""
-        self._timing.write(json.dumps({"step": step} | values).encode() + b"\n")
-        for name, value in values.items():
-            self._board.add_scalar(f"timing/{name}", value, step)
+        _append(self._timing, step, values)
+        self._draw(step, {f"timing/{name}": value for name, value in values.items()})
 
     def flush(self) -> None:
         """Force metrics.jsonl to the disk. Before a checkpoint of a step, so that the log never lags behind it."""
@@ -46,17 +46,35 @@ class Writer:
         self._timing.close()
         self._board.close()
 
+    def _draw(self, step: int, values: dict[str, float]) -> None:
+        from tensorboardX.summary import scalar
 
-def _lines_up_to(data: bytes, step: int) -> list[bytes]:
-    """The whole lines of a metrics log up to a step; a torn last line goes too."""
+        for name, value in values.items():
+            self._tell_board(step, summary=scalar(name, value))
+
+    def _tell_board(self, step: int, **what: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._board.write_event(Event(wall_time=time.time(), step=step, **what))
+
+
+def _append(file: io.FileIO, step: int, values: dict[str, float]) -> None:
+    line = json.dumps({"step": step} | values).encode() + b"\n"
+    if file.write(line) < len(line):  # what happens just before a disk is full
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+
+
+def _cut_back(path: Path, step: int) -> io.FileIO:
+    """Open a log for appending, without its lines after a step and without a torn last line."""
     kept = []
-    for line in data.splitlines(keepends=True):
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
         try:
             if line.endswith(b"\n") and json.loads(line)["step"] <= step:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             pass
-    return kept
+    write_atomically(path, b"".join(kept))
+    return open(path, "ab", buffering=0)
 
 
 class Progress:
