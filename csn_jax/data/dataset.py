@@ -106,7 +106,7 @@ def read_glyphs(config: Config) -> tuple[np.ndarray, list[str]]:
 def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
     """Render a folder of fonts, or open the cache of an earlier rendering: images [faces, 62, S, S] and their names.
 
-    Faces that cannot serve are left out, each told with its reason.
+    Fonts that cannot serve are left out, each told with its reason.
     """
     folder = Path(data.path).expanduser()
     if not data.path or not folder.is_dir():
@@ -115,36 +115,41 @@ def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
     if not files:
         raise UserError(f"config.data.path={folder} holds no font file; give a folder of .ttf, .otf, .woff or .woff2.")
     # FreeType's version is part of the key: another one may draw other pixels.
-    versions = ["fonts-1", features.version("freetype2")]
+    versions = ["fonts-2", features.version("freetype2")]
     key = [versions, size, [[name, _digest_or_error(path)] for name, path in files.items()]]
     images, notes = cached(key, (len(files), len(CHARACTERS), size, size), partial(_render, files, size))
-    faults = {name: fault for name, fault in notes if fault}
+    faults = {name: fault for name, fault, _ in notes if fault}
+    twins = {name: twin for name, _, twin in notes if twin}
     for name, fault in faults.items():
         say(f"left out font {name}: {fault}")
-    say(f"{len(images)} of {len(files)} fonts in {folder} are usable, {len(faults)} left out")
+    for name, twin in twins.items():
+        say(f"left out font {name}: draws the same pixels as {twin}")
+    say(
+        f"{len(files) - len(faults)} of {len(files)} fonts in {folder} are usable; {len(twins)} of these draw the same "
+        f"pixels as another, which leaves {len(images)} different faces"
+    )
     if len(images) < 2:
         kinds = Counter(fault.split(" (")[0] for fault in faults.values())
         told = "; ".join(f"{count} {'font' if count == 1 else 'fonts'}: {kind}" for kind, count in kinds.items())
         raise UserError(
-            f"config.data.path={folder} has {len(images)} usable of {len(files)} fonts and training needs 2 ({told}); "
-            "give other fonts."
+            f"config.data.path={folder} has {len(images)} different usable faces in {len(files)} fonts and training "
+            f"needs 2{f' ({told})' if told else ''}; give other fonts."
         )
-    return images, [name for name, fault in notes if not fault]
+    return images, [name for name, fault, twin in notes if not (fault or twin)]
 
 
 def _render(files: dict[str, Path], size: int) -> Iterator[tuple[np.ndarray | None, list[str | None]]]:
-    """(images or None, [name, fault or None]) of each font; a face that is an earlier one's twin to the pixel, as when
-    one file lies there twice, counts as a fault: its font could not be told from the other's."""
+    """(images or None, [name, fault, twin]) of each font. A twin is an earlier font that draws the same pixels, as when
+    one file lies there twice: the images are taken once, since no network could tell the two labels apart."""
     progress = Progress("rendering fonts", len(files), unit="font")
     first: dict[bytes, str] = {}
     for face in render_files(files, size, workers=min(len(files), _usable_cores())):
         progress.advance(1)
-        images, fault = face.images, face.fault
+        images, twin = face.images, None
         if images is not None:
             twin = first.setdefault(hashlib.sha256(images).digest(), face.name)
-            if twin != face.name:
-                images, fault = None, f"draws the same pixels as {twin}"
-        yield images, [face.name, fault]
+            images, twin = (images, None) if twin == face.name else (None, twin)
+        yield images, [face.name, face.fault, twin]
     progress.close()
 
 

@@ -3,6 +3,7 @@
 import string
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,8 +57,9 @@ def render_face(task: tuple[str, str, int]) -> Face:
         task: (path, name, size): the file, the name for the face, the image's side in pixels.
 
     Returns:
-        A Face. White on black, anti-aliased; each glyph centred by its ink. One point size for the whole face, so
-        that `c` stays smaller than `C`; only glyphs far larger than the face's median are shrunk to fit on their own.
+        A Face. White on black, anti-aliased; each glyph whole, and centred by its ink. One point size for the whole
+        face, so that `c` stays smaller than `C`; only glyphs far larger than the face's median are shrunk to fit on
+        their own.
     """
     path, name, size = task
     try:
@@ -78,40 +80,51 @@ def _render(path: str, size: int) -> np.ndarray:
     if Path(path).stat().st_size > MAX_FILE:
         raise _Fault(f"is larger than {MAX_FILE >> 20} MB")
 
+    @cache
     def font_at(points: float) -> ImageFont.FreeTypeFont:
         return ImageFont.truetype(path, points, layout_engine=ImageFont.Layout.BASIC)
 
-    def draw(character: str, font: ImageFont.FreeTypeFont, extent: tuple[int, int] | None = None) -> Image.Image:
-        """White on black, the ink in the middle of an image of that extent, or of the ink's own."""
-        left, top, right, bottom = font.getbbox(character)
-        width, height = extent or (right - left, bottom - top)
-        image = Image.new("L", (width, height))
-        corner = ((width - (right - left)) / 2 - left, (height - (bottom - top)) / 2 - top)
-        ImageDraw.Draw(image).text(corner, character, fill=255, font=font)
-        return image
+    def draw(character: str, points: float) -> Image.Image:
+        """White on black, cut to the ink. FreeType's own box would count side bearings and stray by some pixels."""
+        left, top, right, bottom = font_at(points).getbbox(character)
+        image = Image.new("L", (right - left + 4, bottom - top + 4))
+        ImageDraw.Draw(image).text((2 - left, 2 - top), character, fill=255, font=font_at(points))
+        return image.crop(image.getbbox() or (0, 0, 0, 0))
 
-    measure = font_at(MEASURE)
-    *shapes, absent = [(image.size, image.tobytes()) for image in (draw(c, measure) for c in CHARACTERS + ABSENT)]
-    missing = [c for c, shape in zip(CHARACTERS, shapes, strict=True) if shape == absent]
-    if missing:
-        raise _Fault(f"has no glyph for {len(missing)} of {len(CHARACTERS)} characters ({''.join(missing)})")
-    blank = [c for c, (_, ink) in zip(CHARACTERS, shapes, strict=True) if not ink.strip(b"\0")]
-    if blank:
-        raise _Fault(f"draws nothing for {len(blank)} of {len(CHARACTERS)} characters ({''.join(blank)})")
-    shared = len(CHARACTERS) - len(set(shapes))
-    if shared > SHARED_GLYPHS:
-        raise _Fault(f"draws only {len(CHARACTERS) - shared} different glyphs for {len(CHARACTERS)} characters")
+    *inks, absent = [draw(character, MEASURE) for character in CHARACTERS + ABSENT]
+    _refuse("draws nothing for", [ink.size == (0, 0) for ink in inks])
+    _refuse("has no glyph for", [ink == absent for ink in inks])
+    different = len({(ink.size, ink.tobytes()) for ink in inks})
+    if different < len(CHARACTERS) - SHARED_GLYPHS:
+        raise _Fault(f"draws only {different} different glyphs for {len(CHARACTERS)} characters")
+    if all(_is_bars(np.asarray(ink)) for ink in inks):
+        raise _Fault("draws barcodes")
 
     room = size - 2 * max(1, round(size * BORDER))
-    extent = np.array([max(extent) for extent, _ in shapes])  # [62]
+    extent = np.array([max(ink.size) for ink in inks])  # [62]
     usual = min(extent.max(), 1.5 * np.median(extent))
-    fonts: dict[float, ImageFont.FreeTypeFont] = {}
     images = np.empty((len(CHARACTERS), size, size), np.uint8)
     for index, character in enumerate(CHARACTERS):
         points = MEASURE * room / max(usual, extent[index])
-        if points not in fonts:
-            fonts[points] = font_at(points)
-        images[index] = np.asarray(draw(character, fonts[points], (size, size)))
-    if not images.any(axis=(1, 2)).all():
-        raise _Fault(f"draws strokes too fine to see at {size} pixels")
+        ink = draw(character, points)
+        while max(ink.size) > room:  # by the rounding to whole pixels
+            points *= 0.98
+            ink = draw(character, points)
+        image = Image.new("L", (size, size))
+        image.paste(ink, ((size - ink.width) // 2, (size - ink.height) // 2))
+        images[index] = np.asarray(image)
+    _refuse(f"draws strokes too fine to see at {size} pixels for", (~images.any(axis=(1, 2))).tolist())
     return images
+
+
+def _refuse(what: str, which: list[bool]) -> None:
+    """Raise a fault that names the characters to which it applies, if there are any."""
+    named = [character for character, applies in zip(CHARACTERS, which, strict=True) if applies]
+    if named:
+        raise _Fault(f"{what} {len(named)} of {len(CHARACTERS)} characters ({''.join(named)})")
+
+
+def _is_bars(ink: np.ndarray) -> bool:
+    """Whether more than half of the rows [H, W] hold the same ink: in I and l they do, in a whole face they do not."""
+    rows = Counter(row.tobytes() for row in ink if row.any())
+    return 2 * rows.most_common(1)[0][1] > len(ink)
