@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from csn_jax.errors import MachineError
 
-CPU_SECONDS = 20  # for one item; the kernel ends a worker that takes longer
+CPU_SECONDS = 20
 MEMORY = 2 << 30  # address space of a worker, in bytes
 # Meant for the parent, which ends its workers itself. A terminal and a batch system send them to all processes, and a
 # worker that died of one would be held against its item.
@@ -34,7 +34,9 @@ class _Raised(NamedTuple):
     text: str
 
 
-def isolated_map(function: Callable, items: Iterable, workers: int) -> Iterator[tuple[int, Any]]:
+def isolated_map(
+    function: Callable, items: Iterable, workers: int, cpu_seconds: int = CPU_SECONDS
+) -> Iterator[tuple[int, Any]]:
     """Yield (position, function(item)) as results arrive, or (position, WorkerDied): each position once.
 
     Args:
@@ -42,6 +44,7 @@ def isolated_map(function: Callable, items: Iterable, workers: int) -> Iterator[
             its result: an exception is taken for a bug.
         items: they and the results must pickle (between our own processes only).
         workers: processes at a time.
+        cpu_seconds: for one item; the kernel ends a worker that takes longer.
 
     Raises:
         RuntimeError: when the function raises, with the worker's traceback.
@@ -55,7 +58,7 @@ def isolated_map(function: Callable, items: Iterable, workers: int) -> Iterator[
     def hire() -> None:
         ours, theirs = Pipe()
         with theirs:  # the worker's copy is then the only one, so that recv() below sees its death
-            crew[ours] = _start_worker(theirs)
+            crew[ours] = _start_worker(theirs, cpu_seconds)
         _send(ours, function)
 
     def dismiss(pipe: Connection) -> int:
@@ -109,16 +112,16 @@ def in_order(results: Iterable[tuple[int, Any]]) -> Iterator[Any]:
             following += 1
 
 
-def _start_worker(pipe: Connection) -> subprocess.Popen:
+def _start_worker(pipe: Connection, cpu_seconds: int) -> subprocess.Popen:
     """A fresh interpreter. multiprocessing would run the caller's main module again in each worker, which costs the
     import of JAX in a notebook and fails in a script without a guard; a fork would copy the locks of JAX's threads."""
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _serve; _serve({pipe.fileno()})"
+    serve = f"from {__name__} import _serve; _serve({pipe.fileno()}, {cpu_seconds})"
     # One thread: numpy's pools would take address space by the number of cores.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # the worker inherits it from its first instruction
     try:
         return subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {serve}"],
             pass_fds=[pipe.fileno()],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -135,7 +138,7 @@ def _send(pipe: Connection, message: Any) -> None:
         pipe.send(message)
 
 
-def _serve(descriptor: int) -> None:
+def _serve(descriptor: int, cpu_seconds: int) -> None:
     """A worker's life: receive the function, say ready, then an item in and a result out until the pipe closes."""
     import resource
 
@@ -148,7 +151,7 @@ def _serve(descriptor: int) -> None:
                 _limit(resource.RLIMIT_AS, MEMORY)
                 _limit(resource.RLIMIT_CORE, 0)
             else:
-                _limit(resource.RLIMIT_CPU, int(sum(os.times()[:2])) + CPU_SECONDS)
+                _limit(resource.RLIMIT_CPU, int(sum(os.times()[:2])) + cpu_seconds)
                 result = _call(function, message)
             pipe.send(result)
         except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone or wants no more

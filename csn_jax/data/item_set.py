@@ -9,7 +9,6 @@ import numpy as np
 from csn_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-TENTHS = (7, 1, 2)  # of the items, or of the units that stay together; whole numbers, as 0.7 + 0.1 falls short of 0.8
 
 
 class Condition(NamedTuple):
@@ -70,9 +69,12 @@ def split_items(n_items: int, unit: np.ndarray | None, seed: int) -> np.ndarray:
         [N] str.
     """
     values, group = (np.arange(n_items),) * 2 if unit is None else np.unique(unit, return_inverse=True)
-    order = np.random.default_rng(seed).permutation(len(values))
-    cuts = np.cumsum(TENTHS[:-1]) * len(values) // 10
-    of_value = np.empty(len(values), dtype="<U10")
+    n = len(values)
+    order = np.random.default_rng(seed).permutation(n)
+    # In whole numbers, as 0.7 + 0.1 falls short of 0.8. Three values or more leave no split empty.
+    train = max(0, min(7 * n // 10, n - 2))
+    cuts = [train, max(8 * n // 10, train + 1)]
+    of_value = np.empty(n, dtype="<U10")
     for name, members in zip(SPLITS, np.split(order, cuts), strict=True):
         of_value[members] = name
     return of_value[group]
