@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from csn_jax.runtime.event_file import EventFile
 from csn_jax.runtime.workdir import write_atomically
 
 
@@ -17,24 +18,18 @@ class Writer:
 
     def __init__(self, workdir: Path, start: int):
         """Open the records, cutting back what was written after step `start`, which will be written again."""
-        # Not SummaryWriter: on a full disk its thread dies, its queue fills, and the next scalar waits for ever.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import SessionLog
-
         self._metrics, self._timing = (_cut_back(workdir / f"{name}.jsonl", start) for name in ("metrics", "timing"))
-        self._board = EventsWriter(str(workdir / "events"))
-        # TensorBoard forgets what earlier lives logged at this step and later.
-        self._tell_board(start + 1, session_log=SessionLog(status=SessionLog.START))
+        self._board = EventFile(workdir, start)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Record values at a step, in metrics.jsonl and TensorBoard."""
         _append(self._metrics, step, values)
-        self._draw(step, values)
+        self._board.scalars(step, values)
 
     def log_timing(self, step: int, values: dict[str, float]) -> None:
         """Record wall-clock figures at a step, in timing.jsonl and TensorBoard."""
         _append(self._timing, step, values)
-        self._draw(step, {f"timing/{name}": value for name, value in values.items()})
+        self._board.scalars(step, {f"timing/{name}": value for name, value in values.items()})
 
     def flush(self) -> None:
         """Force metrics.jsonl to the disk. Before a checkpoint of a step, so that the log never lags behind it."""
@@ -45,17 +40,6 @@ class Writer:
         self._metrics.close()
         self._timing.close()
         self._board.close()
-
-    def _draw(self, step: int, values: dict[str, float]) -> None:
-        from tensorboardX.summary import scalar
-
-        for name, value in values.items():
-            self._tell_board(step, summary=scalar(name, value))
-
-    def _tell_board(self, step: int, **what: Any) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-
-        self._board.write_event(Event(wall_time=time.time(), step=step, **what))
 
 
 def _append(file: io.FileIO, step: int, values: dict[str, float]) -> None:
