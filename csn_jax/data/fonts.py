@@ -91,9 +91,12 @@ def _render(path: str, size: int) -> np.ndarray:
         ImageDraw.Draw(image).text((2 - left, 2 - top), character, fill=255, font=font_at(points))
         return image.crop(image.getbbox() or (0, 0, 0, 0))
 
-    *inks, absent = [draw(character, MEASURE) for character in CHARACTERS + ABSENT]
+    inks = [draw(character, MEASURE) for character in CHARACTERS]
+    absent, space = draw(ABSENT, MEASURE), font_at(MEASURE).getlength
+    _refuse(
+        "has no glyph for", [i == absent and space(c) == space(ABSENT) for i, c in zip(inks, CHARACTERS, strict=True)]
+    )
     _refuse("draws nothing for", [ink.size == (0, 0) for ink in inks])
-    _refuse("has no glyph for", [ink == absent for ink in inks])
     different = len({(ink.size, ink.tobytes()) for ink in inks})
     if different < len(CHARACTERS) - SHARED_GLYPHS:
         raise _Fault(f"draws only {different} different glyphs for {len(CHARACTERS)} characters")

@@ -162,7 +162,9 @@ def test_a_worker_that_cannot_start_is_the_machines_fault(program, monkeypatch):
 @pytest.mark.parametrize("how", ["file", "-m", "-c", "ulimit"])
 def test_any_kind_of_main_program_will_do(how, tmp_path):
     """A script without a guard, a module, a command line, and one under a batch system's hard limits."""
-    code = "import math\nfrom csn_jax.data.isolated import isolated_map\nprint(sorted(isolated_map(math.sqrt, [1, 4], 2)))"
+    code = (
+        "import math\nfrom csn_jax.data.isolated import isolated_map\nprint(sorted(isolated_map(math.sqrt, [1, 4], 2)))"
+    )
     (tmp_path / "program.py").write_text(code)
     command = {
         "file": [sys.executable, "program.py"],

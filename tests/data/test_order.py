@@ -6,7 +6,9 @@ import pytest
 from csn_jax.data.order import batch_rows, steps_per_epoch
 
 
-@pytest.mark.parametrize("n, batch, steps, last", [(100, 16, 7, 4), (96, 16, 6, 16), (5, 5, 1, 5), (100_000, 256, 391, 160)])
+@pytest.mark.parametrize(
+    "n, batch, steps, last", [(100, 16, 7, 4), (96, 16, 6, 16), (5, 5, 1, 5), (100_000, 256, 391, 160)]
+)
 def test_an_epoch_holds_every_triplet_once(n, batch, steps, last):
     """Every epoch is a permutation in batches of the asked size, of which the short last one is kept."""
     assert steps_per_epoch(n, batch) == steps

@@ -117,7 +117,9 @@ def test_negatives_are_uniform_over_the_items_of_other_values():
 def test_an_impossible_condition_is_told(column):
     """One sentence that names the condition, the split and what is there."""
     labelled = sum(value != "" for value in column)
-    with pytest.raises(UserError, match=rf"'closure' has no triplet in the train split.* has {labelled} labelled items"):
+    with pytest.raises(
+        UserError, match=rf"'closure' has no triplet in the train split.* has {labelled} labelled items"
+    ):
         draw_triplets(make_items({"closure": column}), "train", 10, seed=0)
 
 
