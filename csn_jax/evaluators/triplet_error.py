@@ -63,12 +63,12 @@ def interval(wrong: np.ndarray, anchor: np.ndarray, seed: int = 0) -> tuple[floa
     of 1,000 draws is wrong / total over the drawn ones. Percentiles 2.5 and 97.5.
     """
     _, group = np.unique(anchor, return_inverse=True)
-    wrong_of, total_of = np.bincount(group, weights=wrong), np.bincount(group)  # [anchors], [anchors]
-    rng = np.random.default_rng(seed)
-    errors = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        drawn = np.bincount(rng.integers(len(total_of), size=len(total_of)), minlength=len(total_of))
-        errors[i] = (drawn @ wrong_of) / (drawn @ total_of)
+    outcomes = np.stack([np.bincount(group, weights=wrong), np.bincount(group)])  # [2, anchors]: wrong, total
+    # Anchors with the same outcome are interchangeable, so a draw only has to say how many of each kind it holds.
+    kinds, times = np.unique(outcomes, axis=1, return_counts=True)  # [2, kinds], [kinds]
+    drawn = np.random.default_rng(seed).multinomial(times.sum(), times / times.sum(), size=RESAMPLES)
+    wrong_of, total_of = (drawn @ kinds.T).T  # [RESAMPLES] each
+    errors = wrong_of / total_of
     low, high = np.percentile(errors, [2.5, 97.5])
     return float(low), float(high)
 

@@ -1,0 +1,113 @@
+"""Feeds: batches that depend on the step alone, and are the same from the host and from the device."""
+
+import jax
+import numpy as np
+import pytest
+
+from csn_jax.core.steps import Batch
+from csn_jax.data.feed import device_feed, host_batch, index_batch
+from csn_jax.data.item_set import Condition, ItemSet
+from csn_jax.data.order import batch_rows, steps_per_epoch
+from csn_jax.data.triplets import Triplets, draw_triplets
+from csn_jax.runtime.sharding import make_shardings
+
+SEED, BATCH = 3, 30  # the batch does not divide over 4 devices, and 100 triplets make a short last one of 10
+ROLES = ("anchor", "positive", "negative")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(256, size=(80, 4, 5, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def triplets(pixels) -> Triplets:
+    labels = {name: np.random.default_rng(i).choice(list("abc"), size=80) for i, name in enumerate("xy")}
+    conditions = tuple(Condition(name, "categorical") for name in labels)
+    items = ItemSet(pixels, np.arange(80).astype(str), labels, np.full(80, "train"), conditions)
+    return draw_triplets(items, "train", 50, seed=0)
+
+
+def plan(triplets: Triplets, start: int, stop: int) -> tuple:
+    shardings = make_shardings()
+    return triplets, SEED, BATCH, shardings.padded(BATCH), start, stop, shardings.batch
+
+
+def from_host(pixels, *args) -> list[Batch]:
+    tf_feed = pytest.importorskip("csn_jax.data.tf_feed", exc_type=Exception).tf_feed
+    return list(tf_feed(pixels, *args))
+
+
+def assert_same(one: Batch, other: Batch) -> None:
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+
+
+def test_a_batch_is_its_rows_and_then_padding(triplets):
+    """The valid rows are the step's triplets in order, the others repeat the first and are marked."""
+    steps = steps_per_epoch(100, BATCH)
+    assert steps == 4
+    for step in range(2 * steps):
+        batch = index_batch(triplets, SEED, step, BATCH, 32)
+        rows = batch_rows(SEED, step, 100, BATCH)
+        assert batch.valid.tolist() == [True] * len(rows) + [False] * (32 - len(rows))
+        assert len(rows) == (10 if step % steps == 3 else 30)
+        for name in Triplets._fields:
+            column, whole = getattr(batch, name), getattr(triplets, name)
+            assert column.shape == (32,) and column.dtype == np.int32
+            np.testing.assert_array_equal(column[: len(rows)], whole[rows])
+            np.testing.assert_array_equal(column[len(rows) :], whole[rows[0]])
+
+
+def test_both_feeds_give_the_same_batches(pixels, triplets):
+    """Gathering by the device feed's positions gives the host feed's rows, over two epochs, padding and marks
+    included; on the wire are uint8 pixels, or int32 positions."""
+    host, device = from_host(pixels, *plan(triplets, 0, 8)), list(device_feed(*plan(triplets, 0, 8)))
+    assert len(host) == len(device) == 8
+    for sent, positions in zip(host, device, strict=True):
+        assert all(getattr(sent, role).dtype == np.uint8 for role in ROLES)
+        assert all(getattr(positions, role).dtype == np.int32 for role in ROLES)
+        gathered = positions._replace(**{role: pixels[np.asarray(getattr(positions, role))] for role in ROLES})
+        assert_same(sent, gathered)
+
+
+@pytest.mark.parametrize("kind", ["tfdata", "device"])
+def test_any_start_gives_the_tail(kind, pixels, triplets):
+    """A feed that starts at a step gives what one from 0 gives from there on."""
+    feed = (lambda *args: from_host(pixels, *args)) if kind == "tfdata" else (lambda *args: list(device_feed(*args)))
+    whole = feed(*plan(triplets, 0, 9))
+    for start in (1, 3, 4, 8, 9):
+        tail = feed(*plan(triplets, start, 9))
+        assert len(tail) == 9 - start
+        for one, other in zip(tail, whole[start:], strict=True):
+            assert_same(one, other)
+
+
+def test_memory_mapped_inputs(pixels, triplets, tmp_path):
+    """Rows come out of a memory map as out of memory."""
+    np.save(tmp_path / "pixels.npy", pixels)
+    mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    args = plan(triplets, 2, 5)
+    for one, other in zip(from_host(mapped, *args), from_host(pixels, *args), strict=True):
+        assert_same(one, other)
+    batch = host_batch(mapped, triplets, SEED, 0, BATCH, 32)
+    assert not isinstance(batch.anchor, np.memmap) and batch.anchor.shape == (32, 4, 5, 3)
+
+
+def test_features_pass_as_they_are(triplets):
+    """Feature vectors are shipped in their own type."""
+    features = np.random.default_rng(0).normal(size=(80, 7)).astype(np.float32)
+    (batch,) = from_host(features, *plan(triplets, 0, 1))
+    assert batch.anchor.dtype == np.float32 and batch.anchor.shape == (32, 7)
+
+
+@pytest.mark.parametrize("kind", ["tfdata", "device"])
+def test_batches_are_split_over_the_devices(kind, pixels, triplets):
+    """Each of the 4 devices holds an equal part of every column."""
+    args = plan(triplets, 0, 1)
+    (batch,) = from_host(pixels, *args) if kind == "tfdata" else device_feed(*args)
+    assert len(jax.devices()) == 4
+    for column in batch:
+        assert isinstance(column, jax.Array) and column.sharding.device_set == set(jax.devices())
+        assert {shard.data.shape[0] for shard in column.addressable_shards} == {8}
