@@ -1,0 +1,210 @@
+"""One command trains, whatever happens to it; what it leaves is what the documentation says."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tiny
+
+import csn_jax
+from csn_jax import evaluate
+from csn_jax.config import VARIANTS
+
+
+def test_killed_and_stopped_commands_end_with_the_bytes_of_an_unbroken_run(finished, tmp_path):
+    """The real command on the default feed: SIGKILL in its middle, then SIGTERM (143), then the end."""
+    workdir = tmp_path / "run"
+    argv = [sys.executable, "-m", "csn_jax.train", *tiny.ARGUMENTS, f"--workdir={workdir}"]
+    for number, lines, status in ((signal.SIGKILL, 5, -9), (signal.SIGTERM, 10, 143)):
+        process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+        while not (workdir / "metrics.jsonl").exists() or (workdir / "metrics.jsonl").read_bytes().count(b"\n") < lines:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        process.send_signal(number)
+        told = process.communicate(timeout=60)[1]
+        assert process.returncode == status, told
+        if status > 0:
+            assert "the same command goes on from there" in told.splitlines()[-1]
+    process = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
+    assert "going on from step" in process.stderr
+    ours, theirs = tiny.fingerprint(workdir), tiny.fingerprint(finished)
+    assert ours.pop("config.json") != theirs.pop("config.json")  # the feed is the only difference
+    assert ours == theirs
+    assert "learned masks, test split, step" in process.stdout and "overall" in process.stdout
+
+
+def test_a_run_leaves_the_documented_files(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert results["variant"] == "learned" and results["split"] == "test"
+    assert results["conditions"] == ["character", "font"] and results["step"] in (8, 16, 24)
+    for name in ("triplet_error", "ci95", "n_triplets"):
+        assert set(results[name]) == {"overall", "by_condition"}
+        assert set(results[name]["by_condition"]) == {"character", "font"}
+    assert results["n_triplets"] == {"overall": 120, "by_condition": {"character": 60, "font": 60}}
+    for value, (low, high) in zip(
+        [results["triplet_error"]["overall"], *results["triplet_error"]["by_condition"].values()],
+        [results["ci95"]["overall"], *results["ci95"]["by_condition"].values()],
+        strict=True,
+    ):
+        assert 0 <= low <= value <= high <= 1
+    overall = results["triplet_error"]["overall"]
+    assert overall == pytest.approx(np.mean(list(results["triplet_error"]["by_condition"].values())))
+    for name in ("config.json", "data.json", "masks.png", "neighbours_character.png", "neighbours_font.png"):
+        assert (finished / name).stat().st_size > 100
+    assert [name for name in os.listdir(finished) if name.startswith("events.out.tfevents.")]
+    assert sorted(os.listdir(finished / "checkpoints")) == sorted({"20", "24", str(results["step"])})
+
+
+def test_the_metrics_log_is_json_lines_without_a_clock(finished):
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == tiny.LINES
+    trained = [line["step"] for line in lines if "train/loss" in line]
+    validated = [line["step"] for line in lines if "validation/triplet_error/overall" in line]
+    assert trained == list(range(2, 25, 2)) and validated == [8, 16, 24]
+    words = " ".join(name for line in lines for name in line)
+    assert not any(word in words for word in ("second", "time", "rate"))
+    for name in ("loss", "triplet", "embedding", "mask", "accuracy", "gradient_norm"):
+        assert all(np.isfinite(line[f"train/{name}"]) for line in lines if "train/loss" in line)
+    timing = [json.loads(line) for line in (finished / "timing.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in timing] == trained and all(line["images_per_second"] > 0 for line in timing)
+
+
+def test_the_best_checkpoint_is_the_one_with_the_lowest_validation_error(finished):
+    """Recomputed from the log: the first of the lowest, as a tie is no improvement."""
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    errors = {line["step"]: line["validation/triplet_error/overall"] for line in lines if len(line) == 4}
+    assert csn_jax.load(finished).step == min(errors, key=errors.get)
+
+
+def test_resuming_a_finished_run_changes_no_byte(finished, tmp_path):
+    """Not even the time of a file; the lock file counts, too."""
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    before = tiny.contents(workdir)
+    results = tiny.train(workdir)
+    assert results == json.loads((finished / "results.json").read_text())
+    assert tiny.contents(workdir) == before
+
+
+def test_a_run_killed_before_its_results_ends_with_the_same_bytes(finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    for name in ("results.json", "masks.png", "neighbours_font.png"):
+        (workdir / name).unlink()
+    (workdir / ".results.json.123.tmp").write_text("half of")
+    tiny.train(workdir)
+    assert tiny.fingerprint(workdir) == tiny.fingerprint(finished)
+    assert set(tiny.contents(workdir)) >= {"masks.png", "neighbours_font.png"}
+    assert ".results.json.123.tmp" not in tiny.contents(workdir)
+
+
+@pytest.fixture(scope="module")
+def specialists(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("specialists") / "run"
+    tiny.train(workdir, "--config.variant=specialists")
+    return workdir
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_trains_and_evaluate_agrees(variant, finished, specialists, tmp_path, capsys):
+    ready = {"learned": finished, "specialists": specialists}
+    workdir = ready.get(variant, tmp_path / "run")
+    results = tiny.train(workdir, f"--config.variant={variant}")
+    assert json.loads((workdir / "results.json").read_text()) == results and results["variant"] == variant
+    capsys.readouterr()
+    evaluate.main([f"--workdir={workdir}", "--json=True"])
+    assert json.loads(capsys.readouterr().out) == results
+    evaluate.main([f"--workdir={workdir}", "--split=validation"])
+    assert f"{variant} masks, validation split" in capsys.readouterr().out
+
+    model = csn_jax.load(workdir)
+    masks = model.masks
+    assert model.conditions == ("character", "font") and masks.dtype == np.float32 and (masks >= 0).all()
+    if variant == "standard":
+        assert masks.shape == (2, 8) and (masks == 1).all()
+    elif variant == "specialists":
+        assert masks.shape == (2, 16) and (masks == np.repeat(np.eye(2), 8, axis=1)).all()
+        one = csn_jax.load(workdir / "font")
+        images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1), np.uint8)
+        np.testing.assert_array_equal(one.embed(images), model.embed(images)[:, 8:])
+        x, y = model.embed(images[:2])
+        np.testing.assert_allclose(model.distance(x, y, "font"), one.distance(x[8:], y[8:], "font"), rtol=1e-6)
+        assert not (workdir / "font" / "results.json").exists()
+    elif variant == "fixed":
+        assert (masks == np.repeat(np.eye(2), 4, axis=1)).all()
+    else:
+        assert masks.shape == (2, 8) and len(np.unique(masks)) > 2
+
+
+def test_specialists_go_on_after_a_kill_in_the_second(specialists, tmp_path):
+    """A first specialist that is whole is not trained again, and the end is that of an unbroken run."""
+    workdir = shutil.copytree(specialists, tmp_path / "run")
+    (workdir / "results.json").unlink()
+    for step in (tiny.STEPS, 20):
+        shutil.rmtree(workdir / "font" / "checkpoints" / str(step))
+    saved = {name: value for name, value in tiny.contents(workdir / "character").items() if "checkpoints" in name}
+    tiny.train(workdir, "--config.variant=specialists")
+    now = tiny.contents(workdir / "character")
+    assert {name: now[name] for name in saved} == saved
+    for name in ("results.json", "data.json", "character/metrics.jsonl", "font/metrics.jsonl", "font/config.json"):
+        assert (workdir / name).read_bytes() == (specialists / name).read_bytes()
+
+
+def test_the_batch_an_item_is_embedded_in_does_not_matter(finished):
+    """Also for sizes that no device count divides, and for none at all."""
+    model = csn_jax.load(finished)
+    images = np.random.default_rng(0).integers(0, 256, (13, 32, 32, 1), np.uint8)
+    together = model.embed(images)
+    assert together.shape == (13, 8) and together.dtype == np.float32
+    scale = np.abs(together).max()
+    for i in (0, 5, 12):
+        np.testing.assert_allclose(model.embed(images[i : i + 1])[0], together[i], atol=1e-6 * scale)
+    for size in (2, 3, 7):
+        np.testing.assert_allclose(model.embed(images[:size]), together[:size], atol=1e-6 * scale)
+    assert model.embed(images[:0]).shape == (0, 8)
+    many = np.tile(images, (50, 1, 1, 1))
+    np.testing.assert_allclose(model.embed(many), np.tile(together, (50, 1)), atol=1e-6 * scale)
+
+
+def test_floats_are_taken_as_already_normalised(finished):
+    model = csn_jax.load(finished)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), np.uint8)
+    settings = tiny.config().preprocess
+    normalised = ((images.astype(np.float32) / 255) - settings.mean[0]) / settings.std[0]
+    expected = model.embed(images)
+    np.testing.assert_allclose(model.embed(normalised), expected, atol=1e-5 * np.abs(expected).max())
+    assert np.abs(model.embed(images.astype(np.float32)) - expected).max() > 0.1
+
+
+def test_distance_is_the_norm_of_the_masked_difference(finished):
+    """Against NumPy, in float64, for single embeddings and for batches."""
+    model = csn_jax.load(finished)
+    x, y = model.embed(np.random.default_rng(0).integers(0, 256, (10, 32, 32, 1), np.uint8)).reshape(2, 5, 8)
+    mask = model.masks[1].astype(np.float64)
+    expected = np.sqrt(((x * mask - y * mask + 1e-6) ** 2).sum(-1))
+    np.testing.assert_allclose(model.distance(x, y, "font"), expected, rtol=1e-5)
+    assert model.distance(x[0], y[0], "font").shape == ()
+    np.testing.assert_allclose(model.distance(x[0], y, "font")[0], expected[0], rtol=1e-5)
+    assert not np.allclose(model.distance(x, y, "character"), expected)
+
+
+def test_an_unknown_condition_is_refused_with_the_valid_ones(finished):
+    model = csn_jax.load(str(finished))
+    with pytest.raises(csn_jax.UserError, match=r"'fnot' \(did you mean font\?\); this model has character, font"):
+        model.distance(model.masks[0], model.masks[1], "fnot")
+
+
+@pytest.mark.slow
+def test_the_paper_s_exact_schedule_and_a_bfloat16_network_train(tmp_path):
+    """The settings that the quickstart does not use."""
+    results = tiny.train(
+        tmp_path, "--config.schedule=exponential", "--config.backbone.dtype=bfloat16", "--config.data.split_by=font"
+    )
+    assert 0 < results["triplet_error"]["overall"] < 1
+    record = json.loads((tmp_path / "data.json").read_text())
+    assert record["split_unit"] == "font"

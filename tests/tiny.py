@@ -1,0 +1,78 @@
+"""A training of a few seconds that many tests share, and helpers around it."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+STEPS = 24
+LINES = 12 + 3  # of metrics.jsonl: a training line every 2 steps, a validation line every 8
+ARGUMENTS = (
+    f"--config.steps={STEPS}",
+    "--config.batch_size=16",
+    "--config.log_every=2",
+    "--config.eval_every=8",
+    "--config.checkpoint_every=5",
+    "--config.data.train_triplets=100",  # 13 steps an epoch, the last of them short
+    "--config.data.validation_triplets=60",
+    "--config.data.test_triplets=60",
+    "--config.backbone.embedding_dim=8",
+)
+
+
+def config(*flags: str):
+    """The tiny Config, on the device feed unless a flag says otherwise."""
+    from csn_jax import cli, train
+
+    return cli.parse(train.Args, [*ARGUMENTS, "--config.feed=device", *flags], "train").config
+
+
+def train(workdir: Path, *flags: str) -> dict[str, Any]:
+    """Train the tiny config in this process, with pictures of one neighbour."""
+    from csn_jax import pictures, train_and_evaluate
+
+    queries, neighbours = pictures.QUERIES, pictures.NEIGHBOURS
+    pictures.QUERIES = pictures.NEIGHBOURS = 1
+    try:
+        return train_and_evaluate(config(*flags), workdir)
+    finally:
+        pictures.QUERIES, pictures.NEIGHBOURS = queries, neighbours
+
+
+def command(verb: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """`python -m csn_jax.<verb>` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", f"csn_jax.{verb}", *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def fingerprint(workdir: Path) -> dict[str, str]:
+    """Digests of all that must not depend on how often a run was killed.
+
+    The record of a checkpoint holds the SHA-256 of each of its arrays; restoring checks them against the arrays.
+    """
+    last = f"checkpoints/{STEPS}/meta/metadata"
+    best = json.loads((workdir / last).read_text())["record"]["best"]["step"]
+    names = ("config.json", "data.json", "metrics.jsonl", "results.json", last, f"checkpoints/{best}/meta/metadata")
+    return {name: hashlib.sha256((workdir / name).read_bytes()).hexdigest() for name in names}
+
+
+def contents(workdir: Path) -> dict[str, tuple[bytes, int]]:
+    """Bytes and time of change of every file below a folder."""
+    return {
+        path.relative_to(workdir).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in workdir.rglob("*")
+        if path.is_file()
+    }
+
+
+def is_one_sentence(text: str) -> bool:
+    """Whether an error message is a single sentence on a single line, without a traceback."""
+    return bool(text) and "\n" not in text and "Traceback" not in text and ". " not in text.replace("...", "")
