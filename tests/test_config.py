@@ -1,0 +1,129 @@
+"""Config: one home of defaults, exact JSON both ways, and one sentence for each mistake."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+from csn_jax.config import BackboneConfig, Config, DataConfig, LossConfig, PreprocessConfig, differences
+from csn_jax.errors import UserError
+
+ODD = Config(
+    variant="fixed",
+    learning_rate=0.1 + 0.2,  # 0.30000000000000004
+    data=DataConfig(conditions=("font",), path="a b/\u00e9"),
+    preprocess=PreprocessConfig(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), flip=True),
+)
+
+
+@pytest.mark.parametrize("config", [Config(), ODD])
+def test_json_gives_back_the_very_config(config):
+    again = Config.from_json(config.to_json())
+    assert again == config and again.to_json() == config.to_json() and again.digest() == config.digest()
+    assert type(again.preprocess.mean) is tuple and type(again.data.conditions) is tuple
+
+
+ANOTHER = {
+    "variant": "fixed",
+    "schedule": "exponential",
+    "feed": "device",
+    "name": "vgg",
+    "dtype": "bfloat16",
+    "source": "fonts",
+    "conditions": ["font"],
+    "mean": [0.7],
+    "std": [0.7],
+}
+
+
+def fields_of(tree, prefix=()):
+    for name, value in tree.items():
+        yield from fields_of(value, (*prefix, name)) if isinstance(value, dict) else [(*prefix, name)]
+
+
+@pytest.mark.parametrize("path", fields_of(dataclasses.asdict(Config())), ids=".".join)
+def test_digest_and_differences_tell_a_changed_field(path):
+    """Every field in turn: another digest, and one difference that names the field and its old value."""
+    raw = dataclasses.asdict(Config())
+    node = raw
+    for part in path[:-1]:
+        node = node[part]
+    value = node[path[-1]]
+    if path[-1] in ANOTHER:
+        node[path[-1]] = ANOTHER[path[-1]]
+    else:
+        node[path[-1]] = not value if isinstance(value, bool) else "x" if isinstance(value, str) else value + 1
+    other = Config.from_json(json.dumps(raw))
+    (difference,) = differences(Config(), other)
+    assert difference.startswith(f"config.{'.'.join(path)}: {value!r}, now ")
+    assert other.digest() != Config().digest()
+
+
+MISTAKES = {
+    "variant": (lambda: Config(variant="lerned"), "'lerned' (did you mean learned?)", "learned_disjoint"),
+    "backbone": (lambda: Config(backbone=BackboneConfig(name="resnet")), "config.backbone.name", "resnet18_csn"),
+    "source": (lambda: Config(data=DataConfig(source="glyph")), "did you mean glyphs", "fonts"),
+    "batch": (lambda: Config(batch_size=0), "config.batch_size is 0", "at least 1"),
+    "steps": (lambda: Config(steps=-1), "config.steps is -1", "at least 1"),
+    "seed": (lambda: Config(seed=-1), "config.seed is -1", "at least 0"),
+    "int for float": (lambda: Config(batch_size=1.5), "config.batch_size is 1.5", "int"),
+    "string": (lambda: Config(learning_rate="1"), "config.learning_rate is '1'", "float"),
+    "bool": (lambda: Config(steps=True), "config.steps is True", "int"),
+    "rate": (lambda: Config(learning_rate=0.0), "config.learning_rate is 0.0", "above 0"),
+    "NaN": (lambda: Config(learning_rate=float("nan")), "config.learning_rate is nan", "above 0"),
+    "infinity": (lambda: Config(loss=LossConfig(margin=float("inf"))), "config.loss.margin is inf", "above 0"),
+    "weight": (lambda: Config(loss=LossConfig(mask_weight=-1.0)), "config.loss.mask_weight is -1.0", "at least 0"),
+    "channels": (lambda: Config(preprocess=PreprocessConfig(mean=(0.1, 0.2))), "mean has 2 values", "three of each"),
+    "std": (lambda: Config(preprocess=PreprocessConfig(std=(0.0,))), "config.preprocess.std", "above 0"),
+    "list": (lambda: Config(data=DataConfig(conditions=["font"])), "config.data.conditions", "tuple of str"),
+    "part": (lambda: Config(data=3), "config.data is a int", "DataConfig"),
+    "triplets": (lambda: Config(data=DataConfig(test_triplets=0)), "config.data.test_triplets is 0", "at least 1"),
+    "size": (lambda: Config(preprocess=PreprocessConfig(size=4)), "config.preprocess.size is 4", "at least 8"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_validate_names_field_value_and_remedy(name):
+    make, *parts = MISTAKES[name]
+    with pytest.raises(UserError) as caught:
+        make().validate()
+    for part in parts:
+        assert part in str(caught.value)
+    assert tiny.is_one_sentence(str(caught.value))
+
+
+DAMAGES = {
+    "not JSON": ("{", "is not JSON"),
+    "empty": ("", "is not JSON"),
+    "no object": ("[]", "should be an object"),
+    "unknown field": ('{"lerning_rate": 1}', "config.lerning_rate is no field (did you mean learning_rate?)"),
+    "unknown deep field": ('{"data": {"pth": "x"}}', "config.data.pth is no field (did you mean path?)"),
+    "type": ('{"steps": "many"}', "config.steps is 'many'"),
+    "part": ('{"data": 3}', "config.data is a int"),
+    "range": ('{"batch_size": 0}', "config.batch_size is 0"),
+    "null": ('{"variant": null}', "config.variant is None"),
+    "list": ('{"variant": ["learned"]}', "config.variant is ('learned',)"),
+    "object": ('{"steps": {"a": 1}}', "config.steps is {'a': 1}"),
+    "tuple": ('{"preprocess": {"mean": 0.5}}', "config.preprocess.mean is 0.5"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_json_is_refused_in_one_sentence(name):
+    text, part = DAMAGES[name]
+    with pytest.raises(UserError) as caught:
+        Config.from_json(text, "run/config.json")
+    assert part in str(caught.value) and tiny.is_one_sentence(str(caught.value))
+
+
+def test_missing_fields_take_their_defaults():
+    """So that a newer version reads an older run."""
+    assert Config.from_json('{"seed": 7, "data": {"seed": 3}}') == Config(seed=7, data=DataConfig(seed=3))
+
+
+def test_config_imports_neither_jax_nor_numpy():
+    code = "import sys, csn_jax.config, csn_jax.errors; print({'jax', 'numpy', 'tensorflow'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
