@@ -114,3 +114,15 @@ def crop_box(width, height, size):
     else:
         new = size * width // height, size
     return new, (offset(new[0] - size), offset(new[1] - size))
+
+
+def resample(pixels, n):
+    """The first axis of uint8 [N, ...] to n samples, bilinear and anti-aliased, in Pillow's 22-bit fixed point."""
+    scale = len(pixels) / n
+    result = np.zeros((n, *pixels.shape[1:]), np.int64)
+    for i in range(n):
+        centre = (i + 0.5) * scale
+        weights = [max(0.0, 1 - abs(j + 0.5 - centre) / max(scale, 1)) for j in range(len(pixels))]
+        for j, weight in enumerate(weights):
+            result[i] += int(0.5 + weight / sum(weights) * 2**22) * pixels[j].astype(np.int64)
+    return ((result + 2**21) >> 22).astype(np.uint8)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+torch.set_num_threads(1)  # beside XLA's threads, more of them spin and wait
+
 
 class BasicBlock(nn.Module):
     def __init__(self, inputs, outputs, stride, norm):

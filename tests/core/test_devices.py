@@ -1,0 +1,118 @@
+"""The number of devices changes nothing: batch norm, L_W and every mean see the global batch."""
+
+import jax
+import numpy as np
+import pytest
+from oracles import assert_close, flat
+
+from csn_jax.backbones.norm import batch_norm
+from csn_jax.config import BackboneConfig, Config, PreprocessConfig
+from csn_jax.core.losses import csn_loss
+from csn_jax.core.steps import make_train_step
+from csn_jax.data.feed import device_feed
+from csn_jax.data.triplets import Triplets
+from csn_jax.model import build_network
+from csn_jax.runtime.compiler import jit
+from csn_jax.runtime.sharding import make_shardings
+
+STEPS, BATCH, TRIPLETS = 5, 10, 26  # 10 rows are padded to 12 on four devices, the epoch's short batch of 6 to 12
+CONFIG = Config(
+    batch_size=BATCH,
+    steps=STEPS,
+    learning_rate=5e-5,
+    schedule="exponential",
+    backbone=BackboneConfig(name="small"),
+    preprocess=PreprocessConfig(size=16, flip=False, mean=(0.5,), std=(0.3,)),
+)
+
+
+def train(devices):
+    """(losses of each step, state) of the real step and feed on some devices."""
+    rng = np.random.default_rng(0)
+    items = rng.integers(0, 256, (12, 16, 16, 1), np.uint8)
+    columns = [rng.integers(0, 12, TRIPLETS, np.int32) for _ in range(3)]
+    triplets = Triplets(*columns, condition=rng.integers(0, 2, TRIPLETS, np.int32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "local_devices", lambda: devices)
+        shardings = make_shardings()
+    assert shardings.devices == len(devices)
+    network = build_network(CONFIG, items.shape[1:], 2, TRIPLETS)
+    step = make_train_step(
+        network.backbone, network.preprocess, network.optimizer, CONFIG.loss, train_masks=True, seed=CONFIG.seed
+    )
+    step, state = jit(step, donate_argnums=0), jax.device_put(network.state, shardings.state)
+    on_device = jax.device_put(items, shardings.state)
+    size = shardings.padded(BATCH)
+    losses = []
+    for batch in device_feed(triplets, CONFIG.seed, BATCH, size, 0, STEPS, shardings.batch):
+        assert len(batch.valid.sharding.device_set) == len(devices) and len(batch.valid) == size
+        state, metrics = step(state, batch, on_device)
+        losses.append(jax.device_get(metrics))
+    return losses, jax.device_get(state)
+
+
+def test_one_device_equals_four():
+    """Losses of five steps, gradients, parameters and running statistics, with padding on four devices only."""
+    one, state_one = train(jax.devices()[:1])
+    four, state_four = train(jax.devices())
+    for ours, theirs in zip(four, one, strict=True):
+        for name in theirs:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6, atol=1e-6, err_msg=name)
+    before = flat(build_network(CONFIG, (16, 16, 1), 2, TRIPLETS).state.params)
+    ours, theirs = flat(state_four.params), flat(state_one.params)
+    for name in theirs:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-6, err_msg=name)
+        assert np.abs(theirs[name] - before[name]).max() > 1e-4  # far more than what is allowed
+    assert_close(flat(state_four.statistics), flat(state_one.statistics), 1e-6)
+    # A moment is a mean of gradients. In the last bias the two halves of the triplet loss cancel and leave noise.
+    moments = (flat(state.opt_state[0].mu) for state in (state_four, state_one))
+    assert_close(*moments, lambda name: 1e-4 if name == "backbone/fc/bias" else 5e-6)
+
+
+def shard(tree):
+    return jax.device_put(tree, make_shardings().batch)
+
+
+def quarters(function, *arrays):
+    """What four devices would find that do not talk: the mean of a function over quarters of the batch."""
+    parts = [function(*part) for part in zip(*(np.split(array, 4) for array in arrays), strict=True)]
+    return jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *parts)
+
+
+def test_batch_norm_sees_the_global_batch():
+    """Statistics of a batch over four devices, with padding, are those of one device, and not means of four."""
+    rng = np.random.default_rng(0)
+    x, valid = rng.normal(rng.normal(size=5), 1, (12, 4, 4, 5)), np.arange(12) % 4 < 3
+
+    def statistics(x, valid):
+        _, mean, var = batch_norm(x, np.ones(5), np.zeros(5), valid, True)
+        return {"mean": mean, "var": var}
+
+    with jax.enable_x64(True):
+        expected = statistics(x, valid)
+        assert_close(jax.jit(statistics)(*shard((x, valid))), expected, 1e-12)
+        with pytest.raises(AssertionError, match="var is off"):
+            assert_close(quarters(statistics, x, valid), expected, 1e-12)
+
+
+def test_loss_sees_the_global_batch():
+    """L_W over four devices is that of one, and not a mean of four; nor is any mean that padding makes uneven."""
+    rng = np.random.default_rng(0)
+    roles, mask = rng.normal(size=(3, 12, 8)), rng.uniform(size=(12, 8))
+    valid = np.arange(12) < 10
+
+    def loss(*arrays):
+        return csn_loss(*arrays, margin=0.2, embedding_weight=5e-3, mask_weight=5e-4)._asdict()
+
+    with jax.enable_x64(True):
+        expected = loss(*roles, mask, valid)
+        assert_close(jax.jit(loss)(*shard((*roles, mask, valid))), expected, 1e-12)
+        apart = quarters(loss, *roles, mask, valid)
+        for term in ("triplet", "embedding", "mask"):
+            with pytest.raises(AssertionError):
+                assert_close({term: apart[term]}, {term: expected[term]}, 1e-3)
+        full = np.ones(12, bool)
+        even, expected = quarters(loss, *roles, mask, full), loss(*roles, mask, full)
+        assert_close({"triplet": even["triplet"]}, {"triplet": expected["triplet"]}, 1e-12)
+        with pytest.raises(AssertionError, match="embedding is off"):
+            assert_close({"embedding": even["embedding"]}, {"embedding": expected["embedding"]}, 1e-3)
