@@ -1,14 +1,21 @@
 """Pictures of a run: the masks, and for each condition a sheet of queries with their nearest neighbours."""
 
+import io
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from csn_jax.data.dataset import Dataset
+from csn_jax.data.item_set import ItemSet
 from csn_jax.model import Model
+from csn_jax.runtime.workdir import write_atomically
 
 QUERIES = 10
 NEIGHBOURS = 12
+ALIKE, OTHER = "#009e73", "#d55e00"  # green and vermilion that colour-blind readers can tell apart
+GREY = "#555555"
 
 
 def draw_all(workdir: Path, model: Model, embeddings: np.ndarray, dataset: Dataset) -> None:
@@ -17,9 +24,12 @@ def draw_all(workdir: Path, model: Model, embeddings: np.ndarray, dataset: Datas
     Args:
         embeddings: [N, D], rows of the test split filled.
     """
+    items = dataset.items
     draw_masks(workdir / "masks.png", model.masks, model.conditions)
+    queries = choose_queries(items, QUERIES)
     for row, condition in enumerate(model.conditions):
-        draw_neighbours(workdir / f"neighbours_{condition}.png", row, model, embeddings, dataset)
+        sheet = draw_neighbours(items, queries, embeddings * model.masks[row], condition)
+        _write(workdir / f"neighbours_{condition}.png", sheet)
 
 
 def order_dimensions(masks: np.ndarray) -> np.ndarray:
@@ -46,38 +56,122 @@ def draw_masks(path: Path, masks: np.ndarray, conditions: tuple[str, ...]) -> No
     axes = figure.subplots()
     image = axes.imshow(ordered, aspect="auto", cmap="viridis", vmin=0, interpolation="nearest")
     axes.set_yticks(range(n), conditions)
-    axes.set_xlabel(f"{width} embedding dimensions, grouped by the condition that weighs them most")
-    alive, shared = int((masks > 0).any(0).sum()), int(((masks > 0).sum(0) > 1).sum())
-    axes.set_title(f"{alive} of {width} dimensions in use, {shared} shared by conditions", fontsize=10)
+    axes.set_xlabel(f"{width} embedding dimensions, grouped by the condition that weighs them most, unused ones last")
+    used, shared = int((masks > 0).any(0).sum()), int(((masks > 0).sum(0) > 1).sum())
+    axes.set_title(f"{used} of {width} dimensions in use, {shared} of them by several conditions", fontsize=10)
     figure.colorbar(image, ax=axes, label="mask weight", pad=0.01)
-    figure.savefig(path, dpi=130)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=130)
+    write_atomically(path, buffer.getvalue())
 
 
-def draw_neighbours(path: Path, row: int, model: Model, embeddings: np.ndarray, dataset: Dataset) -> None:
-    """A sheet of test queries (left column) and their nearest test items under one condition; a green bar marks hits
-    of the query's own value, a red one the others."""
-    from matplotlib.figure import Figure
+def choose_queries(items: ItemSet, n: int) -> np.ndarray:
+    """Up to n test items whose values differ under every condition as far as there are values: positions [Q].
 
-    items, condition = dataset.items, model.conditions[row]
-    gallery = np.flatnonzero(items.split == "test")
+    The same ones for every condition, so that the sheets differ by the mask alone.
+    """
+    gallery = np.random.default_rng(0).permutation(np.flatnonzero(items.split == "test"))
+    columns = [items.labels[condition.name][gallery] for condition in items.conditions]
+    most = [-(-n // max(1, len(np.unique(column[column != ""])))) for column in columns]  # times for each value
+    shown = [Counter() for _ in columns]
+    chosen: list[int] = []
+    # Items with all their values first.
+    for i in np.argsort(sum((column == "").astype(int) for column in columns), kind="stable"):
+        values = [column[i] for column in columns]
+        if len(chosen) < n and all(v == "" or times[v] < m for v, times, m in zip(values, shown, most, strict=True)):
+            chosen.append(gallery[i])
+            for value, times in zip(values, shown, strict=True):
+                times[value] += 1
+    return np.array(chosen, int)
+
+
+def nearest(masked: np.ndarray, queries: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray:
+    """Positions [Q, k] of the gallery's items nearest to each query, the query itself left out.
+
+    Args:
+        masked: [N, D] embeddings times the condition's mask.
+        queries: [Q] positions.
+        gallery: [G] positions, more than k.
+    """
+    squares = np.einsum("nd,nd->n", masked[gallery], masked[gallery])
+    gaps = squares - 2 * masked[queries] @ masked[gallery].T  # [Q, G]; the query's own square changes no order
+    gaps[queries[:, None] == gallery] = np.inf
+    return gallery[np.argsort(gaps, axis=1, kind="stable")[:, :k]]
+
+
+def draw_neighbours(items: ItemSet, queries: np.ndarray, masked: np.ndarray, condition: str) -> Image.Image:
+    """A sheet with a row for each query: its value, its picture, its nearest items framed by whether they share the
+    value, and how many do.
+
+    The neighbours come from the test items that have one of the queries' values. Among all test items those of three
+    hundred other fonts would crowd out the few of the query's own, also where the order is nearly right.
+
+    Args:
+        queries: [Q] positions.
+        masked: [N, D] embeddings times the condition's mask.
+    """
     labels = items.labels[condition]
-    masked = embeddings[gallery] * model.masks[row][None]
-    squares = np.einsum("nd,nd->n", masked, masked)
-    chosen = np.random.default_rng(0).choice(len(gallery), size=min(QUERIES, len(gallery)), replace=False)
-    columns = min(NEIGHBOURS, len(gallery) - 1)
-    figure = Figure(figsize=((columns + 1.6) * 0.62, len(chosen) * 0.72 + 0.6), layout="constrained")
-    figure.suptitle(f"nearest test items by {condition}; the query is on the left", fontsize=10)
-    axes = figure.subplots(len(chosen), columns + 1, squeeze=False)
-    for line, query in zip(axes, chosen, strict=True):
-        gaps = squares - 2 * masked @ masked[query]
-        gaps[query] = -np.inf  # first in its own row
-        for place, axis in zip(np.argsort(gaps, kind="stable")[: columns + 1], line, strict=True):
-            item = gallery[place]
-            axis.imshow(items.inputs[item].squeeze(), cmap="gray", interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            alike = labels[item] == labels[gallery[query]]
-            colour = "black" if place == query else "tab:green" if alike else "tab:red"
-            for side in axis.spines.values():
-                side.set(color=colour, linewidth=2.2)
-    figure.savefig(path, dpi=110)
+    queries = queries[labels[queries] != ""]
+    gallery = np.flatnonzero((items.split == "test") & np.isin(labels, labels[queries]))
+    k = max(0, min(NEIGHBOURS, len(gallery) - 1))
+    rows = nearest(masked, queries, gallery, k)
+    side = items.inputs.shape[1]
+    side *= max(1, 64 // side)
+    gap, step, wide, top = 14, side + 14, 170, 74
+    sheet = Image.new("RGB", (wide + (k + 1) * step + 120, top + len(queries) * step + 6), "white")
+    draw, font = ImageDraw.Draw(sheet), _font(15)
+    title = f"Nearest by {condition}"
+    draw.text((gap, 10), title, fill="black", font=_font(20))
+    told = (
+        f"{k} nearest of the {len(gallery)} test items of these {len(np.unique(labels[queries]))} values, nearest first"
+    )
+    draw.text((max(wide + step, 2 * gap + _font(20).getlength(title)), 14), told, fill=GREY, font=font)
+    draw.text((wide, 46), "query", fill="black", font=font)
+    x = wide + step + gap
+    for colour, text in ((ALIKE, f"same {condition}"), (OTHER, f"another {condition}")):
+        draw.rectangle((x - 4, 47, x + 10, 61), outline=colour, width=4)
+        draw.text((x + 18, 46), text, fill="black", font=font)
+        x += 3 * gap + int(font.getlength(text))
+    draw.text((wide + (k + 1) * step + gap + 8, 46), "found", fill="black", font=font)
+    for line, (query, found) in enumerate(zip(queries, rows, strict=True)):
+        y = top + line * step
+        middle = y + side // 2
+        draw.text((gap, middle), _fit(labels[query], font, wide - 2 * gap), fill="black", font=font, anchor="lm")
+        for place, item in enumerate((query, *found)):
+            x = wide + place * step + (gap if place else 0)  # the query stands apart
+            sheet.paste(_picture(items.inputs[item], side), (x, y))
+            if place:
+                colour = ALIKE if labels[item] == labels[query] else OTHER
+                draw.rectangle((x - 4, y - 4, x + side + 3, y + side + 3), outline=colour, width=4)
+        alike = int((labels[found] == labels[query]).sum())
+        possible = min(k, int((labels[gallery] == labels[query]).sum()) - 1)
+        x = wide + (k + 1) * step + gap + 8
+        draw.text((x, middle), f"{alike} of {possible}", fill="black", font=font, anchor="lm")
+    return sheet
+
+
+def _picture(pixels: np.ndarray, side: int) -> Image.Image:
+    """uint8 [S, S, 1 or 3] as a picture of a whole multiple of its size."""
+    return Image.fromarray(pixels.squeeze()).resize((side, side), Image.Resampling.NEAREST)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib  # ships a font that has the letters of many scripts
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Text on one line, cut with dots to a width in pixels."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _write(path: Path, image: Image.Image) -> None:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
