@@ -5,12 +5,17 @@ word, deletes the best checkpoint when a metric is NaN, and tells of a full disk
 checks below are there for these, each measured.
 """
 
+import contextlib
+import gc
 import hashlib
 import json
 import logging
 import math
+import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +51,7 @@ class Checkpoints:
         self.best: Best | None = None
         self._read_only = read_only
         self._saving: tuple[int, int] | None = None  # step and bytes of the save that may still be running
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is raised here, and told once
         # Lightweight: otherwise a damaged file of any step stops the manager from opening at all.
         options = {"lightweight_initialize": True, "read_only": read_only}
         self._empty_trash()
@@ -115,8 +120,11 @@ class Checkpoints:
         """Wait for the running save and let the folder go."""
         try:
             self.wait()
-        finally:
-            self._manager.close()
+        except MachineError:
+            with contextlib.suppress(Exception):  # the same failure again
+                self._manager.close()
+            raise
+        self._manager.close()
 
     def steps(self) -> list[int]:
         """The steps that are there, oldest first."""
@@ -192,10 +200,12 @@ class Checkpoints:
     def _restore(self, step: int, target: State) -> State:
         record = self._read_record(step)
         self._compare(step, record["leaves"], target)
-        try:
-            state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))).state
-        except Exception as error:  # a broken file shows as any of a dozen kinds
-            raise Damaged(f"it cannot be read ({_first_line(error)})") from error
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        with _threads_silenced():
+            try:
+                state = self._manager.restore(step, args=args).state
+            except Exception as error:  # a broken file shows as any of a dozen kinds
+                raise Damaged(f"it cannot be read ({_first_line(error)})") from None
         wrong = [
             name for name, leaf in _leaves(jax.device_get(state)).items() if _sha256(leaf) != record["leaves"][name][2]
         ]
@@ -279,5 +289,24 @@ def _sha256_of_json(value: Any) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {text[:200]}"
+    text = str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
+    place = re.search(r"'path': '([^'/]+)/'", str(error))  # in TensorStore's description: the leaf, with dots
+    return f"{type(error).__name__}: {text[:200]}" + (f" of {place[1]}" if place else "")
+
+
+@contextlib.contextmanager
+def _threads_silenced() -> Iterator[None]:
+    """Standard error closed for a moment: when a file is broken, the other reads of Orbax and TensorStore, which nobody
+    awaits any more, each print a traceback from C++ threads. What matters is raised."""
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    except Exception:
+        time.sleep(0.2)
+        gc.collect()
+        raise
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
