@@ -1,12 +1,16 @@
 """Pixels on the device: normalisation by channel and flips of single images."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from oracles import assert_close
 
-from csn_jax.config import PreprocessConfig
+from csn_jax.backbones import Backbone
+from csn_jax.config import LossConfig, PreprocessConfig
 from csn_jax.core.preprocess import make_preprocess
+from csn_jax.core.steps import Batch, initial_state, make_train_step
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET = PreprocessConfig(size=4, flip=True, mean=MEAN, std=STD)
@@ -81,3 +85,30 @@ def test_no_flip_unless_asked():
     """Characters are never mirrored, in training neither."""
     x, config = pixels(8), PreprocessConfig(flip=False, mean=MEAN, std=STD)
     assert_close({"y": make_preprocess(config)(x, jax.random.key(0))}, {"y": normalised(x)}, 3e-7)
+
+
+def test_step_gives_every_role_and_step_its_own_key():
+    """Flips of anchor, positive and negative are independent, change with the step, and repeat after a resume."""
+
+    def keys_of(step, seed):
+        keys = []
+
+        def preprocess(x, key):
+            keys.append(tuple(jax.random.key_data(key).tolist()))
+            return x
+
+        apply = lambda params, statistics, x, train, valid: (x * params, statistics)  # noqa: E731
+        optimizer = optax.sgd(0.1)
+        train_step = make_train_step(
+            Backbone(None, apply), preprocess, optimizer, LossConfig(), train_masks=True, seed=seed
+        )
+        state = initial_state(np.float32(1), {}, np.ones((1, 4), np.float32), optimizer)
+        roles = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
+        batch = Batch(*(jnp.asarray(role) for role in roles), condition=np.zeros(2, np.int32), valid=np.ones(2, bool))
+        with jax.disable_jit():
+            train_step(state._replace(step=jnp.int32(step)), batch)
+        return keys
+
+    first, second, other = keys_of(0, 0), keys_of(1, 0), keys_of(0, 1)
+    assert len({*first, *second, *other}) == 9
+    assert first == keys_of(0, 0)
