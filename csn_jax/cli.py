@@ -93,9 +93,12 @@ def one_sentence(box: str, prog: str) -> str:
 
     Between rules stand the message, then what is similar to a mistyped option, then where to find help.
     """
+    box = re.sub(r"\x1b\[[\d;]*m", "", box)
     lines = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    parts = [" ".join(part.split()) for part in re.split("─{3,}", "\n".join(lines))]
-    message = re.sub(r"\. ([A-Z])", lambda match: f"; {match[1].lower()}", parts[0].removeprefix("Error ").rstrip("."))
+    parts = [" ".join(part.split()) for part in re.split(r"^[─-]{3,}$", "\n".join(lines), flags=re.MULTILINE)]
+    if not box.startswith("╭") and parts[1:]:
+        del parts[0]  # without UTF-8 the title stands above a rule of its own
+    message = re.sub(r"\. (\S)", lambda match: f"; {match[1].lower()}", parts[0].removeprefix("Error ").rstrip("."))
     near = ""
     if message.startswith("invalid choice"):
         value, _, *choices = re.findall("'([^']*)'", message)
@@ -133,6 +136,7 @@ def load_preset(reference: str) -> Config:
         raise UserError(f"--config={reference}: {function}() fails ({type(error).__name__}: {error}).") from error
     if not isinstance(config, Config):
         raise UserError(f"--config={reference}: {function}() returns a {type(config).__name__}; it should be a Config.")
+    config.validate()
     return config
 
 

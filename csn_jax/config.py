@@ -164,7 +164,10 @@ class Config:
         except ValueError as error:
             raise UserError(f"{where} is not JSON ({error}); restore the file or start in a new workdir.") from None
         config = _build(Config, raw, where, "config")
-        config.validate()
+        try:
+            config.validate()
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
         return config
 
     def digest(self) -> str:

@@ -116,7 +116,11 @@ def test_damaged_json_is_refused_in_one_sentence(name):
     text, part = DAMAGES[name]
     with pytest.raises(UserError) as caught:
         Config.from_json(text, "run/config.json")
-    assert part in str(caught.value) and tiny.is_one_sentence(str(caught.value))
+    assert (
+        str(caught.value).startswith("run/config.json")
+        and part in str(caught.value)
+        and tiny.is_one_sentence(str(caught.value))
+    )
 
 
 def test_missing_fields_take_their_defaults():

@@ -1,0 +1,52 @@
+"""SIGTERM and SIGUSR1 are noted between two steps; the handlers of whoever called come back."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from csn_jax.runtime.signals import catch_stop
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_is_noted_and_not_fatal(number):
+    with catch_stop() as stop:
+        assert stop.signum is None
+        os.kill(os.getpid(), number)
+        assert stop.signum == number
+
+
+def test_the_former_handlers_come_back_also_after_an_error():
+    def mine(*_):
+        pass
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with pytest.raises(ZeroDivisionError), catch_stop():
+            assert signal.getsignal(signal.SIGTERM) is not mine
+            1 / 0  # noqa: B018
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_other_signals_are_left_alone():
+    """Ctrl-C stays Ctrl-C."""
+    before = signal.getsignal(signal.SIGINT)
+    with catch_stop():
+        assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_outside_the_main_thread_nothing_is_caught():
+    """Python allows no handlers there; a notebook's or a tuner's thread must train all the same."""
+    seen = []
+
+    def work():
+        with catch_stop() as stop:
+            seen.append(stop.signum)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [None]
