@@ -116,7 +116,7 @@ def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
         raise UserError(f"config.data.path={folder} holds no font file; give a folder of .ttf, .otf, .woff or .woff2.")
     # FreeType's version is part of the key: another one may draw other pixels.
     versions = ["fonts-2", features.version("freetype2")]
-    key = [versions, size, [[name, _digest_or_error(path)] for name, path in files.items()]]
+    key = [versions, [[name, _digest_or_error(path)] for name, path in files.items()]]
     images, notes = cached(key, (len(files), len(CHARACTERS), size, size), partial(_render, files, size))
     faults = {name: fault for name, fault, _ in notes if fault}
     twins = {name: twin for name, _, twin in notes if twin}

@@ -99,7 +99,7 @@ def _render(path: str, size: int) -> np.ndarray:
     _refuse("draws nothing for", [ink.size == (0, 0) for ink in inks])
     different = len({(ink.size, ink.tobytes()) for ink in inks})
     if different < len(CHARACTERS) - SHARED_GLYPHS:
-        raise _Fault(f"draws only {different} different glyphs for {len(CHARACTERS)} characters")
+        raise _Fault(f"draws the same for several characters: only {different} different glyphs for {len(CHARACTERS)}")
     if all(_is_bars(np.asarray(ink)) for ink in inks):
         raise _Fault("draws barcodes")
 

@@ -171,8 +171,5 @@ def _call(function: Callable, item: Any) -> Any:
 def _limit(kind: int, amount: int) -> None:
     import resource
 
-    _, hard = resource.getrlimit(kind)
-    if hard != resource.RLIM_INFINITY:
-        amount = min(amount, hard)
-    with suppress(ValueError, OSError):  # macOS takes no limit on address space
-        resource.setrlimit(kind, (amount, hard))
+    with suppress(ValueError, OSError):  # a stricter limit is in force; or macOS, which takes none on address space
+        resource.setrlimit(kind, (amount, resource.getrlimit(kind)[1]))

@@ -34,6 +34,8 @@ def behave(how):
             return "refused"
     if how == "raise":
         raise ValueError("a bug in the function")
+    if how == "end of file":
+        raise EOFError("a truncated file")
     if how == "unpicklable":
         return lambda: None
     if how == "dies while sending":
@@ -123,7 +125,14 @@ def test_large_results_arrive_whole():
     assert [result for _, result in sorted(isolated_map(behave, items, workers=2))] == items
 
 
-@pytest.mark.parametrize("bug, told", [("raise", "ValueError: a bug in the function"), ("unpicklable", "pickle")])
+@pytest.mark.parametrize(
+    "bug, told",
+    [
+        ("raise", "ValueError: a bug in the function"),
+        ("end of file", "EOFError: a truncated file"),  # what a closed pipe raises, too
+        ("unpicklable", "pickle"),
+    ],
+)
 def test_an_exception_of_the_function_is_raised_here(bug, told):
     """A bug neither hangs the parent nor passes for a bad item; the worker's traceback is told."""
     with pytest.raises(RuntimeError, match=told):
@@ -135,15 +144,18 @@ def test_no_worker_outlasts_a_reader_that_stops_early():
     results = isolated_map(behave, ["pid", "spin", "pid"], workers=2)
     _, pid = next(results)
     assert pid in children()
+    began = time.time()
     results.close()
-    assert pid not in children()
+    assert pid not in children() and time.time() - began < isolated.CPU_SECONDS / 2
 
 
-def test_more_workers_than_items_and_no_items():
+def test_more_workers_than_items_and_no_items(monkeypatch):
     """Workers without work are not started, and nothing to do gives nothing."""
-    started = len({pid for _, pid in isolated_map(behave, ["pid"], workers=50)})
-    assert started == 1
+    started, start = [], isolated._start_worker
+    monkeypatch.setattr(isolated, "_start_worker", lambda *args: started.append(1) or start(*args))
+    assert list(isolated_map(behave, ["one"], workers=50)) == [(0, "one")]
     assert list(isolated_map(behave, [], workers=4)) == []
+    assert len(started) == 1
 
 
 def test_pools_of_threads_are_off():

@@ -100,7 +100,7 @@ OTHERS = {
     "order of conditions": lambda: dataclasses.replace(items(), conditions=items().conditions[::-1]),
     "fewer conditions": lambda: dataclasses.replace(items(), conditions=items().conditions[:1]),
     "kind": lambda: dataclasses.replace(items(), conditions=(Condition("font", "set"), items().conditions[1])),
-    "ids across their border": lambda: altered("ids", lambda x: x.__setitem__(slice(0, 2), ["a/", "1a/2"])),
+    "ids across their border": lambda: dataclasses.replace(items(), ids=np.array(["a/", "1a/2", *items().ids[2:]])),
 }
 
 
