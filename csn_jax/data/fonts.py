@@ -1,15 +1,22 @@
 """Source `fonts`: a folder of font files rendered to one grey image a character; conditions character and font."""
 
+import hashlib
+import os
 import string
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from csn_jax.config import Config, DataConfig
+from csn_jax.data.cache import cached, file_digest
 from csn_jax.data.isolated import WorkerDied, in_order, isolated_map
+from csn_jax.data.item_set import Condition, Rows
+from csn_jax.errors import UserError
+from csn_jax.runtime.writer import Progress, say
 
 CHARACTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits  # the paper's 62
 SUFFIXES = (".ttf", ".otf", ".ttc", ".woff", ".woff2")
@@ -26,6 +33,27 @@ class Face(NamedTuple):
     name: str
     images: np.ndarray | None
     fault: str | None
+
+
+def read(config: Config) -> Rows:
+    """The faces of a folder, each a font, as items with the conditions character and font."""
+    return glyph_rows(*read_fonts(config.data, config.preprocess.size))
+
+
+def glyph_rows(images: np.ndarray, faces: list[str]) -> Rows:
+    """Images [faces, 62, S, S] as rows with the conditions character and font; an id is `face/character`."""
+    n_faces, n_characters, size, _ = images.shape
+    labels = {
+        "character": np.tile(np.array(list(CHARACTERS)), n_faces),
+        "font": np.repeat(np.array(faces), n_characters),
+    }
+    return Rows(
+        inputs=images.reshape(n_faces * n_characters, size, size, 1),
+        ids=np.char.add(np.char.add(labels["font"], "/"), labels["character"]),
+        labels=labels,
+        conditions=tuple(Condition(name, "categorical") for name in labels),
+        split=None,
+    )
 
 
 def font_files(folder: Path) -> dict[str, Path]:
@@ -131,3 +159,67 @@ def _is_bars(ink: np.ndarray) -> bool:
     """Whether more than half of the rows [H, W] hold the same ink: in I and l they do, in a whole face they do not."""
     rows = Counter(row.tobytes() for row in ink if row.any())
     return 2 * rows.most_common(1)[0][1] > len(ink)
+
+
+def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
+    """Render a folder of fonts, or open the cache of an earlier rendering: images [faces, 62, S, S] and their names.
+
+    Fonts that cannot serve are left out, each told with its reason.
+    """
+    folder = Path(data.path).expanduser()
+    if not data.path or not folder.is_dir():
+        raise UserError(f"config.data.path is {data.path!r}, which is no folder; give a folder of font files.")
+    files = font_files(folder)
+    if not files:
+        raise UserError(f"config.data.path={folder} holds no font file; give a folder of .ttf, .otf, .woff or .woff2.")
+    from PIL import features
+
+    # FreeType's version is part of the key: another one may draw other pixels.
+    versions = ["fonts-2", features.version("freetype2")]
+    key = [versions, [[name, _digest_or_error(path)] for name, path in files.items()]]
+    images, notes = cached(key, (len(files), len(CHARACTERS), size, size), partial(_render_all, files, size))
+    faults = {name: fault for name, fault, _ in notes if fault}
+    twins = {name: twin for name, _, twin in notes if twin}
+    for name, fault in faults.items():
+        say(f"left out font {name}: {fault}")
+    for name, twin in twins.items():
+        say(f"left out font {name}: draws the same pixels as {twin}")
+    say(
+        f"{len(files) - len(faults)} of {len(files)} fonts in {folder} are usable; {len(twins)} of these draw the same "
+        f"pixels as another, which leaves {len(images)} different faces"
+    )
+    if len(images) < 2:
+        kinds = Counter(fault.split(" (")[0] for fault in faults.values())
+        told = "; ".join(f"{count} {'font' if count == 1 else 'fonts'}: {kind}" for kind, count in kinds.items())
+        raise UserError(
+            f"config.data.path={folder} has {len(images)} different usable faces in {len(files)} fonts and training "
+            f"needs 2{f' ({told})' if told else ''}; give other fonts."
+        )
+    return images, [name for name, fault, twin in notes if not (fault or twin)]
+
+
+def _render_all(files: dict[str, Path], size: int) -> Iterator[tuple[np.ndarray | None, list[str | None]]]:
+    """(images or None, [name, fault, twin]) of each font. A twin is an earlier font that draws the same pixels, as when
+    one file lies there twice: the images are taken once, since no network could tell the two labels apart."""
+    progress = Progress("rendering fonts", len(files), unit="font")
+    first: dict[bytes, str] = {}
+    for face in render_files(files, size, workers=min(len(files), _usable_cores())):
+        progress.advance(1)
+        images, twin = face.images, None
+        if images is not None:
+            twin = first.setdefault(hashlib.sha256(images).digest(), face.name)
+            images, twin = (images, None) if twin == face.name else (None, twin)
+        yield images, [face.name, face.fault, twin]
+    progress.close()
+
+
+def _digest_or_error(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:  # its rendering fails too and says so; when the file can be read, the key is another
+        return str(error)
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use, which on a shared machine are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from csn_jax.config import DataConfig, did_you_mean
 from csn_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -18,13 +19,30 @@ class Condition(NamedTuple):
     kind: str
 
 
+class Rows(NamedTuple):
+    """What a source gives: N items before conditions are chosen and splits are made.
+
+    inputs: [N, H, W, ch] uint8, perhaps memory-mapped.
+    ids: [N] str, unique.
+    labels: {column: [N] str}, with the columns that are no condition too; the empty string is a missing value.
+    conditions: all that could be learned.
+    split: [N] str where the source has its own, else None.
+    """
+
+    inputs: np.ndarray
+    ids: np.ndarray
+    labels: dict[str, np.ndarray]
+    conditions: tuple[Condition, ...]
+    split: np.ndarray | None
+
+
 @dataclass(frozen=True)
 class ItemSet:
     """N items with their labels.
 
     inputs: [N, H, W, ch] uint8, perhaps memory-mapped.
     ids: [N] str, unique.
-    labels: {condition: [N] str}; the empty string is a missing value.
+    labels: {column: [N] str}, conditions and others; the empty string is a missing value.
     split: [N] str, one of SPLITS.
     conditions: in the order of the masks' rows.
     """
@@ -44,6 +62,23 @@ class ItemSet:
         for column in (self.ids, self.split, *(self.labels[c.name] for c in self.conditions)):
             hasher.update("\x00".join(column.tolist()).encode("utf-8", "surrogatepass") + b"\x01")
         return hasher.hexdigest()
+
+
+def make_items(rows: Rows, data: DataConfig) -> ItemSet:
+    """Choose conditions and give every item its split.
+
+    Raises:
+        UserError: for a condition or a column to split by that the source does not have.
+    """
+    if data.split_by and data.split_by not in rows.labels:
+        raise UserError(
+            f"config.data.split_by names {data.split_by!r}{did_you_mean(data.split_by, rows.labels)}; "
+            f"this source has {', '.join(rows.labels)}."
+        )
+    split = rows.split
+    if split is None:
+        split = split_items(len(rows.ids), rows.labels[data.split_by] if data.split_by else None, data.seed)
+    return ItemSet(rows.inputs, rows.ids, rows.labels, split, choose_conditions(rows.conditions, data.conditions))
 
 
 def choose_conditions(available: tuple[Condition, ...], wanted: tuple[str, ...]) -> tuple[Condition, ...]:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from csn_jax.config import Config, DataConfig, PreprocessConfig
-from csn_jax.data.dataset import glyph_items, load_dataset
-from csn_jax.data.fonts import CHARACTERS
-from csn_jax.data.item_set import SPLITS
+from csn_jax.data.dataset import load_dataset
+from csn_jax.data.fonts import CHARACTERS, glyph_rows
+from csn_jax.data.item_set import SPLITS, make_items
 from csn_jax.errors import UserError
 
 SMALL = DataConfig(train_triplets=300, validation_triplets=100, test_triplets=200)
@@ -99,6 +99,6 @@ def test_memory_mapped_images_stay_on_disk(tmp_path):
     """Items over a memory map share its pages: nothing is copied into memory."""
     np.save(tmp_path / "pixels.npy", np.random.default_rng(0).integers(256, size=(12, 62, 8, 8), dtype=np.uint8))
     images = np.load(tmp_path / "pixels.npy", mmap_mode="r")
-    items = glyph_items(images, [f"font {i}" for i in range(12)], SMALL)
+    items = make_items(glyph_rows(images, [f"font {i}" for i in range(12)]), SMALL)
     assert np.shares_memory(items.inputs, images) and isinstance(items.inputs, np.memmap)
     np.testing.assert_array_equal(items.inputs[62 * 3 + 5, ..., 0], images[3, 5])

@@ -22,9 +22,8 @@ from fontTools.pens.t2CharStringPen import T2CharStringPen
 from fontTools.ttLib import TTFont
 
 from csn_jax.config import DataConfig
-from csn_jax.data import dataset, fonts
-from csn_jax.data.dataset import read_fonts
-from csn_jax.data.fonts import CHARACTERS, font_files, render_face, render_files
+from csn_jax.data import fonts
+from csn_jax.data.fonts import CHARACTERS, font_files, read_fonts, render_face, render_files
 from csn_jax.errors import UserError
 
 MATPLOTLIB = Path(matplotlib.get_data_path()) / "fonts/ttf"
@@ -303,7 +302,7 @@ def test_a_file_that_cannot_be_opened_is_told(folder, capsys):
     faces = {face.name: face.fault for face in render_files(files, 32, workers=1)}
     assert faces == {"DejaVuSans": None, "DejaVuSerif": None, "gone": faces["gone"]}
     assert "cannot be read (FileNotFoundError" in faces["gone"]
-    assert "No such file" in dataset._digest_or_error(gone)
+    assert "No such file" in fonts._digest_or_error(gone)
 
 
 def test_huge_files_are_not_read(folder):
@@ -321,7 +320,7 @@ def test_rendered_once_and_read_from_the_cache_then(folder, monkeypatch):
         times.append(1)
         yield from render_files(*args, **kwargs)
 
-    monkeypatch.setattr(dataset, "render_files", counted)
+    monkeypatch.setattr(fonts, "render_files", counted)
     for name in ("DejaVuSans", "DejaVuSerif"):
         (folder / f"{name}.ttf").write_bytes(small(name))
     first, names = read(folder)
@@ -350,7 +349,7 @@ def test_a_kill_while_rendering_leaves_no_partial_file(folder, cache):
         (folder / f"{number:02}.ttf").write_bytes(small() + bytes(number))
     (folder / "DejaVuSerif.ttf").write_bytes(small("DejaVuSerif"))
     code = (
-        "from csn_jax.config import DataConfig; from csn_jax.data.dataset import read_fonts\n"
+        "from csn_jax.config import DataConfig; from csn_jax.data.fonts import read_fonts\n"
         f"read_fonts(DataConfig(source='fonts', path={str(folder)!r}), 64)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
