@@ -225,7 +225,7 @@ def test_another_config_in_the_workdir_is_refused_by_its_fields(finished, monkey
 EVALUATE_MISTAKES = {
     "workdir missing": ([], ["--workdir"]),
     "split": (["--workdir=x", "--split=tset"], ["'tset'", "did you mean test?", "train", "validation"]),
-    "unknown flag": (["--workdri=x"], ["--workdri=x", "did you mean --workdir?"]),
+    "unknown flag": (["--workdir=x", "--wrkdir=y"], ["--wrkdir=y", "did you mean --workdir?"]),
     "absent": (["--workdir=/no/such"], ["/no/such has no config.json", "--workdir of a run"]),
     "no run": ([f"--workdir={Path(__file__).parent}"], ["has no config.json"]),
 }
@@ -302,7 +302,6 @@ WORKDIR_MISTAKES = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, where a file is broken
 @pytest.mark.parametrize("name", WORKDIR_MISTAKES)
 def test_a_damaged_workdir_is_one_sentence_to_evaluate_and_load(name, finished, tmp_path, monkeypatch, capsys):
     damage, status, parts = WORKDIR_MISTAKES[name]

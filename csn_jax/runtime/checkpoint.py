@@ -6,16 +6,16 @@ checks below are there for these, each measured.
 """
 
 import contextlib
-import gc
+import functools
 import hashlib
 import json
 import logging
 import math
-import os
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +51,7 @@ class Checkpoints:
         self.best: Best | None = None
         self._read_only = read_only
         self._saving: tuple[int, int] | None = None  # step and bytes of the save that may still be running
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is raised here, and told once
+        _silence_orphans()
         # Lightweight: otherwise a damaged file of any step stops the manager from opening at all.
         options = {"lightweight_initialize": True, "read_only": read_only}
         self._empty_trash()
@@ -201,11 +201,10 @@ class Checkpoints:
         record = self._read_record(step)
         self._compare(step, record["leaves"], target)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        with _threads_silenced():
-            try:
-                state = self._manager.restore(step, args=args).state
-            except Exception as error:  # a broken file shows as any of a dozen kinds
-                raise Damaged(f"it cannot be read ({_first_line(error)})") from None
+        try:
+            state = self._manager.restore(step, args=args).state
+        except Exception as error:  # a broken file shows as any of a dozen kinds
+            raise Damaged(f"it cannot be read ({_first_line(error)})") from error
         wrong = [
             name for name, leaf in _leaves(jax.device_get(state)).items() if _sha256(leaf) != record["leaves"][name][2]
         ]
@@ -294,19 +293,18 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:200]}" + (f" of {place[1]}" if place else "")
 
 
-@contextlib.contextmanager
-def _threads_silenced() -> Iterator[None]:
-    """Standard error closed for a moment: when a file is broken, the other reads of Orbax and TensorStore, which nobody
-    awaits any more, each print a traceback from C++ threads. What matters is raised."""
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    except Exception:
-        time.sleep(0.2)
-        gc.collect()
-        raise
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
+@functools.cache
+def _silence_orphans() -> None:
+    """Have Orbax speak once, by what it raises. Where a file is broken or the disk is full it logs a traceback a thread
+    besides, and what TensorStore was doing at that time ends, by and by, as exceptions that nobody awaits."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").addFilter(lambda record: "tensorstore" not in record.getMessage())
+    warnings.filterwarnings("ignore", "coroutine 'Store.* was never awaited", RuntimeWarning)
+    told = sys.unraisablehook
+
+    def tell(orphan: Any) -> None:
+        place = getattr(getattr(orphan.object, "cr_code", None), "co_filename", "")
+        if str(orphan.exc_value) != "Event loop is closed" and "orbax" not in place:
+            told(orphan)
+
+    sys.unraisablehook = tell

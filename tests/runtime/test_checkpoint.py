@@ -20,9 +20,6 @@ from csn_jax.model import restore_target
 from csn_jax.runtime.checkpoint import Best, Checkpoints
 from csn_jax.runtime.sharding import make_shardings
 
-# Where a file is broken, Orbax leaves coroutines behind that die noisily; they are collected where it is noticed.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 def state_at(step: int, size: int = 300) -> State:
     """A small state that is another one at every step."""

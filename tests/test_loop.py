@@ -1,0 +1,196 @@
+"""The training loop under bad arithmetic, signals at awkward moments, and disks that fill."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import time
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+import csn_jax
+from csn_jax import loop
+from csn_jax.data.dataset import load_dataset
+from csn_jax.data.order import batch_rows
+from csn_jax.runtime.checkpoint import Checkpoints
+from csn_jax.runtime.writer import Writer
+
+
+def steps_of(workdir) -> list[int]:
+    return sorted(int(name) for name in os.listdir(workdir / "checkpoints") if name.isdigit())
+
+
+def test_a_run_stopped_by_a_bad_number_can_go_on(finished, tmp_path, monkeypatch):
+    """NaN at step 13: exit with step and items, nothing of it saved; the cause gone, the run ends as if unbroken."""
+    make = loop.make_train_step
+
+    def make_poisoned(*args, **kwargs):
+        step = make(*args, **kwargs)
+
+        def train_step(state, batch, items=None):
+            new, metrics = step(state, batch, items)
+            bad = jnp.where(state.step == 12, jnp.nan, 1.0)
+            params = jax.tree.map(lambda leaf: leaf * bad, new.params)
+            return new._replace(params=params), metrics | {"loss": metrics["loss"] * bad}
+
+        return train_step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "make_train_step", make_poisoned)
+        with pytest.raises(csn_jax.MachineError) as caught:
+            tiny.train(tmp_path)
+    message = str(caught.value)
+    assert message.startswith("step 13 has loss nan and gradient norm ") and tiny.is_one_sentence(
+        message.removesuffix(".")
+    )
+    dataset = load_dataset(tiny.config())
+    triplets = dataset.triplets["train"]
+    rows = batch_rows(0, 12, len(triplets.anchor), 16)
+    ids = {str(dataset.items.ids[column[row]]) for row in rows for column in triplets[:3]}
+    told = json.loads((tmp_path / "nonfinite_batch.json").read_text())
+    assert told["step"] == 13 and set(told["items"]) == ids and len(told["items"]) == len(ids)
+    assert f"on {len(ids)} items ({', '.join(told['items'][:5])}, " in message
+    assert steps_of(tmp_path) == [8, 10] and not (tmp_path / "results.json").exists()
+    tiny.train(tmp_path)
+    assert tiny.fingerprint(tmp_path) == tiny.fingerprint(finished)
+
+
+@pytest.mark.parametrize("rate", ["1e20", "3e38"])
+def test_a_huge_learning_rate_ends_in_one_sentence(tmp_path, rate):
+    """Saving at every step, so that each state has its chance; whatever was saved is finite."""
+    with pytest.raises(csn_jax.MachineError) as caught:
+        tiny.train(tmp_path, f"--config.learning_rate={rate}", "--config.checkpoint_every=1")
+    assert re.match(r"step \d+ (has loss|was not saved, since) ", str(caught.value))
+    assert "config.learning_rate" in str(caught.value) and tiny.is_one_sentence(str(caught.value).removesuffix("."))
+    for step in steps_of(tmp_path):
+        state = Checkpoints(tmp_path / "checkpoints", read_only=True)._manager.restore(step)["state"]
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize(("number", "at"), [(signal.SIGTERM, 6), (signal.SIGUSR1, 16)])
+def test_a_stop_in_the_middle_of_a_step_is_saved_at_the_next(finished, tmp_path, monkeypatch, number, at):
+    """The signal comes while a log line of step `at` is written, after the loop has looked: the step that it reports
+    must be one that it saved."""
+    log = Writer.log
+
+    def log_and_stop(self, step, values):
+        if step == at:
+            os.kill(os.getpid(), number)
+        log(self, step, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "log", log_and_stop)
+        with pytest.raises(csn_jax.Stopped) as caught:
+            tiny.train(tmp_path)
+    assert caught.value.signum == number and caught.value.step == at + 1 == steps_of(tmp_path)[-1]
+    tiny.train(tmp_path)
+    assert tiny.fingerprint(tmp_path) == tiny.fingerprint(finished)
+
+
+def test_a_stop_before_the_first_step_and_one_at_the_last(finished, tmp_path, monkeypatch):
+    """While the data are read: one step, saved. At the last step: all is saved, and the results are the next life's."""
+    load, log = loop.load_dataset, Writer.log
+
+    def load_and_stop(config):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return load(config)
+
+    def log_and_stop(self, step, values):
+        if step == tiny.STEPS:
+            os.kill(os.getpid(), signal.SIGTERM)
+        log(self, step, values)
+
+    for target, name, patched, step in (
+        (loop, "load_dataset", load_and_stop, 1),
+        (Writer, "log", log_and_stop, tiny.STEPS),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, patched)
+            with pytest.raises(csn_jax.Stopped) as caught:
+                tiny.train(tmp_path)
+        assert caught.value.step == step == steps_of(tmp_path)[-1]
+    assert not (tmp_path / "results.json").exists()
+    tiny.train(tmp_path)
+    assert tiny.fingerprint(tmp_path) == tiny.fingerprint(finished)
+
+
+@contextmanager
+def no_file_larger_than(size: int):
+    """What a full disk feels like to every writer of this process: EFBIG instead of ENOSPC."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("limit", [500, 4000, 100_000])
+def test_a_disk_that_fills_is_one_sentence_and_no_loss(finished, tmp_path, limit):
+    """In the log, in the records of a checkpoint, in its arrays; with room again, the run ends as if unbroken."""
+    with no_file_larger_than(limit), pytest.raises(csn_jax.MachineError) as caught:
+        tiny.train(tmp_path)
+    message = str(caught.value)
+    assert "no room to " in message and str(tmp_path) in message and "bytes free" in message, message
+    assert "the same command again" in message and tiny.is_one_sentence(message.removesuffix("."))
+    if limit == 100_000:
+        assert re.search(r"save step \d+ in .* free, [\d,]{7,} needed\); no checkpoint is whole yet;", message)
+    tiny.train(tmp_path)
+    assert tiny.fingerprint(tmp_path) == tiny.fingerprint(finished)
+
+
+def test_a_disk_that_fills_later_names_the_last_whole_step(finished, tmp_path, monkeypatch):
+    """From step 13 on there is no room: the error, at the next save, names step 10, and the run goes on from it."""
+    log, limit = Writer.log, no_file_larger_than(100_000)
+
+    def log_and_fill(self, step, values):
+        if step == 12:
+            while not (tmp_path / "checkpoints" / "10").exists():  # saved while the loop goes on
+                time.sleep(0.01)
+            limit.__enter__()
+        log(self, step, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "log", log_and_fill)
+        try:
+            with pytest.raises(
+                csn_jax.MachineError, match="no room to save step 15 .* the last whole checkpoint is step 10;"
+            ):
+                tiny.train(tmp_path)
+        finally:
+            limit.__exit__(None, None, None)
+    assert steps_of(tmp_path) == [8, 10]
+    tiny.train(tmp_path)
+    assert tiny.fingerprint(tmp_path) == tiny.fingerprint(finished)
+
+
+def test_a_damaged_newest_step_costs_only_its_own_work(finished, tmp_path, capsys):
+    """Told by step and reason; training goes on from the step before and ends with the same bytes."""
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    (workdir / "results.json").unlink()
+    arrays = max((workdir / "checkpoints" / "24").rglob("*"), key=lambda path: path.stat().st_size)
+    data = bytearray(arrays.read_bytes())
+    data[len(data) // 2] ^= 8
+    arrays.write_bytes(data)
+    tiny.train(workdir)
+    told = capsys.readouterr().err
+    assert f"checkpoint {workdir / 'checkpoints' / '24'} is damaged: " in told and "goes on from step 20" in told
+    assert "going on from step 20" in told
+    assert tiny.fingerprint(workdir) == tiny.fingerprint(finished)
+
+
+def test_the_same_command_with_another_workdir_gives_the_same_bytes(finished, tmp_path):
+    """Nothing of the place or the time gets into what must be equal."""
+    tiny.train(tmp_path)
+    assert tiny.fingerprint(tmp_path) == tiny.fingerprint(finished)
+    other = tmp_path / "seed"
+    tiny.train(other, "--config.seed=1")
+    assert json.loads((other / "data.json").read_text()) == json.loads((tmp_path / "data.json").read_text())
+    assert (other / "metrics.jsonl").read_bytes() != (tmp_path / "metrics.jsonl").read_bytes()
