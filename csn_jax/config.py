@@ -30,14 +30,28 @@ class BackboneConfig:
 class DataConfig:
     """Which items, and how triplets are drawn from them."""
 
-    source: Literal["glyphs", "fonts"] = "glyphs"
-    """glyphs: the pack inside this package; fonts: a folder of font files, given by data.path."""
+    source: Literal["glyphs", "fonts", "table"] = "glyphs"
+    """glyphs: the pack inside this package; fonts: a folder of font files, given by data.path; table: a CSV or Parquet
+    file, one row an item, given by data.path."""
     path: str = ""
     """The folder or file that the source reads; the embedded glyphs need none."""
     conditions: tuple[str, ...] = ()
     """The notions of similarity to learn, in order; empty takes all that the source has."""
     split_by: str = ""
     """A label whose values stay together in one split (font: all test fonts are new); empty: each item on its own."""
+    image: str = "image"
+    """Table: the column of image paths, which are relative to the table's folder and stay inside it."""
+    id: str = "id"
+    """Table: the column that names each item; without it, items are named by their image, or by their row."""
+    vectors: str = ""
+    """Table: the column of feature vectors (Parquet), or an .npy or .npz file beside the table; empty: images."""
+    kinds: tuple[str, ...] = ()
+    """Table: NAME=KIND for columns whose kind should not be inferred: categorical, numeric, ordinal or set."""
+    skip_bad: bool = False
+    """Table: leave out rows whose image cannot be read, instead of refusing the table."""
+    triplets: str = ""
+    """Triplets of your own instead of drawn ones: a CSV or Parquet file with columns anchor, positive, negative and
+    condition, or a folder of the reference's integer lists with filenames.json. All of them are used."""
     train_triplets: int = 200_000
     """Training triplets for each condition (validation_triplets and test_triplets likewise)."""
     validation_triplets: int = 5_000
