@@ -12,18 +12,33 @@ from typing import Any, Literal
 from csn_jax.errors import UserError
 
 VARIANTS = ("standard", "specialists", "fixed", "learned", "learned_disjoint")
+# What backbone.freeze can name, from the input on; every backbone knows `all` besides.
+STAGES = {
+    "resnet18_csn": ("stem", "layer1", "layer2", "layer3"),
+    "resnet18": ("stem", "layer1", "layer2", "layer3", "layer4"),
+    "resnet50": ("stem", "layer1", "layer2", "layer3", "layer4"),
+}
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
     """The network from one input to one embedding."""
 
-    name: Literal["small", "vgg", "resnet18_csn"] = "small"
-    """small: the quickstart's; vgg: the paper's font network; resnet18_csn: the reference's."""
+    name: Literal["small", "vgg", "resnet18_csn", "resnet18", "resnet50"] = "small"
+    """small: the quickstart's; vgg: the paper's font network; resnet18_csn: the reference's, ResNet-18 without its
+    fourth stage; resnet18 and resnet50: torchvision's."""
     embedding_dim: int = 64
     """D, the number of embedding dimensions."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What convolutions compute in. Masks, distances, norms, statistics and optimizer stay float32."""
+    init: str = ""
+    """Pretrained weights to start from: a .safetensors, .pth, .pt or .pth.tar file with torchvision's or timm's names,
+    or hf:OWNER/NAME on the Hugging Face hub. Set preprocess.mean and std to what the weights were trained with."""
+    freeze: str = ""
+    """Keep this part as it starts: stem, layer1.. (a ResNet's stages up to that one) or all (everything but the last
+    linear layer). Frozen batch norms normalise by their running statistics and do not move them. Masks still train."""
+    learning_rate_ratio: float = 1.0
+    """Factor on the learning rate of the backbone but for its last linear layer, to fine-tune what init gave."""
 
 
 @dataclass(frozen=True)
@@ -147,12 +162,20 @@ class Config:
             "learning_rate": self.learning_rate,
             "schedule_decay": self.schedule_decay,
             "loss.margin": self.loss.margin,
+            "backbone.learning_rate_ratio": self.backbone.learning_rate_ratio,
         }.items():
             if not 0 < value < float("inf"):
                 raise UserError(f"config.{name} is {value}; give a number above 0.")
         for name in ("embedding_weight", "mask_weight"):
             if not 0 <= getattr(self.loss, name) < float("inf"):
                 raise UserError(f"config.loss.{name} is {getattr(self.loss, name)}; give a number of at least 0.")
+        parts = (*STAGES.get(self.backbone.name, ()), "all")
+        if self.backbone.freeze not in ("", *parts):
+            near = did_you_mean(self.backbone.freeze, parts)
+            raise UserError(
+                f"config.backbone.freeze is {self.backbone.freeze!r}{near}; {self.backbone.name} can freeze "
+                f"{', '.join(parts)}, or nothing when it is empty."
+            )
         channels = len(self.preprocess.mean)
         if channels not in (1, 3) or len(self.preprocess.std) != channels:
             raise UserError(

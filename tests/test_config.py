@@ -32,6 +32,7 @@ ANOTHER = {
     "feed": "device",
     "name": "vgg",
     "dtype": "bfloat16",
+    "freeze": "all",
     "source": "fonts",
     "conditions": ["font"],
     "mean": [0.7],
@@ -65,6 +66,17 @@ def test_digest_and_differences_tell_a_changed_field(path):
 MISTAKES = {
     "variant": (lambda: Config(variant="lerned"), "'lerned' (did you mean learned?)", "learned_disjoint"),
     "backbone": (lambda: Config(backbone=BackboneConfig(name="resnet")), "config.backbone.name", "resnet18_csn"),
+    "freeze": (
+        lambda: Config(backbone=BackboneConfig(name="resnet18_csn", freeze="layer4")),
+        "config.backbone.freeze is 'layer4' (did you mean layer3?)",
+        "resnet18_csn can freeze stem, layer1, layer2, layer3, all",
+    ),
+    "freeze a stage of none": (lambda: Config(backbone=BackboneConfig(freeze="stem")), "small can freeze all, or"),
+    "ratio": (
+        lambda: Config(backbone=BackboneConfig(learning_rate_ratio=0.0)),
+        "config.backbone.learning_rate_ratio is 0.0",
+        "above 0",
+    ),
     "source": (lambda: Config(data=DataConfig(source="glyph")), "did you mean glyphs", "fonts"),
     "batch": (lambda: Config(batch_size=0), "config.batch_size is 0", "at least 1"),
     "steps": (lambda: Config(steps=-1), "config.steps is -1", "at least 1"),

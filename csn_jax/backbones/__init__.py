@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from csn_jax.backbones.resnet import ResNet18CSN
+from csn_jax.backbones.norm import BatchNorm
+from csn_jax.backbones.resnet import resnet18, resnet18_csn, resnet50, stage_of
 from csn_jax.backbones.small import Small
 from csn_jax.backbones.vgg import VGG
-from csn_jax.config import BackboneConfig
+from csn_jax.config import STAGES, BackboneConfig
+
+HEAD = "fc"  # the last linear layer, in every backbone: what pretrained weights need not have and freezing leaves free
 
 
 class Backbone(NamedTuple):
@@ -23,13 +26,32 @@ class Backbone(NamedTuple):
 
 def build(config: BackboneConfig) -> Backbone:
     """The backbone that a config names."""
-    modules = {"small": Small, "vgg": VGG, "resnet18_csn": ResNet18CSN}
+    modules = {
+        "small": Small,
+        "vgg": VGG,
+        "resnet18_csn": resnet18_csn,
+        "resnet18": resnet18,
+        "resnet50": resnet50,
+    }
     dtype = None if config.dtype == "float32" else jnp.dtype(config.dtype)
-    return from_module(modules[config.name](config.embedding_dim, dtype))
+    return from_module(modules[config.name](config.embedding_dim, dtype), _frozen(config))
 
 
-def from_module(module: nn.Module) -> Backbone:
-    """Wrap a Linen module whose call is (x, *, train, valid) -> [B, D]; statistics live in `batch_stats`."""
+def _frozen(config: BackboneConfig) -> Callable[[str], bool]:
+    """Whether a module of the network, by its name, stays as it starts."""
+    if config.freeze == "all":
+        return lambda module: module != HEAD
+    stages = STAGES[config.name] if config.freeze else ()
+    frozen = stages[: stages.index(config.freeze) + 1] if stages else ()
+    return lambda module: bool(frozen) and stage_of(module) in frozen
+
+
+def from_module(module: nn.Module, frozen: Callable[[str], bool] = lambda module: False) -> Backbone:
+    """Wrap a Linen module whose call is (x, *, train, valid) -> [B, D]; statistics live in `batch_stats`.
+
+    Frozen submodules get no gradient, from which Adam makes no update, and their batch norms work as in evaluation
+    while the others train.
+    """
 
     def init(seed: int, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
         x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
@@ -37,10 +59,17 @@ def from_module(module: nn.Module) -> Backbone:
         shapes = jax.eval_shape(lambda k, x: module.init(k, x, train=True), key, x)
         return _draw(shapes["params"], np.random.default_rng(seed)), _draw(shapes.get("batch_stats", {}), None)
 
+    def hold_frozen_norms(call, args, kwargs, context):
+        if isinstance(context.module, BatchNorm) and frozen(context.module.path[0]):
+            kwargs = kwargs | {"train": False}
+        return call(*args, **kwargs)
+
     def apply(params, statistics, x, *, train: bool, valid: jax.Array | None = None):
+        params = {name: jax.lax.stop_gradient(tree) if frozen(name) else tree for name, tree in params.items()}
         variables = {"params": params, "batch_stats": statistics}
         if train:
-            embeddings, changed = module.apply(variables, x, train=True, valid=valid, mutable=["batch_stats"])
+            with nn.intercept_methods(hold_frozen_norms):
+                embeddings, changed = module.apply(variables, x, train=True, valid=valid, mutable=["batch_stats"])
             return embeddings, changed.get("batch_stats", {})
         return module.apply(variables, x, train=False), statistics
 

@@ -4,16 +4,25 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from csn_jax.backbones import HEAD
 from csn_jax.config import Config
 
 
 def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam(0.9, 0.999, 1e-8) without weight decay, as in the reference, under the config's schedule."""
+    """Adam(0.9, 0.999, 1e-8) without weight decay, as in the reference, under the config's schedule.
+
+    The backbone's updates but for its last linear layer's are multiplied by `backbone.learning_rate_ratio`.
+    """
+    ratio = config.backbone.learning_rate_ratio
     adam = optax.adam(make_schedule(config, steps_per_epoch), b1=0.9, b2=0.999, eps=1e-8)
 
     def update(*arguments):
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer, which strict JAX refuses
-            return adam.update(*arguments)
+            updates, state = adam.update(*arguments)
+        if ratio != 1:
+            scaled = jax.tree.map(lambda update: ratio * update, updates["backbone"])
+            updates = updates | {"backbone": scaled | {HEAD: updates["backbone"][HEAD]}}
+        return updates, state
 
     return optax.GradientTransformation(adam.init, update)
 
