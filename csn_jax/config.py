@@ -93,6 +93,10 @@ class PreprocessConfig:
 class LossConfig:
     """L = L_T + embedding_weight * L_W + mask_weight * L_M (paper, section 3.2)."""
 
+    name: Literal["triplet", "batch_all", "batch_hard"] = "triplet"
+    """triplet: L_T over drawn triplets, as in the paper. Over batches of labelled items, all their labels used at once:
+    batch_all: the mean over all active triplets inside the batch; batch_hard: over each item's farthest positive with
+    its nearest negative, by condition."""
     margin: float = 0.2
     """h of the triplet hinge."""
     embedding_weight: float = 5e-3
@@ -110,7 +114,7 @@ class Config:
     seed: int = 0
     """Seeds initial weights, initial masks, the order of triplets and the augmentation."""
     batch_size: int = 128
-    """Triplets in a step, over all devices together."""
+    """Triplets in a step, over all devices together; with the loss batch_all or batch_hard, items in a step."""
     steps: int = 1_200
     """Length of training. Counted in steps, so the result does not depend on the machine's speed."""
     learning_rate: float = 2e-3
@@ -169,6 +173,11 @@ class Config:
         for name in ("embedding_weight", "mask_weight"):
             if not 0 <= getattr(self.loss, name) < float("inf"):
                 raise UserError(f"config.loss.{name} is {getattr(self.loss, name)}; give a number of at least 0.")
+        if self.loss.name != "triplet" and self.data.triplets:
+            raise UserError(
+                f"config.loss.name is {self.loss.name}, which learns from labels, and config.data.triplets names "
+                "triplets of your own; use --config.loss.name=triplet for these, or leave config.data.triplets empty."
+            )
         parts = (*STAGES.get(self.backbone.name, ()), "all")
         if self.backbone.freeze not in ("", *parts):
             near = did_you_mean(self.backbone.freeze, parts)
