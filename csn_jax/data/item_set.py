@@ -45,6 +45,7 @@ class ItemSet:
     labels: {column: [N] str}, conditions and others; the empty string is a missing value.
     split: [N] str, one of SPLITS.
     conditions: in the order of the masks' rows.
+    notions: all that could be learned, with their kinds; a label column that is none of them is categorical.
     """
 
     inputs: np.ndarray
@@ -52,6 +53,7 @@ class ItemSet:
     labels: dict[str, np.ndarray]
     split: np.ndarray
     conditions: tuple[Condition, ...]
+    notions: tuple[Condition, ...] = ()
 
     def digest(self) -> str:
         """SHA-256 over everything that training and evaluation read, in hex."""
@@ -78,7 +80,8 @@ def make_items(rows: Rows, data: DataConfig) -> ItemSet:
     split = rows.split
     if split is None:
         split = split_items(len(rows.ids), rows.labels[data.split_by] if data.split_by else None, data.seed)
-    return ItemSet(rows.inputs, rows.ids, rows.labels, split, choose_conditions(rows.conditions, data.conditions))
+    conditions = choose_conditions(rows.conditions, data.conditions)
+    return ItemSet(rows.inputs, rows.ids, rows.labels, split, conditions, rows.conditions)
 
 
 def choose_conditions(available: tuple[Condition, ...], wanted: tuple[str, ...]) -> tuple[Condition, ...]:

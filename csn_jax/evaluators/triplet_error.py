@@ -9,9 +9,9 @@ import numpy as np
 from csn_jax.core.losses import distance
 from csn_jax.data.item_set import ItemSet
 from csn_jax.data.triplets import Triplets
+from csn_jax.evaluators.bootstrap import intervals
 
 CHUNK = 16_384  # triplets at a time, padded to that size, so that one program serves all
-RESAMPLES = 1_000
 
 
 @jax.jit
@@ -59,17 +59,10 @@ def count(wrong: np.ndarray, items: ItemSet, triplets: Triplets) -> dict[str, tu
 def interval(wrong: np.ndarray, anchor: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """95 % interval of the error, by a bootstrap over anchor items.
 
-    Triplets of one anchor stand or fall together, so whole anchors are drawn with replacement, and the error of each
-    of 1,000 draws is wrong / total over the drawn ones. Percentiles 2.5 and 97.5.
+    Triplets of one anchor stand or fall together.
     """
     _, group = np.unique(anchor, return_inverse=True)
-    outcomes = np.stack([np.bincount(group, weights=wrong), np.bincount(group)])  # [2, anchors]: wrong, total
-    # Anchors with the same outcome are interchangeable, so a draw only has to say how many of each kind it holds.
-    kinds, times = np.unique(outcomes, axis=1, return_counts=True)  # [2, kinds], [kinds]
-    drawn = np.random.default_rng(seed).multinomial(times.sum(), times / times.sum(), size=RESAMPLES)
-    wrong_of, total_of = (drawn @ kinds.T).T  # [RESAMPLES] each
-    errors = wrong_of / total_of
-    low, high = np.percentile(errors, [2.5, 97.5])
+    low, high = intervals(np.bincount(group, weights=wrong)[None], np.bincount(group), seed)[0]
     return float(low), float(high)
 
 
