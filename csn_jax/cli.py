@@ -1,6 +1,7 @@
 """The command line: presets FILE.py:FUNCTION, typed overrides, and errors as one sentence. Imports no JAX."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import io
 import os
@@ -19,10 +20,8 @@ Args = TypeVar("Args")
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Run a verb and exit: 0, 2 after a user's mistake, 1 when the machine failed, 128 + signal after a saved stop."""
     try:
-        try:
-            main(sys.argv[1:])
-        finally:
-            sys.stdout.flush()  # also after --help, or the interpreter finds the pipe broken when nobody catches it
+        main(sys.argv[1:])
+        sys.stdout.flush()
     except UserError as error:
         sys.exit(_told(error, 2))
     except MachineError as error:
@@ -55,6 +54,10 @@ def parse(args_type: type[Args], argv: Sequence[str], prog: str) -> Args:
     import tyro  # 0.1 s, so not before somebody parses
 
     argv, default = list(argv), None
+    switches = [f"--{item.name}" for item in dataclasses.fields(args_type) if item.type is bool]
+    for i, word in enumerate(argv):  # a bare --json means --json=True; tyro has either this or =False
+        if word in switches and argv[i + 1 : i + 2] not in (["True"], ["False"]):
+            argv[i] += "=True"
     if "config" in args_type.__dataclass_fields__:
         presets = [i for i, word in enumerate(argv) if word == "--config" or word.startswith("--config=")]
         if len(presets) > 1:
@@ -172,4 +175,25 @@ def results_table(results: dict[str, Any]) -> str:
         )
         rows.append((name, f"{value:.2%}", f"{low:.2%} to {high:.2%}", f"{n:,}"))
     head = f"{results['variant']} masks, {results['split']} split, step {results['step']:,}"
-    return f"{head}\n{table(rows)}"
+    parts = [f"{head}\n{table(rows)}"]
+    if found := results.get("retrieval", {}).get("by_condition"):
+        n_queries = results["retrieval"]["n_queries"]["by_condition"]
+        rows = [("retrieval", "recall@1", "R-precision", "MAP@R", "queries")]
+        for name, values in found.items():
+            figures = (f"{values[metric]:.2%}" for metric in ("recall@1", "r_precision", "map@r"))
+            rows.append((name, *figures, f"{n_queries[name]:,}"))
+        parts.append(table(rows))
+    if found := results.get("leakage"):
+        chance = found["chance"]["by_attribute"]
+        rows = [("nearest is alike in", *chance)]
+        for name, values in found["by_condition"].items():
+            rows.append((f"by {name}", *(f"{values[attribute] + chance[attribute]:.1%}" for attribute in chance)))
+        parts.append(table([*rows, ("by chance", *(f"{value:.1%}" for value in chance.values()))]))
+    if found := results.get("off_task", {}).get("by_label"):
+        rows = [("off-task probe", "top-1", "95 % interval", "chance", "items")]
+        for name, value in found.items():
+            low, high = results["off_task"]["ci95"]["by_label"][name]
+            chance, n = (results["off_task"][part]["by_label"][name] for part in ("chance", "n_items"))
+            rows.append((name, f"{value:.2%}", f"{low:.2%} to {high:.2%}", f"{chance:.2%}", f"{n:,}"))
+        parts.append(table(rows))
+    return "\n\n".join(parts)

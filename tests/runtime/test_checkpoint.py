@@ -185,13 +185,20 @@ def test_every_bit_of_an_array_counts(three, tmp_path):
     assert any("/" in text and "differ from their SHA-256" in text for text in told)
 
 
+DAMAGES = {
+    "halved": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "other JSON": lambda path: path.write_text("[]"),
+    "emptied": lambda path: os.truncate(path, 0),
+    "deleted": lambda path: path.unlink(),
+}
+
+
 @pytest.mark.parametrize(
-    "how", ["halved", *(pytest.param(how, marks=pytest.mark.slow) for how in ("deleted", "emptied"))]
+    "how", ["halved", "other JSON", *(pytest.param(how, marks=pytest.mark.slow) for how in ("emptied", "deleted"))]
 )
-def test_a_missing_or_short_file_is_harmless_or_told(three, tmp_path, how):
+def test_a_short_lost_or_foreign_file_is_harmless_or_told(three, tmp_path, how):
     def damage(folder: Path, name: str) -> None:
-        path = folder / "3" / name
-        path.unlink() if how == "deleted" else os.truncate(path, 0 if how == "emptied" else path.stat().st_size // 2)
+        DAMAGES[how](folder / "3" / name)
 
     told = {}
     for name in files_of(three / "3"):
@@ -204,6 +211,18 @@ def test_a_lost_step_and_a_lost_folder_start_from_what_is_left(three, tmp_path):
     checkpoints = Checkpoints(tmp_path / "nothing")
     assert checkpoints.restore_newest(target()) is None
     checkpoints.close()
+
+
+def test_what_a_killed_save_left_goes_with_the_next(tmp_path):
+    """Also when that step is never saved again, as after a stop between two regular saves."""
+    filled(tmp_path, {1: 0.5})
+    shutil.copytree(tmp_path / "1", tmp_path / "7.orbax-checkpoint-tmp")
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == [1]
+    checkpoints.restore_newest(target(), pytest.fail)
+    checkpoints.save(state_at(8), None)
+    checkpoints.close()
+    assert sorted(os.listdir(tmp_path)) == ["1", "8"]
 
 
 def test_training_goes_on_over_a_damaged_step(three, tmp_path):
