@@ -112,7 +112,7 @@ class Config:
     variant: Literal["standard", "specialists", "fixed", "learned", "learned_disjoint"] = "learned"
     """How masks start and whether they are trained (paper, section 4)."""
     seed: int = 0
-    """Seeds initial weights, initial masks, the order of triplets and the augmentation."""
+    """Seeds initial weights, initial masks, the order or draw of batches, and the augmentation."""
     batch_size: int = 128
     """Triplets in a step, over all devices together; with the loss batch_all or batch_hard, items in a step."""
     steps: int = 1_200

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ import numpy as np
 
 from csn_jax import pictures
 from csn_jax.config import Config
-from csn_jax.core.steps import Batch, make_embed_step, make_train_step
+from csn_jax.core.steps import make_embed_step, make_in_batch_step, make_train_step
 from csn_jax.data.dataset import Dataset, load_dataset
-from csn_jax.data.feed import device_feed
-from csn_jax.data.order import batch_rows
+from csn_jax.data.feed import AnyBatch, device_feed, labelled_batches, triplet_batches
 from csn_jax.errors import MachineError, Stopped
 from csn_jax.evaluators import triplet_error
-from csn_jax.model import Model, build_network, load, make_model, restore_target
+from csn_jax.model import Model, build_network, examples, load, make_model, restore_target
 from csn_jax.runtime.checkpoint import Checkpoints
 from csn_jax.runtime.compiler import jit
 from csn_jax.runtime.sharding import Shardings, make_shardings
@@ -105,9 +104,9 @@ def _train_specialist(config: Config, workdir: Path, dataset: Dataset, row: int,
 
 def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -> None:
     """Train one network from its newest checkpoint to the last step."""
-    items, triplets, shardings = dataset.items, dataset.triplets["train"], make_shardings()
+    items, shardings, in_batch = dataset.items, make_shardings(), config.loss.name != "triplet"
     names = [condition.name for condition in items.conditions]
-    network = build_network(config, items.inputs.shape[1:], len(names), len(triplets.anchor))
+    network = build_network(config, items.inputs.shape[1:], len(names), examples(config, dataset.record))
     claim(workdir, config, dataset.record)  # not sooner: a config that cannot be trained leaves the workdir free
     checkpoints = Checkpoints(workdir / "checkpoints")
     state = checkpoints.restore_newest(restore_target(network.state, shardings), say)
@@ -118,7 +117,7 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
         say(f"going on from step {start}")
 
     train_step = jit(
-        make_train_step(
+        (make_in_batch_step if in_batch else make_train_step)(
             network.backbone,
             network.preprocess,
             network.optimizer,
@@ -130,12 +129,13 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
     )
     embed_step = jit(make_embed_step(network.backbone, network.preprocess))
     on_device = jax.device_put(items.inputs, shardings.state) if config.feed == "device" else None
-    writer, pending = Writer(workdir, start), Pending(config, dataset, workdir, start)
-    images = 3 * config.batch_size  # in a step
+    batch_at = _batches(config, dataset, shardings)
+    writer, pending = Writer(workdir, start), Pending(batch_at, items.ids, workdir, start)
+    images = config.batch_size * (1 if in_batch else 3)  # in a step
     progress = Progress("training", config.steps * images, start * images, unit="image")
     began = time.perf_counter()
     with closing(checkpoints), closing(writer), closing(progress):
-        for step, batch in enumerate(_feed(config, dataset, shardings, start), start + 1):
+        for step, batch in enumerate(_feed(config, items.inputs, batch_at, start, shardings), start + 1):
             state, metrics = train_step(state, batch, on_device)
             pending.add(metrics)
             last, stopping = step == config.steps, stop.signum is not None
@@ -167,14 +167,22 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
         raise Stopped(stop.signum, config.steps)
 
 
-def _feed(config: Config, dataset: Dataset, shardings: Shardings, start: int) -> Iterator[Batch]:
-    size = shardings.padded(config.batch_size)
-    plan = (dataset.triplets["train"], config.seed, config.batch_size, size, start, config.steps, shardings.batch)
+def _batches(config: Config, dataset: Dataset, shardings: Shardings) -> Callable[[int], AnyBatch]:
+    """batch_at(step), as positions of items: what the feeds send."""
+    plan = (config.seed, config.batch_size, shardings.padded(config.batch_size))
+    if config.loss.name == "triplet":
+        return triplet_batches(dataset.triplets["train"], *plan)
+    return labelled_batches(dataset.items, *plan)
+
+
+def _feed(
+    config: Config, inputs: np.ndarray, batch_at: Callable[[int], AnyBatch], start: int, shardings: Shardings
+) -> Iterator[AnyBatch]:
     if config.feed == "device":
-        return device_feed(*plan)
+        return device_feed(batch_at, start, config.steps, shardings.batch)
     from csn_jax.data.tf_feed import tf_feed  # TensorFlow takes seconds to import and is not needed otherwise
 
-    return tf_feed(dataset.items.inputs, *plan)
+    return tf_feed(inputs, batch_at, start, config.steps, shardings.batch)
 
 
 def _validate(model: Model, dataset: Dataset) -> dict[str, float]:
@@ -187,8 +195,8 @@ def _validate(model: Model, dataset: Dataset) -> dict[str, float]:
 class Pending:
     """Metrics of the steps since the last look, still on the device, so that no step waits for the host."""
 
-    def __init__(self, config: Config, dataset: Dataset, workdir: Path, start: int):
-        self._config, self._dataset, self._workdir = config, dataset, workdir
+    def __init__(self, batch_at: Callable[[int], AnyBatch], ids: np.ndarray, workdir: Path, start: int):
+        self._batch_at, self._ids, self._workdir = batch_at, ids, workdir
         self._step, self._metrics = start, []
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
@@ -209,9 +217,8 @@ class Pending:
         return {name: float(value) for name, value in fetched[-1].items()}
 
     def _blame(self, metrics: dict[str, Any]) -> str:
-        triplets, items = self._dataset.triplets["train"], self._dataset.items
-        rows = batch_rows(self._config.seed, self._step - 1, len(triplets.anchor), self._config.batch_size)
-        ids = items.ids[np.unique(np.concatenate([column[rows] for column in triplets[:3]]))].tolist()
+        batch = self._batch_at(self._step - 1)  # its padding repeats items
+        ids = self._ids[np.unique(np.concatenate([getattr(batch, column) for column in batch.ITEMS]))].tolist()
         path = self._workdir / "nonfinite_batch.json"
         write_atomically(path, json.dumps({"step": self._step, "items": ids}, indent=1).encode())
         return (

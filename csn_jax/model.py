@@ -99,8 +99,10 @@ class Network(NamedTuple):
     state: State
 
 
-def build_network(config: Config, input_shape: Sequence[int], n_conditions: int, n_train_triplets: int) -> Network:
+def build_network(config: Config, input_shape: Sequence[int], n_conditions: int, n_examples: int) -> Network:
     """Assemble backbone, masks and optimizer of a config, with their seeded initial values.
+
+    An epoch of the learning rate's schedule is `n_examples`, which `examples` finds.
 
     Raises:
         UserError: when the embedding has fewer dimensions than there are conditions.
@@ -113,9 +115,14 @@ def build_network(config: Config, input_shape: Sequence[int], n_conditions: int,
     backbone = backbones.build(config.backbone)
     params, statistics = backbone.init(config.seed, tuple(input_shape))
     masks = initial_masks(config.variant, n_conditions, config.backbone.embedding_dim, config.seed)
-    optimizer = make_optimizer(config, steps_per_epoch(n_train_triplets, config.batch_size))
+    optimizer = make_optimizer(config, steps_per_epoch(n_examples, config.batch_size))
     state = initial_state(params, statistics, masks.beta, optimizer)
     return Network(backbone, make_preprocess(config.preprocess), optimizer, masks, state)
+
+
+def examples(config: Config, record: dict) -> int:
+    """What makes an epoch, by the record in data.json: the training triplets, or the items of an in-batch loss."""
+    return record["triplets" if config.loss.name == "triplet" else "items"]["train"]
 
 
 def make_model(
@@ -169,6 +176,6 @@ def load(workdir: str | Path) -> Model:
     if best is None:
         raise UserError(f"{workdir} has no checkpoint yet; run csn_jax.train with this --workdir first.")
     shardings = make_shardings()
-    network = build_network(config, record["input_shape"], len(names), record["triplets"]["train"])
+    network = build_network(config, record["input_shape"], len(names), examples(config, record))
     state = checkpoints.restore(best, restore_target(network.state, shardings))
     return make_model(names, state, jit(make_embed_step(network.backbone, network.preprocess)), shardings)

@@ -1,5 +1,6 @@
-"""The training step and the embedding step: what is compiled. Pure functions of arrays."""
+"""The training steps and the embedding step: what is compiled. Pure functions of arrays."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import optax
 
 from csn_jax.backbones import Backbone
 from csn_jax.config import LossConfig
+from csn_jax.core.in_batch import in_batch_loss
 from csn_jax.core.losses import csn_loss
 from csn_jax.core.masks import rectify
 from csn_jax.core.preprocess import Preprocess
@@ -17,11 +19,23 @@ from csn_jax.core.preprocess import Preprocess
 class Batch(NamedTuple):
     """B conditional triplets. A role holds inputs [B, ...], or int32 [B] positions in an array of all items."""
 
+    ITEMS = ("anchor", "positive", "negative")  # the columns of which this is true
+
     anchor: Any
     positive: Any
     negative: Any
     condition: Any  # [B] int32
     valid: Any  # [B] bool; False marks the padding of a short batch
+
+
+class LabelledBatch(NamedTuple):
+    """B items with all their labels, for the in-batch losses."""
+
+    ITEMS = ("item",)
+
+    item: Any  # inputs [B, ...], or int32 [B] positions
+    labels: Any  # [B, C] int32 codes; -1 where a label is missing
+    valid: Any  # [B] bool; False marks padding
 
 
 class State(NamedTuple):
@@ -65,15 +79,52 @@ def make_train_step(
             terms = csn_loss(**embeddings, mask=rectify(beta)[batch.condition], valid=batch.valid, **weights)
             return terms.total, (terms, statistics)
 
-        (_, (terms, statistics)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": terms.total} | terms._asdict() | {"gradient_norm": optax.tree.norm(gradient)}
-        del metrics["total"]
-        return State(state.step + 1, params, statistics, opt_state), metrics
+        return _descend(state, objective, optimizer)
 
     weights = {"margin": loss.margin, "embedding_weight": loss.embedding_weight, "mask_weight": loss.mask_weight}
     return train_step
+
+
+def make_in_batch_step(
+    backbone: Backbone,
+    preprocess: Preprocess,
+    optimizer: optax.GradientTransformation,
+    loss: LossConfig,
+    *,
+    train_masks: bool,
+    seed: int,
+) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+    """The train_step of `make_train_step` for batches of labelled items: one forward, then all triplets among them.
+
+    In place of the accuracy, metrics hold the share of active triplets (batch_all) or anchors (batch_hard).
+    """
+
+    def train_step(state: State, batch: LabelledBatch, items: jax.Array | None = None):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def objective(params):
+            x = preprocess(batch.item if items is None else items[batch.item], key)
+            embeddings, statistics = backbone.apply(
+                params["backbone"], state.statistics, x, train=True, valid=batch.valid
+            )  # [B, D]
+            beta = params["beta"] if train_masks else jax.lax.stop_gradient(params["beta"])  # [C, D]
+            terms = in_batch_loss(embeddings, rectify(beta), batch.labels, batch.valid, **dataclasses.asdict(loss))
+            return terms.total, (terms, statistics)
+
+        return _descend(state, objective, optimizer)
+
+    return train_step
+
+
+def _descend(state: State, objective: Callable, optimizer: optax.GradientTransformation):
+    """The end of every training step: one step of the optimizer down objective(params) -> (loss, (terms, statistics)).
+    (state, metrics)."""
+    (_, (terms, statistics)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {"loss": terms.total} | terms._asdict() | {"gradient_norm": optax.tree.norm(gradient)}
+    del metrics["total"]
+    return State(state.step + 1, params, statistics, opt_state), metrics
 
 
 def make_embed_step(backbone: Backbone, preprocess: Preprocess) -> Callable[..., jax.Array]:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from csn_jax.config import Config
 from csn_jax.data import fonts, glyphs
 from csn_jax.data.item_set import SPLITS, ItemSet, make_items
+from csn_jax.data.order import check_labelled
 from csn_jax.data.triplets import Triplets, draw_triplets
 from csn_jax.errors import UserError
 
@@ -36,7 +37,9 @@ def load_dataset(config: Config) -> Dataset:
         split: draw_triplets(items, split, count, data.seed) for split, count in zip(SPLITS, counts, strict=True)
     }
     n_train = len(triplets["train"].anchor)
-    if config.batch_size > n_train:
+    if config.loss.name != "triplet":
+        check_labelled(items, config.batch_size)
+    elif config.batch_size > n_train:
         raise UserError(
             f"config.batch_size is {config.batch_size} and there are {n_train} training triplets; give a batch of at "
             "most that size, or more data.train_triplets."

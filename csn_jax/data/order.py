@@ -1,13 +1,21 @@
-"""(seed, step) -> the triplets of a batch. No iterator, no state: resuming at a step is asking for that step."""
+"""(seed, step) -> the triplets, or the labelled items, of a batch. No iterator, no state: resuming at a step is asking
+for that step."""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
+from csn_jax.data.item_set import ItemSet
+from csn_jax.errors import UserError
 
-def steps_per_epoch(n_triplets: int, batch_size: int) -> int:
-    """Every triplet once; the short last batch counts as a step."""
-    return -(-n_triplets // batch_size)
+PER_VALUE = 4  # items drawn of a value, where the batch allows
+LEAST = 4  # items of a batch drawn for each condition: two of two values
+
+
+def steps_per_epoch(n_examples: int, batch_size: int) -> int:
+    """Every triplet (or, with an in-batch loss, as many items as there are) once; a short last batch is a step."""
+    return -(-n_examples // batch_size)
 
 
 def batch_rows(seed: int, step: int, n_triplets: int, batch_size: int) -> np.ndarray:
@@ -19,3 +27,92 @@ def batch_rows(seed: int, step: int, n_triplets: int, batch_size: int) -> np.nda
 @lru_cache(maxsize=2)  # a prefetching feed asks for the next epoch while this one ends
 def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(n)
+
+
+class Group(NamedTuple):
+    """The training items of one condition whose value others share, those of one value side by side."""
+
+    items: np.ndarray  # [M] int64, positions in the ItemSet
+    starts: np.ndarray  # [V] where a value's items begin
+    counts: np.ndarray  # [V] how many they are, two or more
+
+
+class Labelled(NamedTuple):
+    """What batches of labelled items are drawn from."""
+
+    codes: np.ndarray  # [N, C] int32: equal for equal values of a condition, -1 where it is missing
+    pool: np.ndarray  # [M] int64: the training items that have a label in any condition, ascending
+    groups: tuple[Group, ...]  # one for each condition
+
+
+def check_labelled(items: ItemSet, batch_size: int) -> None:
+    """Whether batches of labelled items can be drawn from a set in which every condition has triplets.
+
+    Raises:
+        UserError: for a condition that is not categorical, and for a batch too small or too large.
+    """
+    for condition in items.conditions:
+        if condition.kind != "categorical":
+            raise UserError(
+                f"condition {condition.name!r} is {condition.kind} and config.loss.name compares labels as the same or "
+                "different; use --config.loss.name=triplet, or name only categorical ones in config.data.conditions."
+            )
+    least, most = LEAST * len(items.conditions), len(label_items(items).pool)
+    if not least <= batch_size <= most:
+        raise UserError(
+            f"config.batch_size is {batch_size}, and a batch of labelled items holds at least {LEAST} for each of the "
+            f"{len(items.conditions)} conditions and at most the {most} labelled ones of the train split; give a "
+            f"number from {least} to {most}."
+        )
+
+
+def label_items(items: ItemSet) -> Labelled:
+    """Index the labels of a set for drawing batches from its training split."""
+    columns = [items.labels[condition.name] for condition in items.conditions]
+    codes = np.stack([np.unique(column, return_inverse=True)[1] for column in columns], axis=1)
+    codes = np.where(np.stack(columns, axis=1) == "", -1, codes).astype(np.int32)
+    training = items.split == "train"
+    groups = []
+    for code in codes.T:
+        known = np.flatnonzero(training & (code >= 0))
+        known = known[np.argsort(code[known], kind="stable")]
+        _, starts, counts = np.unique(code[known], return_index=True, return_counts=True)
+        shared = counts >= 2
+        groups.append(Group(known, starts[shared], counts[shared]))
+    return Labelled(codes, np.flatnonzero(training & (codes >= 0).any(axis=1)), tuple(groups))
+
+
+def labelled_rows(seed: int, step: int, labelled: Labelled, batch_size: int) -> np.ndarray:
+    """Positions of the items in the batch of a step counted from 0: int64 [B], all different, ascending.
+
+    Each condition draws an equal part: several values with equal chances, so that a giant class does not own the
+    batch, then several items of each, so that every condition has positives. An item that two conditions drew leaves
+    room, and so does a value with few items; it is filled with any labelled items.
+    """
+    rng = np.random.default_rng((seed, step))
+    parts = np.array_split(np.arange(batch_size), len(labelled.groups))
+    drawn = [_draw(group, len(part), rng) for group, part in zip(labelled.groups, parts, strict=True)]
+    rows = np.unique(np.concatenate(drawn))
+    free = np.ones(len(labelled.pool), bool)
+    free[np.searchsorted(labelled.pool, rows)] = False
+    more = rng.choice(labelled.pool[free], batch_size - len(rows), replace=False)
+    return np.sort(np.concatenate([rows, more]))
+
+
+def _draw(group: Group, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Up to `size` different items of one condition, evenly from some of its values."""
+    n_values = min(len(group.counts), max(2, size // PER_VALUE))
+    values = rng.choice(len(group.counts), n_values, replace=False)
+    each = -(-size // max(2, n_values))  # no value takes more than half: an anchor needs negatives, too
+    count = group.counts[values]
+    # `each` different numbers below `count`, for all values at once (Floyd's way): the next number draws among one
+    # more than the last did, and takes the newest where its draw is taken. Where count < each, the first are void.
+    chosen = np.full((each, n_values), -1)
+    for k in range(each):
+        newest = count - each + k
+        draw = rng.integers(np.maximum(newest + 1, 1))
+        taken = (chosen[:k] == draw[None]).any(axis=0)
+        chosen[k] = np.where(newest < 0, -1, np.where(taken, newest, draw))
+    # Cut from the end, where the values have all of theirs but the last.
+    chosen = chosen[::-1]
+    return (group.items[group.starts[values] + chosen])[chosen >= 0][:size]

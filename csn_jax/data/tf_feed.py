@@ -2,15 +2,13 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from csn_jax.core.steps import Batch
-from csn_jax.data.feed import host_batch
-from csn_jax.data.triplets import Triplets
+from csn_jax.data.feed import AnyBatch, gather
 from csn_jax.errors import UserError
 
 # Before the import, which prints a page of notices otherwise. oneDNN: we only use tf.data.
@@ -28,33 +26,29 @@ AHEAD = 2  # batches ready on the host, and again on the device
 
 
 def tf_feed(
-    inputs: np.ndarray,
-    triplets: Triplets,
-    seed: int,
-    batch_size: int,
-    padded_size: int,
-    start: int,
-    stop: int,
-    sharding: Any,
-) -> Iterator[Batch]:
+    inputs: np.ndarray, batch_at: Callable[[int], AnyBatch], start: int, stop: int, sharding: Any
+) -> Iterator[AnyBatch]:
     """Batches with their rows gathered from `inputs` [N, ...], which may be memory-mapped and larger than RAM."""
     tf.config.set_visible_devices([], "GPU")  # the accelerator's memory belongs to JAX
-    dtypes = Batch(*(tf.as_dtype(inputs.dtype),) * 3, condition=tf.int32, valid=tf.bool)
+    first = batch_at(start)
+    columns = {name: getattr(first, name) for name in first._fields} | dict.fromkeys(first.ITEMS, inputs)
+    dtypes = [tf.as_dtype(column.dtype) for column in columns.values()]
 
-    def gather(step: np.ndarray) -> tuple:
-        return tuple(host_batch(inputs, triplets, seed, int(step), batch_size, padded_size))
+    def rows(step: np.ndarray) -> tuple:
+        return tuple(gather(inputs, batch_at(int(step))))
 
     options = tf.data.Options()
     options.deterministic = True
     dataset = (
         tf.data.Dataset.range(start, stop)
-        .map(lambda step: tf.numpy_function(gather, [step], list(dtypes)), num_parallel_calls=2)
+        .map(lambda step: tf.numpy_function(rows, [step], dtypes), num_parallel_calls=2)
         .prefetch(AHEAD)
         .with_options(options)
     )
-    ready: deque[Batch] = deque()
+    ready: deque[AnyBatch] = deque()
     for arrays in dataset.as_numpy_iterator():
-        ready.append(jax.device_put(Batch(*arrays), sharding))  # returns at once; the copy overlaps the running step
+        # Returns at once; the copy overlaps the running step.
+        ready.append(jax.device_put(type(first)(*arrays), sharding))
         if len(ready) > AHEAD:
             yield ready.popleft()
     yield from ready

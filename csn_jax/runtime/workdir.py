@@ -152,7 +152,8 @@ def read_record(workdir: Path) -> dict:
     record = _read_object(path)
     try:
         sound = all(isinstance(condition["name"], str) for condition in record["conditions"])
-        sound = sound and all(isinstance(n, int) for n in [*record["input_shape"], *record["triplets"].values()])
+        numbers = [*record["input_shape"], *record["triplets"].values(), *record["items"].values()]
+        sound = sound and all(isinstance(n, int) for n in numbers)
     except (KeyError, TypeError, AttributeError):
         sound = False
     if not sound:

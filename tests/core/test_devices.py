@@ -9,7 +9,7 @@ from csn_jax.backbones.norm import batch_norm
 from csn_jax.config import BackboneConfig, Config, PreprocessConfig
 from csn_jax.core.losses import csn_loss
 from csn_jax.core.steps import make_train_step
-from csn_jax.data.feed import device_feed
+from csn_jax.data.feed import device_feed, triplet_batches
 from csn_jax.data.triplets import Triplets
 from csn_jax.model import build_network
 from csn_jax.runtime.compiler import jit
@@ -44,7 +44,8 @@ def train(devices):
     on_device = jax.device_put(items, shardings.state)
     size = shardings.padded(BATCH)
     losses = []
-    for batch in device_feed(triplets, CONFIG.seed, BATCH, size, 0, STEPS, shardings.batch):
+    batch_at = triplet_batches(triplets, CONFIG.seed, BATCH, size)
+    for batch in device_feed(batch_at, 0, STEPS, shardings.batch):
         assert len(batch.valid.sharding.device_set) == len(devices) and len(batch.valid) == size
         state, metrics = step(state, batch, on_device)
         losses.append(jax.device_get(metrics))

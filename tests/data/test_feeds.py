@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from csn_jax.core.steps import Batch
-from csn_jax.data.feed import device_feed, host_batch, index_batch
+from csn_jax.data.feed import device_feed, gather, triplet_batches
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.data.order import batch_rows, steps_per_epoch
 from csn_jax.data.triplets import Triplets, draw_triplets
@@ -30,7 +30,7 @@ def triplets(pixels) -> Triplets:
 
 def plan(triplets: Triplets, start: int, stop: int) -> tuple:
     shardings = make_shardings()
-    return triplets, SEED, BATCH, shardings.padded(BATCH), start, stop, shardings.batch
+    return triplet_batches(triplets, SEED, BATCH, shardings.padded(BATCH)), start, stop, shardings.batch
 
 
 def from_host(pixels, *args) -> list[Batch]:
@@ -49,7 +49,7 @@ def test_a_batch_is_its_rows_and_then_padding(triplets):
     steps = steps_per_epoch(100, BATCH)
     assert steps == 4
     for step in range(2 * steps):
-        batch = index_batch(triplets, SEED, step, BATCH, 32)
+        batch = triplet_batches(triplets, SEED, BATCH, 32)(step)
         rows = batch_rows(SEED, step, 100, BATCH)
         assert batch.valid.tolist() == [True] * len(rows) + [False] * (32 - len(rows))
         assert len(rows) == (10 if step % steps == 3 else 30)
@@ -91,7 +91,7 @@ def test_memory_mapped_inputs(pixels, triplets, tmp_path):
     args = plan(triplets, 2, 5)
     for one, other in zip(from_host(mapped, *args), from_host(pixels, *args), strict=True):
         assert_same(one, other)
-    batch = host_batch(mapped, triplets, SEED, 0, BATCH, 32)
+    batch = gather(mapped, triplet_batches(triplets, SEED, BATCH, 32)(0))
     assert not isinstance(batch.anchor, np.memmap) and batch.anchor.shape == (32, 4, 5, 3)
 
 
