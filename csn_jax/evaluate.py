@@ -1,4 +1,4 @@
-"""Measure a trained model on one split: exact triplet errors with 95 % intervals."""
+"""Measure a trained model on one split: triplet errors and retrieval, exact and with 95 % intervals."""
 
 import json
 from collections.abc import Sequence
@@ -15,6 +15,9 @@ class Args:
     """The folder of a run of csn_jax.train."""
     split: Literal["train", "validation", "test"] = "test"
     """Which items to measure on."""
+    full: bool = False
+    """Retrieval by every query however many, and besides: what else each condition's space tells (leakage), and what a
+    linear probe on the embeddings tells of labels that are no condition (off-task)."""
     json: bool = False
     """Print the results as JSON instead of a table."""
 
@@ -32,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     config = read_config(workdir)
     dataset = load_dataset(config)
     check_record(workdir, dataset.record)
-    results, _ = evaluate(model, dataset, args.split, config.variant)
+    results, _ = evaluate(model, dataset, args.split, config.variant, args.full)
     print(json.dumps(results, indent=2) if args.json else cli.results_table(results))
 
 

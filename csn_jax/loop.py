@@ -18,7 +18,7 @@ from csn_jax.core.steps import make_embed_step, make_in_batch_step, make_train_s
 from csn_jax.data.dataset import Dataset, load_dataset
 from csn_jax.data.feed import AnyBatch, device_feed, labelled_batches, triplet_batches
 from csn_jax.errors import MachineError, Stopped
-from csn_jax.evaluators import triplet_error
+from csn_jax.evaluators import leakage, off_task, retrieval, triplet_error
 from csn_jax.model import Model, build_network, examples, load, make_model, restore_target
 from csn_jax.runtime.checkpoint import Checkpoints
 from csn_jax.runtime.compiler import jit
@@ -35,6 +35,8 @@ from csn_jax.runtime.workdir import (
 )
 from csn_jax.runtime.writer import Progress, Writer, say
 
+QUERIES = 10_000  # of retrieval for each condition in a plain evaluation; the gallery is always whole
+
 
 def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
     """Train a config in a workdir, or go on where it stopped, and measure the best model on the test split.
@@ -46,7 +48,8 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
         workdir: made if it is not there.
 
     Returns:
-        What results.json holds: variant, conditions, split, step, triplet_error, ci95, n_triplets.
+        What results.json holds: variant, conditions, split, step, triplet_error, ci95, n_triplets, primary_metric,
+        retrieval.
 
     Raises:
         UserError: a mistake in config, data or workdir.
@@ -77,13 +80,28 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
         return results
 
 
-def evaluate(model: Model, dataset: Dataset, split: str, variant: str) -> tuple[dict[str, Any], np.ndarray]:
-    """Measure a model on one split, embedding each of its items once: (results, embeddings [N, D])."""
+def evaluate(
+    model: Model, dataset: Dataset, split: str, variant: str, full: bool = False
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Measure a model on one split, embedding each item that takes part once: (results, embeddings [N, D]).
+
+    With `full`, retrieval asks every query where it otherwise takes a sample, and leakage and the off-task probes, for
+    which some training items are embedded too, are measured besides.
+    """
     items = dataset.items
-    embeddings = model.embed_rows(items.inputs, np.flatnonzero(items.split == split))
-    measured = triplet_error.results(embeddings, model.masks, items, dataset.triplets[split])
-    head = {"variant": variant, "conditions": list(model.conditions), "split": split, "step": model.step}
-    return head | measured, embeddings
+    rows = np.flatnonzero(items.split == split)
+    if full and off_task.off_task_labels(items):
+        rows = np.union1d(rows, off_task.fitting_rows(items))
+    embeddings = model.embed_rows(items.inputs, rows)
+    results = {"variant": variant, "conditions": list(model.conditions), "split": split, "step": model.step}
+    results |= triplet_error.results(embeddings, model.masks, items, dataset.triplets[split])
+    results["primary_metric"] = {"name": "triplet_error", "value": results["triplet_error"]["overall"]}
+    limit = None if full else QUERIES
+    results["retrieval"] = retrieval.results(embeddings, model.masks, items, split, limit)
+    if full:
+        results["leakage"] = leakage.results(embeddings, model.masks, items, split)
+        results["off_task"] = off_task.results(embeddings, items, split)
+    return results, embeddings
 
 
 def _train_specialist(config: Config, workdir: Path, dataset: Dataset, row: int, stop: StopRequest) -> None:
