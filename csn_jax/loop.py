@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -19,7 +20,7 @@ from csn_jax.data.dataset import Dataset, load_dataset
 from csn_jax.data.feed import AnyBatch, device_feed, labelled_batches, triplet_batches
 from csn_jax.errors import MachineError, Stopped
 from csn_jax.evaluators import leakage, off_task, retrieval, triplet_error
-from csn_jax.model import Model, build_network, examples, load, make_model, restore_target
+from csn_jax.model import Model, build_network, examples, load, make_model, pretrained, restore_target
 from csn_jax.runtime.checkpoint import Checkpoints
 from csn_jax.runtime.compiler import jit
 from csn_jax.runtime.sharding import Shardings, make_shardings
@@ -125,11 +126,17 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
     items, shardings, in_batch = dataset.items, make_shardings(), config.loss.name != "triplet"
     names = [condition.name for condition in items.conditions]
     network = build_network(config, items.inputs.shape[1:], len(names), examples(config, dataset.record))
-    claim(workdir, config, dataset.record)  # not sooner: a config that cannot be trained leaves the workdir free
-    checkpoints = Checkpoints(workdir / "checkpoints")
+    initial, record, folder = network.state, dataset.record, workdir / "checkpoints"
+    if config.backbone.init and not (folder.is_dir() and Checkpoints(folder, read_only=True).steps()):
+        initial, sha256, left_out = pretrained(config, network)  # a checkpoint makes the weight file needless
+        record = record | {"init_sha256": sha256}
+        unused = ", ".join(dict.fromkeys(re.split("[./]", name)[0] for name in left_out))
+        say(f"the backbone starts from {config.backbone.init}" + (f", without its {unused}" if unused else ""))
+    claim(workdir, config, record)  # not sooner: a config that cannot be trained leaves the workdir free
+    checkpoints = Checkpoints(folder)
     state = checkpoints.restore_newest(restore_target(network.state, shardings), say)
     if state is None:
-        state = jax.device_put(network.state, shardings.state)
+        state = jax.device_put(initial, shardings.state)
     start = int(state.step)
     if start:
         say(f"going on from step {start}")

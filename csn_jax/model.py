@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from csn_jax import backbones
+from csn_jax.backbones.tensors import from_tensors, plain_names
 from csn_jax.config import Config, did_you_mean
 from csn_jax.core import losses
 from csn_jax.core.masks import Masks, blocks, initial_masks, rectify
@@ -22,6 +23,7 @@ from csn_jax.errors import UserError
 from csn_jax.runtime.checkpoint import Checkpoints
 from csn_jax.runtime.compiler import jit
 from csn_jax.runtime.sharding import Shardings, make_shardings
+from csn_jax.runtime.weights import read_weights
 from csn_jax.runtime.workdir import read_config, read_record
 
 CHUNK = 512  # inputs embedded at a time
@@ -32,7 +34,7 @@ class Model:
     """An embedding and a mask for every condition.
 
     conditions: names, in the order of the masks' rows.
-    masks: [C, D] float32, as applied: rectified.
+    masks: [C, D] float32, as applied: rectified (but for a model of `port import --unrectified`).
     step: the training step that this model is from.
     """
 
@@ -125,12 +127,41 @@ def examples(config: Config, record: dict) -> int:
     return record["triplets" if config.loss.name == "triplet" else "items"]["train"]
 
 
+class Pretrained(NamedTuple):
+    """The state of step 0 that starts from pretrained weights, the SHA-256 of their file, and what they left unused."""
+
+    state: State
+    sha256: str
+    left_out: list[str]
+
+
+def pretrained(config: Config, network: Network) -> Pretrained:
+    """Read `config.backbone.init` into a network's backbone; its last linear layer may stay as it was drawn.
+
+    Raises:
+        UserError: when the file is not what it claims, or of another network: naming every tensor that does not fit.
+    """
+    place, state = "config.backbone.init", network.state
+    weights, where = read_weights(config.backbone.init, place), f"{place}={config.backbone.init}"
+    tensors = plain_names(weights.tensors, where)
+    params, statistics, left_out = from_tensors(
+        config.backbone.name, tensors, state.params["backbone"], state.statistics, where, new_task=True
+    )
+    state = initial_state(params, statistics, network.masks.beta, network.optimizer)
+    return Pretrained(state, weights.sha256, left_out)
+
+
 def make_model(
-    conditions: Sequence[str], state: State, embed_step: Callable[..., jax.Array], shardings: Shardings
+    conditions: Sequence[str],
+    state: State,
+    embed_step: Callable[..., jax.Array],
+    shardings: Shardings,
+    *,
+    rectified: bool = True,
 ) -> Model:
     """A model from a training state; `embed_step` is the jitted one, so that models of one run share its programs."""
     params, statistics = state.params, state.statistics
-    masks = np.asarray(rectify(params["beta"]))
+    masks = np.asarray(rectify(params["beta"]) if rectified else params["beta"])
     embed = lambda inputs: embed_step(params, statistics, inputs)  # noqa: E731
     return Model(tuple(conditions), masks, int(state.step), embed, shardings)
 
@@ -170,12 +201,23 @@ def load(workdir: str | Path) -> Model:
     names = [condition["name"] for condition in record["conditions"]]
     if config.variant == "specialists":
         return join([load(workdir / name) for name in names])
+    network, state = restore_best(workdir, config, record)
+    embed_step = jit(make_embed_step(network.backbone, network.preprocess))
+    rectified = record.get("rectified", True)
+    return make_model(names, state, embed_step, make_shardings(), rectified=rectified)
+
+
+def restore_best(workdir: Path, config: Config, record: dict) -> tuple[Network, State]:
+    """The network of a run, and its state at the best step.
+
+    Raises:
+        UserError: when no checkpoint is there, or it is of another model.
+        MachineError: when the checkpoint is damaged.
+    """
     folder = workdir / "checkpoints"
     checkpoints = Checkpoints(folder, read_only=True) if folder.is_dir() else None
     best = checkpoints.best_step() if checkpoints else None
     if best is None:
         raise UserError(f"{workdir} has no checkpoint yet; run csn_jax.train with this --workdir first.")
-    shardings = make_shardings()
-    network = build_network(config, record["input_shape"], len(names), examples(config, record))
-    state = checkpoints.restore(best, restore_target(network.state, shardings))
-    return make_model(names, state, jit(make_embed_step(network.backbone, network.preprocess)), shardings)
+    network = build_network(config, record["input_shape"], len(record["conditions"]), examples(config, record))
+    return network, checkpoints.restore(best, restore_target(network.state, make_shardings()))
