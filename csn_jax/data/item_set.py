@@ -7,13 +7,19 @@ from typing import NamedTuple
 import numpy as np
 
 from csn_jax.config import DataConfig, did_you_mean
+from csn_jax.data.duplicates import components
 from csn_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 
 
 class Condition(NamedTuple):
-    """A notion of similarity. Kind `categorical`: two items are alike when their values are equal."""
+    """A notion of similarity, and what makes two items alike in it.
+
+    kind: `categorical`: equal values; `numeric`: a small gap between numbers; `ordinal`: few levels between them, the
+    labels being numbers in the levels' order; `set`: a shared member, the members standing between `;`; `triplets`:
+    what people said in triplets of their own, there being no labels.
+    """
 
     name: str
     kind: str
@@ -27,6 +33,8 @@ class Rows(NamedTuple):
     labels: {column: [N] str}, with the columns that are no condition too; the empty string is a missing value.
     conditions: all that could be learned.
     split: [N] str where the source has its own, else None.
+    together: [N] int where some items must share a split: for each the position of one of them, alike for all; or None.
+    notes: what the user should know of the data before training, a line each.
     """
 
     inputs: np.ndarray
@@ -34,6 +42,8 @@ class Rows(NamedTuple):
     labels: dict[str, np.ndarray]
     conditions: tuple[Condition, ...]
     split: np.ndarray | None
+    together: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,8 @@ class ItemSet:
 
     inputs: [N, H, W, ch] uint8, perhaps memory-mapped.
     ids: [N] str, unique.
-    labels: {column: [N] str}, conditions and others; the empty string is a missing value.
+    labels: {column: [N] str}, conditions and others; the empty string is a missing value. A condition of kind
+        `triplets` may have none.
     split: [N] str, one of SPLITS.
     conditions: in the order of the masks' rows.
     notions: all that could be learned, with their kinds; a label column that is none of them is categorical.
@@ -61,7 +72,8 @@ class ItemSet:
         for start in range(0, len(self.inputs), 4096):  # in pieces: a memory map may be larger than RAM
             hasher.update(np.ascontiguousarray(self.inputs[start : start + 4096]))
         hasher.update(repr((self.inputs.shape, self.inputs.dtype.str, self.conditions)).encode())
-        for column in (self.ids, self.split, *(self.labels[c.name] for c in self.conditions)):
+        labels = [self.labels[c.name] for c in self.conditions if c.name in self.labels]
+        for column in (self.ids, self.split, *labels):
             hasher.update("\x00".join(column.tolist()).encode("utf-8", "surrogatepass") + b"\x01")
         return hasher.hexdigest()
 
@@ -70,29 +82,99 @@ def make_items(rows: Rows, data: DataConfig) -> ItemSet:
     """Choose conditions and give every item its split.
 
     Raises:
-        UserError: for a condition or a column to split by that the source does not have.
+        UserError: for a condition or a column to split by that the source does not have, or a condition that tells
+            nothing apart.
     """
-    if data.split_by and data.split_by not in rows.labels:
-        raise UserError(
-            f"config.data.split_by names {data.split_by!r}{did_you_mean(data.split_by, rows.labels)}; "
-            f"this source has {', '.join(rows.labels)}."
-        )
-    split = rows.split
-    if split is None:
-        split = split_items(len(rows.ids), rows.labels[data.split_by] if data.split_by else None, data.seed)
     conditions = choose_conditions(rows.conditions, data.conditions)
-    return ItemSet(rows.inputs, rows.ids, rows.labels, split, conditions, rows.conditions)
+    check_values(rows.labels, conditions)
+    return ItemSet(rows.inputs, rows.ids, rows.labels, split_rows(rows, data)[0], conditions, rows.conditions)
 
 
 def choose_conditions(available: tuple[Condition, ...], wanted: tuple[str, ...]) -> tuple[Condition, ...]:
-    """The wanted conditions in the wanted order; all of them when none is named."""
+    """The wanted conditions in the wanted order; all of them when none is named.
+
+    Raises:
+        UserError: for an unknown or repeated name, and for one that cannot name a picture and a folder.
+    """
     by_name = {condition.name: condition for condition in available}
     for name in wanted:
         if name not in by_name:
-            raise UserError(f"config.data.conditions names {name!r}; this source has {', '.join(by_name)}.")
+            near = did_you_mean(name, by_name)
+            raise UserError(f"config.data.conditions names {name!r}{near}; this source has {', '.join(by_name)}.")
     if len(set(wanted)) < len(wanted):
         raise UserError(f"config.data.conditions names a condition twice: {' '.join(wanted)}; name each once.")
-    return tuple(by_name[name] for name in wanted) or available
+    chosen = tuple(by_name[name] for name in wanted) or available
+    for name, _ in chosen:
+        # neighbours_<name>.png, and the folder of a specialist beside the workdir's own files
+        if not name.isprintable() or "/" in name or name.startswith(".") or len(name.encode()) > 200:
+            raise UserError(f"condition {name!r} cannot name a file, as its pictures need; rename that column.")
+        if name in ("overall", "checkpoints"):
+            raise UserError(f"condition {name!r} has a name that results and workdirs use; rename that column.")
+    return chosen
+
+
+def check_values(labels: dict[str, np.ndarray], conditions: tuple[Condition, ...]) -> None:
+    """Whether the labelled conditions have two values or more.
+
+    Raises:
+        UserError: naming a condition with fewer, and its value.
+    """
+    for name, kind in conditions:
+        if kind != "triplets":
+            values = set(labels[name].tolist()) - {""}
+            if len(values) < 2:
+                what = f"one value only, {values.pop()!r}" if values else "no value at all"
+                raise UserError(
+                    f"condition {name!r} has {what}, so it tells no two items apart; leave it out of "
+                    "config.data.conditions."
+                )
+
+
+def check_split_by(labels: dict[str, np.ndarray], split_by: str) -> None:
+    """Whether there is a column to split by, if one is named.
+
+    Raises:
+        UserError: naming it and the columns that there are.
+    """
+    if split_by and split_by not in labels:
+        raise UserError(
+            f"config.data.split_by names {split_by!r}{did_you_mean(split_by, labels)}; this source has "
+            f"{', '.join(labels)}."
+        )
+
+
+def split_rows(rows: Rows, data: DataConfig) -> tuple[np.ndarray, int]:
+    """Give every item its split: (split [N] str, how many items had straddled splits).
+
+    A split of the source's own stands. Otherwise items are split 70 / 10 / 20 % by data.split_by or singly, and items
+    that must stay together and did not fall together go where most of them are.
+
+    Raises:
+        UserError: for an unknown column to split by.
+    """
+    check_split_by(rows.labels, data.split_by)
+    n = len(rows.ids)
+    unit = rows.labels[data.split_by] if data.split_by else None
+    if unit is not None and (unit == "").any():  # items without a value are on their own
+        unit = np.where(unit == "", np.char.add("\0", np.arange(n).astype(str)), unit)
+    split = split_items(n, unit, data.seed) if rows.split is None else rows.split
+    if rows.together is None:
+        return split, 0
+    number = np.argmax(np.array(SPLITS)[:, None] == split, axis=0)  # [N]
+    low, high = (np.full(n, start) for start in (len(SPLITS), -1))
+    np.minimum.at(low, rows.together, number)
+    np.maximum.at(high, rows.together, number)
+    straddling = (low < high)[rows.together]
+    if rows.split is None and straddling.any():
+        links = [np.stack([np.arange(n), rows.together], axis=1)]
+        if unit is not None:
+            _, first, of = np.unique(unit, return_index=True, return_inverse=True)
+            links.append(np.stack([np.arange(n), first[of]], axis=1))
+        group = components(n, np.concatenate(links))
+        votes = np.stack([np.bincount(group, split == name, minlength=n) for name in SPLITS])  # [3, N]
+        moved = np.isin(group, group[straddling])
+        split = np.where(moved, np.array(SPLITS)[votes.argmax(axis=0)][group], split)
+    return split, int(straddling.sum())
 
 
 def split_items(n_items: int, unit: np.ndarray | None, seed: int) -> np.ndarray:

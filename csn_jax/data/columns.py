@@ -1,0 +1,142 @@
+"""CSV and Parquet files as columns of text, with the place of every row for the messages."""
+
+import csv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from csn_jax.config import did_you_mean
+from csn_jax.errors import UserError
+
+
+class Columns(NamedTuple):
+    """A table file.
+
+    path: the file.
+    text: {column: N values}, stripped; the empty string where a cell is blank.
+    lines: the line in a CSV file on which each row starts; None for Parquet.
+    arrow: the pyarrow.Table of a Parquet file, for what is no text; None for CSV.
+    """
+
+    path: Path
+    text: dict[str, list[str]]
+    lines: list[int] | None
+    arrow: Any
+
+    def __len__(self) -> int:
+        return len(next(iter(self.text.values()))) if self.text else self.arrow.num_rows
+
+    def where(self, row: int) -> str:
+        """The place of a row counted from 0, for people, who count from 1 and without the head."""
+        line = f" (line {self.lines[row]})" if self.lines else ""
+        return f"{self.path}, row {row + 1}{line}"
+
+    def column(self, name: str, asked_by: str) -> list[str]:
+        """A column by name.
+
+        Raises:
+            UserError: when it is not there, with the nearest name and all of them, or holds no text or numbers.
+        """
+        if name in self.text:
+            return self.text[name]
+        names = self.arrow.column_names if self.arrow is not None else self.text
+        if name in names:
+            kind = self.arrow.schema.field(name).type
+            raise UserError(f"column {name!r} of {self.path} holds {kind}; {asked_by} needs text or numbers.")
+        raise UserError(
+            f"{self.path} has no column {name!r}{did_you_mean(name, names)}, which {asked_by} needs; it has "
+            f"{', '.join(names)}."
+        )
+
+
+def read_columns(path: Path) -> Columns:
+    """Read a table file by its suffix: .parquet, .tsv, or else CSV with commas, in UTF-8.
+
+    Raises:
+        UserError: when it cannot be read, naming the line.
+    """
+    if path.suffix.lower() in (".parquet", ".pq"):
+        columns = _read_parquet(path)
+    else:
+        columns = _read_csv(path, "\t" if path.suffix.lower() == ".tsv" else ",")
+    for name, values in columns.text.items():
+        if "\0" in "".join(values):  # NumPy would drop one at the end of a value
+            row = next(row for row, value in enumerate(values) if "\0" in value)
+            raise UserError(f"{columns.where(row)}: column {name!r} holds a NUL character; remove it.")
+    return columns
+
+
+def _read_csv(path: Path, delimiter: str) -> Columns:
+    rows, lines = [], []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            head = [name.strip() for name in next(reader, [])]
+            start = reader.line_num + 1
+            for cells in reader:
+                if cells:  # a blank line has none
+                    rows.append(cells)
+                    lines.append(start)
+                start = reader.line_num + 1
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8.") from None
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}; repair the quotes.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give a CSV or Parquet file.") from None
+    for name in head:
+        if not name or head.count(name) > 1:
+            raise UserError(f"{path} has {'two columns' if name else 'a column'} named {name!r}; name each one.")
+    if not head:
+        raise UserError(f"{path} is empty; give a table with a head of column names and a row for each item.")
+    for cells, line in zip(rows, lines, strict=True):
+        if len(cells) != len(head):
+            raise UserError(
+                f"{path}, line {line} has {len(cells)} cells and the head {len(head)}; quote cells that hold "
+                f"{'tabs' if delimiter != ',' else 'commas'}."
+            )
+    text = {name: [cell.strip() for cell in column] for name, column in zip(head, zip(*rows, strict=True), strict=True)}
+    return Columns(path, text or {name: [] for name in head}, lines, None)
+
+
+def _read_parquet(path: Path) -> Columns:
+    import pyarrow.parquet  # 0.3 s that a CSV file need not pay
+    from pyarrow import ArrowException
+
+    try:
+        arrow = pyarrow.parquet.ParquetFile(path).read()
+    except (ArrowException, OSError) as error:
+        told = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{path} cannot be read as Parquet ({told}); give a whole Parquet file.") from None
+    names = arrow.column_names
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{path} has two columns named {twice!r}; name each one.")
+    text = {name: _as_text(arrow[name]) for name in names}
+    return Columns(path, {name: values for name, values in text.items() if values is not None}, None, arrow)
+
+
+def _as_text(column: Any) -> list[str] | None:
+    """A Parquet column as text; lists of text as members between `;`; None for what is neither text nor a number."""
+    from pyarrow import types
+
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if types.is_null(kind) or types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return [(value or "").strip() for value in column.to_pylist()]
+    if types.is_boolean(kind):
+        return [{True: "true", False: "false", None: ""}[value] for value in column.to_pylist()]
+    if types.is_floating(kind):
+        return ["" if value is None or value != value else number_text(float(value)) for value in column.to_pylist()]
+    if types.is_list(kind) or types.is_large_list(kind):
+        if types.is_string(kind.value_type) or types.is_large_string(kind.value_type):
+            return [";".join(member or "" for member in value or []) for value in column.to_pylist()]
+        return None
+    if types.is_primitive(kind) or types.is_decimal(kind):  # whole numbers, dates, times
+        return ["" if value is None else str(value) for value in column.to_pylist()]
+    return None
+
+
+def number_text(value: float) -> str:
+    """One text for a number however it was written: 2012 for 2012.0 and 2.012e3."""
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)

@@ -1,0 +1,117 @@
+"""Items that are the same picture, or nearly: what would let a test item be known from training."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+HASH_DISTANCE = 6  # differing bits of 64 up to which two pictures are compared
+PIXEL_DISTANCE = 3.0  # mean difference of a colour value, on the scale to 255, up to which they are nearly the same
+THUMBNAIL = 16  # pixels a side at which they are compared
+CANDIDATES = 100  # compared for each item; more look alike only where pictures have nothing on them
+PAIRWISE = 100_000  # pictures up to which all pairs are hashed against each other; above, hashes must be equal
+CHUNK = 128
+
+
+class Duplicates(NamedTuple):
+    """exact: items that repeat an earlier one. near: different items that are nearly another one.
+
+    group: [N] int64, for each item the first one that it is the same as, or nearly, perhaps through others.
+    """
+
+    exact: int
+    near: int
+    group: np.ndarray
+
+
+def find_duplicates(inputs: np.ndarray) -> Duplicates:
+    """Group the items that are alike to the eye.
+
+    Pictures are compared where 64-bit hashes of their brightness gradients (9 x 8 grey) differ in few bits, and count
+    as nearly the same when small colour copies of them do. Vectors only count when they are equal.
+
+    Args:
+        inputs: [N, H, W, ch] uint8 pixels or [N, F] float vectors, perhaps memory-mapped.
+    """
+    first: dict[bytes, int] = {}
+    root = np.array([first.setdefault(hashlib.sha256(item.tobytes()).digest(), i) for i, item in enumerate(inputs)])
+    exact = len(inputs) - len(first)
+    near = 0
+    if inputs.ndim == 4:
+        distinct = np.fromiter(first.values(), np.int64, len(first))
+        hashes, thumbnails = _summaries(inputs, distinct)
+        pairs = distinct[_near_pairs(hashes, thumbnails)]
+        near = len(np.unique(pairs))
+        root = components(len(inputs), pairs)[root]
+    return Duplicates(exact, near, root)
+
+
+def components(n: int, pairs: np.ndarray) -> np.ndarray:
+    """For each of n items the smallest one that it is connected with by pairs [P, 2], perhaps through others."""
+    parent = np.arange(n)
+
+    def top(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for a, b in pairs[pairs[:, 0] != pairs[:, 1]].tolist():
+        low, high = sorted((top(a), top(b)))
+        parent[high] = low
+    return np.array([top(i) for i in range(n)])
+
+
+def _summaries(inputs: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(hashes uint64 [K], thumbnails uint8 [K, 16 * 16 * ch]) of some rows of uint8 [N, H, W, ch]."""
+    _, height, width, channels = inputs.shape
+    to_grey = np.array([0.299, 0.587, 0.114] if channels == 3 else [1.0], np.float32)
+    to_hash = _means(height, 8), _means(width, 9).T
+    to_small = _means(height, THUMBNAIL), _means(width, THUMBNAIL).T
+    hashes = np.empty(len(rows), np.uint64)
+    thumbnails = np.empty((len(rows), THUMBNAIL * THUMBNAIL * channels), np.uint8)
+    for start in range(0, len(rows), CHUNK):
+        x = np.asarray(inputs[rows[start : start + CHUNK]], np.float32)
+        grey = to_hash[0] @ (x @ to_grey) @ to_hash[1]  # [B, 8, 9]
+        bits = (grey[:, :, 1:] > grey[:, :, :-1]).reshape(len(x), 64)
+        hashes[start : start + CHUNK] = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
+        small = to_small[0] @ np.moveaxis(x, -1, 1) @ to_small[1]  # [B, ch, 16, 16]
+        thumbnails[start : start + CHUNK] = np.rint(small).reshape(len(x), -1)
+    return hashes, thumbnails
+
+
+def _means(size: int, parts: int) -> np.ndarray:
+    """[parts, size] float32: the weights of the mean over each of so many equal parts of `size` pixels."""
+    edges = np.linspace(0, size, parts + 1)[:, None]
+    pixels = np.arange(size)
+    covered = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
+    return (np.maximum(covered, 0) * parts / size).astype(np.float32)
+
+
+def _near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
+    """Pairs [P, 2] of positions that are nearly the same, a block of candidates at a time."""
+    found = []
+    if len(hashes) <= PAIRWISE:
+        blocks = (_near_hashes(hashes, start) for start in range(0, len(hashes), CHUNK))
+    else:
+        order = np.argsort(hashes, kind="stable")
+        blocks = (
+            np.stack([order[:-step], order[step:]], axis=1)[hashes[order[:-step]] == hashes[order[step:]]]
+            for step in range(1, CANDIDATES + 1)
+        )
+    for pairs in blocks:
+        for start in range(0, len(pairs), 1 << 14):
+            part = pairs[start : start + (1 << 14)]
+            a, b = (thumbnails[part[:, side]].astype(np.int16) for side in range(2))
+            found.append(part[np.abs(a - b).mean(axis=1) <= PIXEL_DISTANCE])
+    return np.concatenate(found) if found else np.zeros((0, 2), np.int64)
+
+
+def _near_hashes(hashes: np.ndarray, start: int) -> np.ndarray:
+    """Pairs [P, 2] of one chunk's items, each with later items whose hash differs in few bits."""
+    near = np.bitwise_count(hashes[start : start + CHUNK, None] ^ hashes[None, start:]) <= HASH_DISTANCE  # [B, K]
+    if near.sum() > CANDIDATES * len(near):  # pictures with nothing on them
+        near = np.triu(near, 1)
+        near &= near.cumsum(axis=1, dtype=np.int32) <= CANDIDATES
+    pairs = np.argwhere(near) + start
+    return pairs[pairs[:, 0] < pairs[:, 1]]
