@@ -42,11 +42,11 @@ def _told(error: Exception, status: int) -> int:
     return status
 
 
-def parse(args_type: type[Args], argv: Sequence[str], prog: str) -> Args:
+def parse(args_type: type[Args], argv: Sequence[str], prog: str, *, positional: bool = False) -> Args:
     """Read a verb's arguments; exits 0 after --help.
 
     Where `args_type` has a field `config`, `--config=FILE.py[:FUNCTION]` chooses the preset that `--config.x.y=v`
-    overrides.
+    overrides. With `positional`, fields without a default are words in their place and no flags.
 
     Raises:
         UserError: naming what is wrong and the valid choices, or suggesting what was meant.
@@ -80,7 +80,7 @@ def parse(args_type: type[Args], argv: Sequence[str], prog: str) -> Args:
                 default=default,
                 prog=prog,
                 use_underscores=True,
-                config=(tyro.conf.FlagConversionOff,),
+                config=(tyro.conf.FlagConversionOff, *((tyro.conf.PositionalRequiredArgs,) if positional else ())),
             )
     except SystemExit as end:
         if end.code == 2:

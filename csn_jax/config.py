@@ -45,9 +45,9 @@ class BackboneConfig:
 class DataConfig:
     """Which items, and how triplets are drawn from them."""
 
-    source: Literal["glyphs", "fonts", "table"] = "glyphs"
+    source: Literal["glyphs", "fonts", "table", "imported"] = "glyphs"
     """glyphs: the pack inside this package; fonts: a folder of font files, given by data.path; table: a CSV or Parquet
-    file, one row an item, given by data.path."""
+    file, one row an item, given by data.path; imported: no data, as in the runs that csn_jax.port import makes."""
     path: str = ""
     """The folder or file that the source reads; the embedded glyphs need none."""
     conditions: tuple[str, ...] = ()
@@ -225,6 +225,17 @@ def differences(old: Config, new: Config) -> list[str]:
     """The fields in which two configs differ, each as `config.field: old, now new`."""
     before, after = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
     return [f"config.{name}: {before[name]!r}, now {after[name]!r}" for name in before if before[name] != after[name]]
+
+
+def flags(config: Config) -> list[str]:
+    """The words of a command line that make a config of the defaults."""
+    before, after = (_flat(dataclasses.asdict(one)) for one in (Config(), config))
+    words = []
+    for name, value in after.items():
+        if value != before[name]:
+            flag = f"--config.{name}"
+            words += [flag, *map(str, value)] if isinstance(value, tuple) else [f"{flag}={value}"]
+    return words
 
 
 def did_you_mean(value: str, choices: typing.Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from csn_jax.data.feed import AnyBatch, device_feed, labelled_batches, triplet_b
 from csn_jax.errors import MachineError, Stopped
 from csn_jax.evaluators import leakage, off_task, retrieval, triplet_error
 from csn_jax.model import Model, build_network, examples, load, make_model, pretrained, restore_target
-from csn_jax.runtime.checkpoint import Checkpoints
+from csn_jax.runtime.checkpoint import Checkpoints, has_steps
 from csn_jax.runtime.compiler import jit
 from csn_jax.runtime.sharding import Shardings, make_shardings
 from csn_jax.runtime.signals import StopRequest, catch_stop
@@ -127,7 +127,7 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
     names = [condition.name for condition in items.conditions]
     network = build_network(config, items.inputs.shape[1:], len(names), examples(config, dataset.record))
     initial, record, folder = network.state, dataset.record, workdir / "checkpoints"
-    if config.backbone.init and not (folder.is_dir() and Checkpoints(folder, read_only=True).steps()):
+    if config.backbone.init and not has_steps(folder):
         initial, sha256, left_out = pretrained(config, network)  # a checkpoint makes the weight file needless
         record = record | {"init_sha256": sha256}
         unused = ", ".join(dict.fromkeys(re.split("[./]", name)[0] for name in left_out))
@@ -159,7 +159,7 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
     images = config.batch_size * (1 if in_batch else 3)  # in a step
     progress = Progress("training", config.steps * images, start * images, unit="image")
     began = time.perf_counter()
-    with closing(checkpoints), closing(writer), closing(progress):
+    with stop.deferred(), closing(checkpoints), closing(writer), closing(progress):
         for step, batch in enumerate(_feed(config, items.inputs, batch_at, start, shardings), start + 1):
             state, metrics = train_step(state, batch, on_device)
             pending.add(metrics)

@@ -25,6 +25,11 @@ def load_dataset(config: Config) -> Dataset:
         UserError: for a missing or unusable source, an unknown condition or label, a condition without triplets.
     """
     data = config.data
+    if data.source == "imported":
+        raise UserError(
+            "config.data.source is imported: a model that csn_jax.port imported has no data of its own to train or be "
+            "measured on; open it with csn_jax.load, or train on your data in a new --workdir."
+        )
     source = {"glyphs": glyphs, "fonts": fonts}[data.source]
     items = make_items(source.read(config), data)
     if items.inputs.shape[-1] != len(config.preprocess.mean):

@@ -265,6 +265,11 @@ class Checkpoints:
         return MachineError(f"step {step} was not saved in {self.folder} ({_first_line(error)}); {self._last_whole()}.")
 
 
+def has_steps(folder: Path) -> bool:
+    """Whether a checkpoint is in a folder, which need not be there."""
+    return folder.is_dir() and bool(Checkpoints(folder, read_only=True).steps())
+
+
 def _leaves(tree: Any) -> dict[str, Any]:
     """Leaves by their path in a tree."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
