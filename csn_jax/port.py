@@ -1,4 +1,4 @@
-"""Models in and out: a released CSN checkpoint or an exported folder becomes a workdir; a workdir becomes such a folder.
+"""Models in and out: a released CSN checkpoint or an exported folder becomes a workdir, a workdir such a folder.
 
 Exported are model.safetensors, config.json, data.json and results.json as the run has them, and a model card README.md.
 Tensors of ResNets have torchvision's names and layout; `masks.weight` [C, D] holds the masks before the rectifier.
