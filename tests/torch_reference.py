@@ -51,6 +51,58 @@ class ResNet18CSN(nn.Module):
         return self.fc(self.pool(x).flatten(1))
 
 
+class Bottleneck(nn.Module):
+    """1x1, 3x3 with the stride, 1x1 to four times the width."""
+
+    def __init__(self, inputs, width, stride, norm):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = norm(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = norm(4 * width)
+        self.downsample = None
+        if stride != 1 or inputs != 4 * width:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, 4 * width, 1, stride, bias=False), norm(4 * width))
+
+    def forward(self, x):
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """Four stages and the mean over what is left of the image, with torchvision's names. [B, 3, H, W]."""
+
+    def __init__(self, outputs, block, depths, expansion, norm=nn.BatchNorm2d):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
+        self.bn1 = norm(64)
+        inputs = 64
+        for stage, depth in enumerate(depths):
+            blocks = []
+            for i in range(depth):
+                blocks.append(block(inputs, 64 << stage, 2 if stage and not i else 1, norm))
+                inputs = expansion * (64 << stage)
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(inputs, outputs)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, padding=1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+def resnet18(outputs):
+    return ResNet(outputs, BasicBlock, (2, 2, 2, 2), 1)
+
+
+def resnet50(outputs):
+    return ResNet(outputs, Bottleneck, (3, 4, 6, 3), 4)
+
+
 def _flat_channels_last(x):
     return x.permute(0, 2, 3, 1).flatten(1)
 

@@ -1,0 +1,199 @@
+"""ResNet-18 and ResNet-50 against PyTorch, their names, and loading weights into them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+import torch
+import torch_reference as reference
+from oracles import assert_close, flat
+
+from csn_jax import backbones
+from csn_jax.backbones.tensors import from_tensors, plain_names, to_tensors
+from csn_jax.config import BackboneConfig
+from csn_jax.errors import UserError
+from csn_jax.runtime.compiler import jit
+
+EXACT = 1e-10
+NETWORKS = {"resnet18": reference.resnet18, "resnet50": reference.resnet50, "resnet18_csn": reference.ResNet18CSN}
+SHAPE = (40, 40, 3)  # two by two pixels are left for the mean
+D = 8
+
+
+def build(name, dim=D):
+    return backbones.build(BackboneConfig(name=name, embedding_dim=dim))
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """(params, statistics) of each network with its initial values and drawn statistics, made once."""
+    made = {}
+
+    def draw(name):
+        if name not in made:
+            params, statistics = build(name).init(1, SHAPE)
+            rng = np.random.default_rng(2)
+            varied = lambda leaf: rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)  # noqa: E731
+            made[name] = params, jax.tree.map(varied, statistics)
+        return made[name]
+
+    return draw
+
+
+def torch_network(name, params, statistics, dim=D):
+    return reference.load(NETWORKS[name](dim).double(), flat(params) | flat(statistics))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_forward_equals_torch(name, drawn):
+    """Embeddings in evaluation and in training, and the statistics that training moves, in float64."""
+    backbone, (params, statistics) = build(name), drawn(name)
+    x = np.random.default_rng(0).normal(size=(3, *SHAPE))
+
+    def both(params, statistics, x):
+        evaluated, _ = backbone.apply(params, statistics, x, train=False)
+        return evaluated, backbone.apply(params, statistics, x, train=True)
+
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        arguments = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (params, statistics, x))
+        evaluated, (trained, moved) = jax.device_get(jit(both)(*arguments))
+    ours = {"evaluated": evaluated, "trained": trained} | flat(moved)
+
+    model = torch_network(name, params, statistics)
+    with torch.no_grad():
+        theirs = {"evaluated": reference.to_numpy(model.eval()(reference.images(x)))}
+        theirs["trained"] = reference.to_numpy(model.train()(reference.images(x)))
+    assert_close(ours, theirs | reference.to_flax(dict(model.named_buffers())), EXACT)
+
+
+def test_the_stride_s_place_is_seen():
+    """In the first 1x1, as the paper has it, the same weights embed otherwise."""
+    torch.manual_seed(0)
+    block = reference.Bottleneck(8, 4, 2, torch.nn.BatchNorm2d).eval()
+    x = torch.randn(1, 8, 6, 6)
+    expected = block(x)
+    block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
+    assert block(x).shape == expected.shape and not torch.allclose(block(x), expected, atol=1e-2)
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 11_689_512), ("resnet50", 25_557_032)])
+def test_sizes_are_torchvisions(name, size):
+    """With a head of 1,000 classes, as its documentation counts parameters."""
+    params, _ = build(name, 1000).init(0, SHAPE)
+    assert sum(leaf.size for leaf in flat(params).values()) == size
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_tensors_have_torchs_names_and_layout(name, drawn):
+    """As a state dict of the same network holds them, which goes back bit for bit."""
+    params, statistics = drawn(name)
+    expected = arrays(torch_network(name, params, statistics).float().state_dict())
+    tensors = to_tensors(name, params, statistics)
+    assert_close(tensors, expected, 0)
+    for known, shape in (
+        ("conv1.weight", (64, 3, 7, 7)),
+        ("layer2.0.downsample.1.running_var", None),
+        ("fc.bias", (D,)),
+    ):
+        assert known in tensors and (shape is None or tensors[known].shape == shape)
+    blank = jax.tree.map(np.zeros_like, (params, statistics))
+    again = from_tensors(name, expected, *blank, "x.pth")
+    assert_close(flat(again.params), flat(params), 0)
+    assert_close(flat(again.statistics), flat(statistics), 0)
+    assert again.left_out == []
+    assert all(leaf.flags.c_contiguous for leaf in flat(again.params).values())
+
+
+def arrays(state):
+    return plain_names({name: tensor.numpy() for name, tensor in state.items()}, "x.pth")
+
+
+def test_other_backbones_go_by_their_own_paths():
+    params, statistics = build("small").init(1, (16, 16, 1))
+    tensors = to_tensors("small", params, statistics)
+    assert_close(tensors, flat(params) | flat(statistics), 0)
+    blank = jax.tree.map(np.zeros_like, (params, statistics))
+    again = from_tensors("small", tensors, *blank, "x.safetensors")
+    assert_close(flat(again.params) | flat(again.statistics), tensors, 0)
+
+
+def changed(tensors, **changes):
+    """Tensors with some renamed `a__b` for `a.b`, taken away (None) or replaced."""
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    return {name: value for name, value in (tensors | changes).items() if value is not None}
+
+
+def test_every_tensor_that_does_not_fit_is_told_at_once(drawn):
+    params, statistics = drawn("resnet18_csn")
+    tensors = changed(
+        to_tensors("resnet18_csn", params, statistics),
+        conv1__weight=np.zeros((64, 1, 7, 7), np.float32),
+        bn1__bias=None,
+        layer1__0__bn1__weight=None,
+        layer1__2__conv1__weight=np.zeros((64, 64, 3, 3), np.float32),
+        layer2__0__bn1__weight=np.zeros(128, np.int64),
+        layer2__0__bn1__bias=np.full(128, np.nan, np.float32),
+        fc__weight=np.zeros((5, 256), np.float32),
+    )
+    with pytest.raises(UserError) as caught:
+        from_tensors("resnet18_csn", tensors, params, statistics, "weights.pth")
+    assert str(caught.value) == (
+        "weights.pth is not of a resnet18_csn (missing: bn1.bias, layer1.0.bn1.weight; unexpected: "
+        "layer1.2.conv1.weight; misshapen: conv1.weight [64, 1, 7, 7] and not [64, 3, 7, 7], fc.weight [5, 256] and "
+        "not [8, 256]; not of floats: layer2.0.bn1.weight; not finite: layer2.0.bn1.bias); give weights of a "
+        "resnet18_csn."
+    )
+    assert tiny.is_one_sentence(str(caught.value))
+
+
+def test_for_a_new_task_the_head_may_differ(drawn):
+    """A classifier's is left out and told, none at all leaves ours as it was drawn, one that fits is taken."""
+    params, statistics = drawn("resnet18")
+    tensors = {name: leaf + np.float32(1) for name, leaf in to_tensors("resnet18", params, statistics).items()}
+    classifier = changed(tensors, fc__weight=np.zeros((1000, 512), np.float32), fc__bias=np.zeros(1000, np.float32))
+    headless = changed(tensors, fc__weight=None, fc__bias=None)
+    for given, left_out in ((classifier, ["fc.bias", "fc.weight"]), (headless, []), (tensors, [])):
+        loaded = from_tensors("resnet18", given, params, statistics, "x", new_task=True)
+        assert loaded.left_out == left_out
+        head = loaded.params["fc"]
+        assert np.array_equal(head["bias"], params["fc"]["bias"] + np.float32(given is tensors))
+        assert np.array_equal(head["kernel"], params["fc"]["kernel"] + np.float32(given is tensors))
+        assert np.array_equal(loaded.params["conv1"]["kernel"], params["conv1"]["kernel"] + np.float32(1))
+        assert np.array_equal(loaded.statistics["bn1"]["var"], statistics["bn1"]["var"] + np.float32(1))
+    for given in (classifier, headless):
+        with pytest.raises(UserError, match=r"fc\.weight"):
+            from_tensors("resnet18", given, params, statistics, "x")
+
+
+def test_for_a_new_task_the_reference_takes_a_whole_resnet18(drawn):
+    """ImageNet's: the fourth stage is cut, as the reference does; ResNet-50 and -34 stay no ResNet-18."""
+    whole = changed(to_tensors("resnet18", *drawn("resnet18")), masks__weight=np.ones((2, D), np.float32))
+    params, statistics = drawn("resnet18_csn")
+    loaded = from_tensors("resnet18_csn", whole, params, statistics, "x", new_task=True)
+    assert {name.split(".")[0] for name in loaded.left_out} == {"layer4", "fc", "masks"}  # [8, 512] is not [8, 256]
+    assert np.array_equal(
+        loaded.params["layer3_1"]["conv2"]["kernel"], drawn("resnet18")[0]["layer3_1"]["conv2"]["kernel"]
+    )
+    with pytest.raises(UserError, match="unexpected: layer1.2.conv1.weight"):
+        deeper = changed(whole, layer1__2__conv1__weight=np.zeros((64, 64, 3, 3), np.float32))
+        from_tensors("resnet18_csn", deeper, params, statistics, "x", new_task=True)
+    with pytest.raises(UserError, match=r"missing: .*misshapen: .*give weights of a resnet50"):
+        from_tensors("resnet50", whole, *drawn("resnet50"), "x", new_task=True)
+
+
+def test_wrappers_around_a_backbone_are_taken_from_its_names():
+    one = np.ones(1, np.float32)
+    names = {"module.embeddingnet.embeddingnet.conv1.weight": one, "module.embeddingnet.masks.weight": one}
+    assert list(plain_names(names, "x")) == ["conv1.weight", "masks.weight"]
+    assert list(plain_names({"module.fc.bias": one, "module.bn1.num_batches_tracked": one}, "x")) == ["fc.bias"]
+    with pytest.raises(UserError, match="fc.bias twice, also as module.fc.bias"):
+        plain_names({"fc.bias": one, "module.fc.bias": one}, "x")
+
+
+def test_half_precision_becomes_float32(drawn):
+    params, statistics = drawn("resnet18_csn")
+    tensors = {name: leaf.astype(np.float16) for name, leaf in to_tensors("resnet18_csn", params, statistics).items()}
+    loaded = from_tensors("resnet18_csn", tensors, params, statistics, "x")
+    leaf = loaded.params["conv1"]["kernel"]
+    assert leaf.dtype == np.float32 and np.array_equal(leaf, params["conv1"]["kernel"].astype(np.float16))
