@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from orbax.checkpoint import CheckpointManager
 
 import csn_jax
 from csn_jax import loop
@@ -94,28 +95,38 @@ def test_a_stop_in_the_middle_of_a_step_is_saved_at_the_next(finished, tmp_path,
     assert tiny.fingerprint(tmp_path) == tiny.fingerprint(finished)
 
 
-def test_a_stop_before_the_first_step_and_one_at_the_last(finished, tmp_path, monkeypatch):
-    """While the data are read: one step, saved. At the last step: all is saved, and the results are the next life's."""
-    load, log = loop.load_dataset, Writer.log
+def test_a_stop_outside_the_steps_ends_at_once(finished, tmp_path, monkeypatch):
+    """While the data are read, at the last step, in the middle of a restore, and while the results are measured:
+    nothing is lost, no checkpoint is taken for damaged, and the run ends as if unbroken."""
 
-    def load_and_stop(config):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return load(config)
+    def stopping(function):
+        def stopped(*args, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return function(*args, **kwargs)
+
+        return stopped
+
+    log = Writer.log
 
     def log_and_stop(self, step, values):
         if step == tiny.STEPS:
             os.kill(os.getpid(), signal.SIGTERM)
         log(self, step, values)
 
-    for target, name, patched, step in (
-        (loop, "load_dataset", load_and_stop, 1),
-        (Writer, "log", log_and_stop, tiny.STEPS),
+    for target, name, patched in (
+        (loop, "load_dataset", stopping(loop.load_dataset)),
+        (Writer, "log", log_and_stop),
+        (CheckpointManager, "restore", stopping(CheckpointManager.restore)),  # where any Exception means damage
+        (loop, "evaluate", stopping(loop.evaluate)),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, patched)
-            with pytest.raises(csn_jax.Stopped) as caught:
+            with pytest.raises(csn_jax.Stopped):
                 tiny.train(tmp_path)
-        assert caught.value.step == step == steps_of(tmp_path)[-1]
+        if name == "load_dataset":
+            assert os.listdir(tmp_path) == [".lock"]
+        else:
+            assert steps_of(tmp_path) == steps_of(finished)
     assert not (tmp_path / "results.json").exists()
     tiny.train(tmp_path)
     assert tiny.fingerprint(tmp_path) == tiny.fingerprint(finished)

@@ -1,7 +1,6 @@
 """Source `fonts`: a folder of font files rendered to one grey image a character; conditions character and font."""
 
 import hashlib
-import os
 import string
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import numpy as np
 
 from csn_jax.config import Config, DataConfig
 from csn_jax.data.cache import cached, file_digest
-from csn_jax.data.isolated import WorkerDied, in_order, isolated_map
+from csn_jax.data.isolated import WorkerDied, in_order, isolated_map, usable_cores
 from csn_jax.data.item_set import Condition, Rows
 from csn_jax.errors import UserError
 from csn_jax.runtime.writer import Progress, say
@@ -203,7 +202,7 @@ def _render_all(files: dict[str, Path], size: int) -> Iterator[tuple[np.ndarray 
     one file lies there twice: the images are taken once, since no network could tell the two labels apart."""
     progress = Progress("rendering fonts", len(files), unit="font")
     first: dict[bytes, str] = {}
-    for face in render_files(files, size, workers=min(len(files), _usable_cores())):
+    for face in render_files(files, size, workers=min(len(files), usable_cores())):
         progress.advance(1)
         images, twin = face.images, None
         if images is not None:
@@ -218,8 +217,3 @@ def _digest_or_error(path: Path) -> str:
         return file_digest(path)
     except OSError as error:  # its rendering fails too and says so; when the file can be read, the key is another
         return str(error)
-
-
-def _usable_cores() -> int:
-    """Cores that this process may use, which on a shared machine are fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

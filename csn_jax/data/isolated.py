@@ -101,6 +101,11 @@ def isolated_map(
             dismiss(pipe)
 
 
+def usable_cores() -> int:
+    """Cores that this process may use, which on a shared machine are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_order(results: Iterable[tuple[int, Any]]) -> Iterator[Any]:
     """The results of (position, result) pairs in the order of positions, each as soon as its turn has come."""
     early: dict[int, Any] = {}

@@ -139,7 +139,7 @@ def contest(args: argparse.Namespace, folder: Path) -> int:
     """Run until enough lives were killed; 0 when every run ended like the unbroken one."""
     rng, log = random.Random(args.seed), folder / "log"
     feeds = ("tfdata", "device") if args.feed == "both" else (args.feed,)
-    faults, moments, kills, unfinished, run, expected = [], Counter(), 0, 0, 0, {}
+    faults, moments, kills, lives, unfinished, run, expected = [], Counter(), 0, 0, 0, 0, {}
     number = getattr(signal, f"SIG{args.signal}")
     for feed in feeds:
         workdir = folder / feed
@@ -153,7 +153,8 @@ def contest(args: argparse.Namespace, folder: Path) -> int:
     while kills < args.kills:
         feed, workdir, status, killed = feeds[run % len(feeds)], folder / f"run{run}", None, 0
         while status is None:
-            moment = MOMENTS[kills] if kills < len(MOMENTS) else rng.choice(MOMENTS)
+            moment = MOMENTS[lives] if lives < len(MOMENTS) else rng.choice(MOMENTS)
+            lives += 1
             before = unfinished_saves(workdir)
             child = life([*ARGUMENTS, f"--config.feed={feed}", f"--workdir={workdir}"], log)
             done = kills >= args.kills or killed >= KILLS_A_RUN

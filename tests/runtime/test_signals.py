@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 are noted between two steps; the handlers of whoever called come back."""
+"""SIGTERM and SIGUSR1 end a run at once or after saving; the handlers of whoever called come back."""
 
 import os
 import signal
@@ -6,15 +6,31 @@ import threading
 
 import pytest
 
+from csn_jax.errors import Stopped
 from csn_jax.runtime.signals import catch_stop
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_is_noted_and_not_fatal(number):
+def test_a_signal_ends_at_once_or_is_noted_where_there_is_something_to_save(number):
     with catch_stop() as stop:
         assert stop.signum is None
-        os.kill(os.getpid(), number)
-        assert stop.signum == number
+        with pytest.raises(Stopped, match=f"stopped by signal {int(number)}; the same command"):
+            os.kill(os.getpid(), number)
+        stop.signum = None
+        with stop.deferred():
+            os.kill(os.getpid(), number)
+            assert stop.signum == number
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), number)
+
+
+def test_no_handler_of_failures_swallows_a_stop():
+    """Restoring takes any Exception for damage, and would set a good checkpoint aside."""
+    with catch_stop(), pytest.raises(Stopped):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:
+            pytest.fail("swallowed")
 
 
 def test_the_former_handlers_come_back_also_after_an_error():
