@@ -4,10 +4,8 @@ import math
 from collections import Counter
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
+import scipy.optimize
 
 from csn_jax.data.item_set import ItemSet
 from csn_jax.evaluators.bootstrap import intervals
@@ -17,7 +15,7 @@ FITTED_ON = 20_000  # training items at most, drawn with a fixed seed
 LEAST = 10  # training items of a value, or the probe does not learn it
 VALUES = 100  # at most: the most frequent
 DECAY = 1e-3  # on the squared weights, beside the mean cross entropy
-ITERATIONS = 200
+ITERATIONS = 500
 
 
 def off_task_labels(items: ItemSet) -> list[str]:
@@ -44,43 +42,34 @@ def values_of(column: np.ndarray) -> list[str]:
 
 
 def fit_probe(x: np.ndarray, y: np.ndarray, n_values: int) -> tuple[np.ndarray, np.ndarray]:
-    """Multinomial logistic regression by full-batch L-BFGS from zero, which has one optimum and no seed.
+    """Multinomial logistic regression by full-batch L-BFGS from zero: one optimum, no seed.
 
     Args:
-        x: [N, D] float32, standardised.
-        y: [N] int32 below n_values.
+        x: [N, D], standardised.
+        y: [N] whole numbers below n_values.
 
     Returns:
-        (weights [D, V], bias [V]) of the mean cross entropy + DECAY / 2 * |weights|^2.
+        (weights [D, V], bias [V]) float64, of the least mean cross entropy + DECAY / 2 * |weights|^2.
     """
-    weights, bias = _fit(x, y, np.zeros((x.shape[1], n_values), np.float32), np.zeros(n_values, np.float32))
-    return np.asarray(weights), np.asarray(bias)
+    x = np.concatenate([x, np.ones((len(x), 1))], axis=1, dtype=np.float64)  # the last row of weights is the bias
+    decay, rows = np.full((x.shape[1], 1), DECAY), np.arange(len(x))
+    decay[-1] = 0
 
+    def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weights = flat.reshape(-1, n_values)
+        logits = x @ weights
+        logits -= logits.max(axis=1, keepdims=True)
+        p = np.exp(logits)
+        total = p.sum(axis=1, keepdims=True)
+        loss = np.mean(np.log(total[:, 0]) - logits[rows, y]) + np.sum(decay * weights**2) / 2
+        p /= total
+        p[rows, y] -= 1
+        return loss, (x.T @ p / len(x) + decay * weights).ravel()
 
-@jax.jit
-def _fit(x: jax.Array, y: jax.Array, weights: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
-    def loss(probe):
-        weights, bias = probe
-        logits = jnp.matmul(x, weights, precision="highest") + bias[None]
-        entropy = jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, y))
-        return entropy + DECAY / 2 * jnp.sum(jnp.square(weights))
-
-    optimizer = optax.lbfgs()
-    value_and_gradient = optax.value_and_grad_from_state(loss)
-
-    def unfinished(carry):
-        _, state, steps, gradient_norm = carry
-        return (steps < ITERATIONS) & (gradient_norm > 1e-5)
-
-    def step(carry):
-        probe, state, steps, _ = carry
-        value, gradient = value_and_gradient(probe, state=state)
-        updates, state = optimizer.update(gradient, state, probe, value=value, grad=gradient, value_fn=loss)
-        return optax.apply_updates(probe, updates), state, steps + 1, optax.tree.norm(gradient)
-
-    probe = weights, bias
-    start = probe, optimizer.init(probe), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, jnp.float32)
-    return jax.lax.while_loop(unfinished, step, start)[0]
+    start = np.zeros(x.shape[1] * n_values)
+    options = {"maxiter": ITERATIONS, "gtol": 1e-7, "ftol": 0.0}
+    flat = scipy.optimize.minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options=options).x
+    return flat.reshape(-1, n_values)[:-1], flat[-n_values:]
 
 
 def outcomes(embeddings: np.ndarray, items: ItemSet, split: str) -> dict[str, tuple[np.ndarray, float]]:

@@ -14,7 +14,7 @@ from csn_jax.evaluators.bootstrap import intervals
 
 KS = (1, 5, 10)
 METRICS = (*(f"recall@{k}" for k in KS), "r_precision", "map@r")
-BLOCK = 1 << 23  # pairs of query and gallery item at a time; a few arrays of 4 bytes a pair live at once
+BLOCK = 1 << 22  # pairs of query and gallery item at a time; a few arrays of 4 bytes a pair live at once
 NEAR = 0.1  # of the range: numeric values closer than this are alike
 LAST = np.uint32(0xFFFFFFFE)  # a key behind every distance, and not alike
 
@@ -41,7 +41,7 @@ def likeness(column: np.ndarray, kind: str) -> Likeness:
     if kind == "set":
         members = [[name for name in text.split(";") if name] for text in column.tolist()]
         number = {name: i for i, name in enumerate(sorted({name for those in members for name in those}))}
-        code = np.full((len(column), max(1, *map(len, members))), -1, np.int32)
+        code = np.full((len(column), max([1, *map(len, members)])), -1, np.int32)
         for row, those in enumerate(members):
             code[row, : len(those)] = [number[name] for name in those]
         high = np.where(code < 0, -1, code + 1)  # from -1 to -1 lies nothing: the filling is like no other filling
@@ -94,6 +94,8 @@ def key_blocks(
     embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queries: np.ndarray
 ) -> Iterator[tuple[np.ndarray, jax.Array]]:
     """(queries [q], keys [q, N] on the device) over all the given queries, so many at a time as bound the memory."""
+    if not len(queries):
+        return
     x, squares = _masked(jax.device_put(embeddings), jax.device_put(mask))
     labels = jax.device_put(labels)
     size = max(1, min(BLOCK // len(embeddings), 1 << (len(queries) - 1).bit_length()))
