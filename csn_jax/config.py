@@ -24,11 +24,13 @@ STAGES = {
 class BackboneConfig:
     """The network from one input to one embedding."""
 
-    name: Literal["small", "vgg", "resnet18_csn", "resnet18", "resnet50"] = "small"
+    name: Literal["small", "vgg", "resnet18_csn", "resnet18", "resnet50", "projection"] = "small"
     """small: the quickstart's; vgg: the paper's font network; resnet18_csn: the reference's, ResNet-18 without its
-    fourth stage; resnet18 and resnet50: torchvision's."""
+    fourth stage; resnet18 and resnet50: torchvision's; projection: one or two layers on data.vectors."""
     embedding_dim: int = 64
     """D, the number of embedding dimensions."""
+    hidden: int = 0
+    """Projection: width of a hidden layer; 0: linear."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What convolutions compute in. Masks, distances, norms, statistics and optimizer stay float32."""
     init: str = ""
@@ -156,6 +158,7 @@ class Config:
             "data.test_triplets": 1,
             "preprocess.size": 8,
             "backbone.embedding_dim": 1,
+            "backbone.hidden": 0,
         }.items():
             value = self
             for part in name.split("."):

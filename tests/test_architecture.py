@@ -23,9 +23,9 @@ LAYERS = (
     ("core",),
     ("backbones",),
     ("config",),
-    ("errors",),
+    ("errors", "text"),
 )
-VERB_TOOL = "cli"  # beside the verbs: imports config and errors only
+VERB_TOOL = "cli"  # beside the verbs: imports the lowest layers only
 
 
 def module_of(path: Path) -> str:
@@ -59,14 +59,14 @@ def layer_of(module: str) -> int | None:
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_imports_go_down(path):
-    """Verbs, loop, pictures, model, evaluators, data, runtime, core, backbones, config, errors."""
+    """Verbs, loop, pictures, model, evaluators, data, runtime, core, backbones, config, errors and text."""
     module = module_of(path)
     if module == "csn_jax":
         return  # its imports are lazy or for type checkers, tested below
     ours = {name for name in imports_of(path) if name.startswith("csn_jax.")}
     part = module.split(".")[1]
     if part == VERB_TOOL:
-        assert ours <= {"csn_jax.config", "csn_jax.errors"}
+        assert ours <= {"csn_jax.config", "csn_jax.errors", "csn_jax.text"}
         return
     depth = layer_of(module)
     assert depth is not None, f"{module} belongs to no layer; add it to LAYERS"

@@ -1,6 +1,7 @@
 """Backbones: networks from inputs [B, ...] to embeddings [B, D]. The only importer of flax."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from csn_jax.backbones.norm import BatchNorm
+from csn_jax.backbones.projection import Projection
 from csn_jax.backbones.resnet import resnet18, resnet18_csn, resnet50, stage_of
 from csn_jax.backbones.small import Small
 from csn_jax.backbones.vgg import VGG
@@ -32,6 +34,7 @@ def build(config: BackboneConfig) -> Backbone:
         "resnet18_csn": resnet18_csn,
         "resnet18": resnet18,
         "resnet50": resnet50,
+        "projection": partial(Projection, hidden=config.hidden),
     }
     dtype = None if config.dtype == "float32" else jnp.dtype(config.dtype)
     return from_module(modules[config.name](config.embedding_dim, dtype), _frozen(config))

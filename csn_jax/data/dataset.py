@@ -1,25 +1,37 @@
 """Config -> the items and triplets of a run, with the record that a workdir keeps of them."""
 
+import dataclasses
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from csn_jax.config import Config
-from csn_jax.data import fonts, glyphs
-from csn_jax.data.item_set import SPLITS, ItemSet, make_items
+from csn_jax.data import fonts, glyphs, table
+from csn_jax.data.item_set import SPLITS, ItemSet, make_items, split_rows
 from csn_jax.data.order import check_labelled
+from csn_jax.data.own_triplets import read_own_triplets, split_from_triplets, split_triplets
 from csn_jax.data.triplets import Triplets, draw_triplets
 from csn_jax.errors import UserError
 
 
 class Dataset(NamedTuple):
-    """Items, the triplets of each split, and the record for data.json."""
+    """Items, the triplets of each split, the record for data.json, and what the source has to tell of its data."""
 
     items: ItemSet
     triplets: dict[str, Triplets]
     record: dict
+    notes: tuple[str, ...] = ()
+
+    def rows(self, split: str) -> np.ndarray:
+        """Positions of the items that take part in a split: its own, and what its triplets name, which are others only
+        where triplets and not items were split."""
+        named = self.triplets[split][:3]
+        return np.unique(np.concatenate([np.flatnonzero(self.items.split == split), *named]))
 
 
 def load_dataset(config: Config) -> Dataset:
-    """Read or render the items that a config names, split them, and draw the triplets of every split.
+    """Read or render the items that a config names, split them, and draw the triplets of every split, or read them.
 
     Raises:
         UserError: for a missing or unusable source, an unknown condition or label, a condition without triplets.
@@ -30,18 +42,46 @@ def load_dataset(config: Config) -> Dataset:
             "config.data.source is imported: a model that csn_jax.port imported has no data of its own to train or be "
             "measured on; open it with csn_jax.load, or train on your data in a new --workdir."
         )
-    source = {"glyphs": glyphs, "fonts": fonts}[data.source]
-    items = make_items(source.read(config), data)
-    if items.inputs.shape[-1] != len(config.preprocess.mean):
+    source = {"glyphs": glyphs, "fonts": fonts, "table": table}[data.source]
+    rows = source.read(config)
+    own, notions = None, rows.conditions
+    if data.triplets:
+        own = read_own_triplets(Path(data.triplets).expanduser(), rows)
+        rows = rows._replace(conditions=own.conditions)
+        if own.split is not None and rows.split is None and not data.split_by:
+            rows = rows._replace(split=split_from_triplets(own, len(rows.ids)))
+    split, straddling = split_rows(rows, data)
+    notes = rows.notes
+    if straddling:
+        notes += (
+            f"{straddling} items that are the same or nearly straddled splits and "
+            + ("were moved together" if rows.split is None else "stay there, where the given split has them"),
+        )
+    items = dataclasses.replace(make_items(rows._replace(split=split), data), notions=notions)
+    if (items.inputs.ndim == 2) != (config.backbone.name == "projection"):
+        raise UserError(
+            f"config.backbone.name is {config.backbone.name} and the items are "
+            + ("vectors; use --config.backbone.name=projection." if items.inputs.ndim == 2 else "images; use another.")
+        )
+    if items.inputs.ndim == 4 and items.inputs.shape[-1] != len(config.preprocess.mean):
         raise UserError(
             f"config.preprocess.mean has {len(config.preprocess.mean)} values and images of source {data.source} have "
             f"{items.inputs.shape[-1]} channel; give one value for each channel, in mean and in std."
         )
-    counts = (data.train_triplets, data.validation_triplets, data.test_triplets)
-    triplets = {
-        split: draw_triplets(items, split, count, data.seed) for split, count in zip(SPLITS, counts, strict=True)
-    }
+    items_are_split = own is None or rows.split is not None or bool(data.split_by)
+    if own:
+        triplets = split_triplets(own, items, items_are_split, data.seed)
+    else:
+        counts = (data.train_triplets, data.validation_triplets, data.test_triplets)
+        triplets = {
+            split: draw_triplets(items, split, count, data.seed) for split, count in zip(SPLITS, counts, strict=True)
+        }
     n_train = len(triplets["train"].anchor)
+    if own and config.loss.name != "triplet":
+        raise UserError(
+            f"config.loss.name is {config.loss.name}, which learns from labels, and config.data.triplets gives "
+            "triplets; use --config.loss.name=triplet."
+        )
     if config.loss.name != "triplet":
         check_labelled(items, config.batch_size)
     elif config.batch_size > n_train:
@@ -49,14 +89,15 @@ def load_dataset(config: Config) -> Dataset:
             f"config.batch_size is {config.batch_size} and there are {n_train} training triplets; give a batch of at "
             "most that size, or more data.train_triplets."
         )
-    return Dataset(items, triplets, _record(config, items, triplets))
+    unit = data.split_by or ("item" if items_are_split else "triplet")
+    return Dataset(items, triplets, _record(config, items, triplets, unit), notes)
 
 
-def _record(config: Config, items: ItemSet, triplets: dict[str, Triplets]) -> dict:
+def _record(config: Config, items: ItemSet, triplets: dict[str, Triplets], unit: str) -> dict:
     return {
         "source": config.data.source,
         "conditions": [condition._asdict() for condition in items.conditions],
-        "split_unit": config.data.split_by or "item",
+        "split_unit": unit,
         "input_shape": list(items.inputs.shape[1:]),
         "items": {split: int((items.split == split).sum()) for split in SPLITS},
         "triplets": {split: len(triplets[split].anchor) for split in SPLITS},

@@ -99,7 +99,7 @@ def _of_numbers(columns: Columns, name: str, kind: str, note: str) -> Notion:
         number = _number(value) if value else None
         if value and number is None:
             raise UserError(
-                f"{columns.where(row)}: {name} is {value!r} and no number, which kind {kind} needs; blank it, or choose "
+                f"{columns.where(row)}: {name} is {value!r} and no number, which kind {kind} needs; blank it, or take "
                 f"another kind with --config.data.kinds {name}=categorical."
             )
         values.append(number_text(number) if value else "")

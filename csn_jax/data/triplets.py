@@ -5,8 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from csn_jax.data import draw
 from csn_jax.data.item_set import ItemSet
 from csn_jax.errors import UserError
+
+CLEARLY = 0.1  # of the range of a numeric condition: by so much a negative's gap exceeds a positive's, at least
+BINS = 10  # equal parts of that range, from which anchors come equally often
 
 
 class Triplets(NamedTuple):
@@ -30,45 +34,70 @@ class Triplets(NamedTuple):
         return Triplets(*(column[chosen] for column in self[:3]), condition=np.zeros(int(chosen.sum()), np.int32))
 
 
-def draw_triplets(items: ItemSet, split: str, per_condition: int, seed: int) -> Triplets:
-    """Draw triplets for every condition from the items of one split.
+class Scale(NamedTuple):
+    """A condition of gaps as numbers.
 
-    A value is drawn uniformly among those with two items or more, so that a giant class does not own the triplets;
-    then two different items of that value, and a negative uniformly among the items of other values. Items whose
-    value is missing take no part.
+    values: [N] float64, NaN where the value is missing.
+    step: by how much a negative's gap to the anchor exceeds a positive's, at least.
+    bins: [N] int, parts of the scale from which anchors come equally often.
+    """
+
+    values: np.ndarray
+    step: float
+    bins: np.ndarray
+
+
+def scale_of(labels: np.ndarray, kind: str) -> Scale:
+    """The scale of a numeric or ordinal column [N], from all its items, so that every split has the same.
+
+    Ordinal values count by their place among the levels that occur, and one level is a clear difference.
+    """
+    values = np.full(len(labels), np.nan)
+    known = labels != ""
+    values[known] = labels[known].astype(float)
+    levels = np.unique(values[known])
+    if kind == "ordinal":
+        place = np.searchsorted(levels, values)
+        return Scale(np.where(known, place, np.nan), 0.5, place)  # between none and one
+    low, high = (levels[0], levels[-1]) if len(levels) else (0.0, 0.0)
+    bins = np.nan_to_num((values - low) / max(high - low, 1e-300) * BINS)
+    return Scale(values, CLEARLY * (high - low), np.minimum(bins, BINS - 1).astype(int))
+
+
+def draw_triplets(items: ItemSet, split: str, per_condition: int, seed: int) -> Triplets:
+    """Draw triplets for every condition from the items of one split, by the condition's kind (see `data/draw.py`).
+
+    Items whose value is missing take no part.
 
     Raises:
         UserError: when a condition has no possible triplet in this split.
     """
     members = np.flatnonzero(items.split == split)
     parts = []
-    for row, condition in enumerate(items.conditions):
+    for row, (name, kind) in enumerate(items.conditions):
         # Seeded by the name and not by the row: a condition keeps its triplets whichever others are chosen with it.
-        rng = np.random.default_rng((seed, *f"{split}/{condition.name}".encode()))
-        labels = items.labels[condition.name][members]
-        known, labels = members[labels != ""], labels[labels != ""]
-        by_value = known[np.argsort(labels, kind="stable")]  # items, those of one value side by side
-        values, counts = np.unique(labels, return_counts=True)
-        starts = np.cumsum(counts) - counts
-        pairs = np.flatnonzero(counts >= 2)
-        if len(pairs) == 0 or len(values) < 2:
+        rng = np.random.default_rng((seed, *f"{split}/{name}".encode()))
+        column = items.labels[name]
+        known = members[column[members] != ""]
+        if kind in ("numeric", "ordinal"):
+            scale = scale_of(column, kind)
+            roles = None
+            if scale.step > 0:
+                roles = draw.by_gap(scale.values[known], scale.step, scale.bins[known], per_condition, rng)
+            needs = "an item that is clearly closer to another than a third one is"
+        elif kind == "set":
+            roles = draw.by_members(column[known], per_condition, rng)
+            needs = "two items that share a member and one that shares none with the first"
+        else:
+            roles = draw.by_value(column[known], per_condition, rng)
+            needs = "two items of one value and one of another"
+        if roles is None:
+            values = len(np.unique(column[known]))
             raise UserError(
-                f"condition {condition.name!r} has no triplet in the {split} split: it needs two items of one value "
-                f"and one of another, and has {len(known)} labelled items of {len(values)} values; give more items or "
-                "leave the condition out of config.data.conditions."
+                f"condition {name!r} has no triplet in the {split} split: it needs {needs}, and has {len(known)} "
+                f"labelled items of {values} {'value' if values == 1 else 'values'}; give more items or leave the "
+                "condition out of config.data.conditions."
             )
-        value = pairs[rng.integers(len(pairs), size=per_condition)]
-        start, count = starts[value], counts[value]
-        first = rng.integers(count)
-        second = (first + 1 + rng.integers(count - 1)) % count
-        other = rng.integers(len(known) - count)
-        other += np.where(other >= start, count, 0)  # step over the anchor's own value
-        parts.append(
-            Triplets(
-                by_value[start + first].astype(np.int32),
-                by_value[start + second].astype(np.int32),
-                by_value[other].astype(np.int32),
-                np.full(per_condition, row, np.int32),
-            )
-        )
+        columns = [known[role].astype(np.int32) for role in roles]
+        parts.append(Triplets(*columns, np.full(per_condition, row, np.int32)))
     return Triplets(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

@@ -1,0 +1,116 @@
+"""Image files of a table: decoded in worker processes that may die, by the reference's path, and cached."""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
+
+from csn_jax.data.cache import cached, file_digest
+from csn_jax.data.decode import resize_and_crop
+from csn_jax.data.isolated import WorkerDied, in_order, isolated_map, usable_cores
+from csn_jax.runtime.writer import Progress
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_FILE = 64 << 20  # bytes
+MAX_SIDE = 16_384
+MAX_PIXELS = 50_000_000
+
+
+def resolve(folder: Path, name: str) -> Path | None:
+    """The file that a table names, or None when the path leaves the table's folder, also through a link."""
+    if "\0" in name:
+        return None
+    path = (folder / name).resolve()
+    return path if path.is_relative_to(folder.resolve()) else None
+
+
+def decode_files(paths: Sequence[Path], size: int, channels: int) -> tuple[np.ndarray, list[str | None]]:
+    """Decode image files in parallel, or open the cache of an earlier decoding.
+
+    Args:
+        paths: N files.
+        size: height and width in pixels.
+        channels: 3 for colour, 1 for grey.
+
+    Returns:
+        (images, faults): images [K, size, size, channels] uint8, memory-mapped, of the files that could be read; and
+        for each of the N files what is wrong with it, or None.
+    """
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        digests = list(pool.map(_digest_or_error, paths))
+    # The versions are part of the key: another decoder may give other pixels.
+    versions = ["images-1", Image.__version__, *(features.version(name) for name in ("jpg", "zlib", "webp"))]
+    key = [versions, size, channels, digests]
+    return cached(key, (len(paths), size, size, channels), partial(_decode_all, paths, size, channels))
+
+
+def _decode_all(paths: Sequence[Path], size: int, channels: int) -> Iterator[tuple[np.ndarray | None, str | None]]:
+    progress = Progress("reading images", len(paths), unit="image")
+    tasks = [(str(path), size, channels) for path in paths]
+    for result in in_order(isolated_map(decode_file, tasks, workers=usable_cores())):
+        progress.advance(1)
+        if isinstance(result, WorkerDied):
+            result = result.reason
+        yield (None, result) if isinstance(result, str) else (result, None)
+    progress.close()
+
+
+def decode_file(task: tuple[str, int, int]) -> np.ndarray | str:
+    """uint8 [size, size, channels] of one image file, or what is wrong with it. For a process of its own.
+
+    Shown as viewers show it: turned by its EXIF orientation, and transparent parts white.
+
+    Args:
+        task: (path, size, channels).
+    """
+    path, size, channels = task
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns above it and raises above twice as many
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        if os.path.getsize(path) > MAX_FILE:
+            return f"is larger than {MAX_FILE >> 20} MB"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                if max(image.size) > MAX_SIDE:
+                    return f"is {image.width} x {image.height} pixels, and a side may have {MAX_SIDE:,}"
+                image.load()
+                return resize_and_crop(_as_shown(image), size, channels)
+    except FileNotFoundError:
+        return "is missing"
+    except IsADirectoryError:
+        return "is a folder"
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        return f"is a decompression bomb of more than {MAX_PIXELS:,} pixels"
+    except UnidentifiedImageError:
+        return f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
+    except MemoryError:
+        return "needs too much memory"
+    except Exception as error:  # Pillow raises many kinds on a damaged file; each is this file's fault
+        told = " ".join(str(error).split()).rstrip(".")
+        if "truncated" in told or "broken data stream" in told:
+            return f"is truncated or damaged ({told})"
+        return f"cannot be decoded ({type(error).__name__}: {told})"
+
+
+def _as_shown(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits of grey, which convert() would clip
+        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+def _digest_or_error(path: Path) -> str:
+    try:
+        return file_digest(path) if path.is_file() and path.stat().st_size <= MAX_FILE else "no file to read"
+    except OSError as error:  # its decoding fails too and says so; when the file can be read, the key is another
+        return str(error)

@@ -1,0 +1,226 @@
+"""Triplets that people gave, instead of drawn ones.
+
+Two forms are read:
+
+- A CSV or Parquet file with the columns `anchor`, `positive`, `negative` (ids of items) and `condition`, and perhaps
+  `split` (train, validation or val, test). Conditions come in the order in which the file first names them.
+- A folder of the reference's integer lists: `filenames.json`, which is no JSON but one item id a line, and for every
+  condition and split `tripletlists/CONDITION_tripletlist_SPLIT.txt` (or the same beside filenames.json), SPLIT being
+  train, val or test, with lines `anchor far close`: line numbers of filenames.json, counted from 0. Conditions come in
+  the order of their names.
+
+Where neither the items nor the triplets have a split, the triplets themselves are split 70 / 10 / 20 %, and items take
+part in several splits: a test triplet is then a new judgement on known items.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from csn_jax.config import did_you_mean
+from csn_jax.data.columns import read_columns
+from csn_jax.data.item_set import SPLITS, Condition, ItemSet, Rows, split_items
+from csn_jax.data.table import SPLIT, split_name
+from csn_jax.data.triplets import Triplets
+from csn_jax.errors import UserError
+
+LIST = re.compile(r"(?P<condition>.+)_tripletlist_(?P<split>[^_]+)\.txt")
+ROLES = ("anchor", "positive", "negative")
+
+
+class OwnTriplets(NamedTuple):
+    """T triplets of a user's.
+
+    conditions: in the file's order.
+    columns: T triplets as positions of items; condition is a row in `conditions`.
+    split: [T] str where the triplets have one, else None.
+    where: from a triplet's number to its place, for people.
+    """
+
+    conditions: tuple[Condition, ...]
+    columns: Triplets
+    split: np.ndarray | None
+    where: Callable[[int], str]
+
+
+def read_own_triplets(path: Path, rows: Rows) -> OwnTriplets:
+    """Read a triplet file, or a folder of the reference's lists, that names items of a source.
+
+    Raises:
+        UserError: for an unknown id or split, or an item twice in a triplet, naming the line.
+    """
+    index = {one: i for i, one in enumerate(rows.ids.tolist())}
+    if path.is_dir():
+        names, columns, split, where = _read_lists(path, index)
+    elif path.is_file():
+        names, columns, split, where = _read_table(path, index)
+    else:
+        raise UserError(f"config.data.triplets is {str(path)!r}, which is not there; give a file or a folder of lists.")
+    anchor, positive, negative, _ = columns
+    for t in np.flatnonzero((anchor == positive) | (anchor == negative) | (positive == negative))[:1].tolist():
+        raise UserError(f"{where(t)} names an item twice; a triplet is three different items.")
+    kinds = dict(rows.conditions)
+    conditions = tuple(Condition(name, kinds.get(name, "triplets")) for name in names)
+    return OwnTriplets(conditions, columns, split, where)
+
+
+def split_from_triplets(own: OwnTriplets, n_items: int) -> np.ndarray:
+    """The split [N] of every item from the triplets that name it; items that none names go to training.
+
+    Raises:
+        UserError: when an item is in triplets of two splits, naming the line.
+    """
+    code = np.array([SPLITS.index(name) for name in own.split.tolist()])
+    home = np.full(n_items, -1)
+    for role in own.columns[:3]:
+        home[role[::-1]] = code[::-1]  # the first triplet that names an item
+    for t in np.flatnonzero(np.any([home[role] != code for role in own.columns[:3]], axis=0))[:1].tolist():
+        raise UserError(
+            f"{own.where(t)} is a triplet across splits: it is of {own.split[t]} and names an item that another has in "
+            "another split; an item belongs to one split, so that test items are new."
+        )
+    return np.array(SPLITS)[np.maximum(home, 0)]
+
+
+def split_triplets(own: OwnTriplets, items: ItemSet, items_are_split: bool, seed: int) -> dict[str, Triplets]:
+    """The triplets of the chosen conditions by split.
+
+    Args:
+        own: all of them.
+        items: with the chosen conditions, whose rows the triplets will name.
+        items_are_split: whether the items' split counts; else the triplets are split here.
+        seed: seeds that split.
+
+    Raises:
+        UserError: for a triplet across splits, and for a condition without a triplet in a split.
+    """
+    if items_are_split:
+        split = items.split[own.columns.anchor]
+        across = np.any([items.split[role] != split for role in own.columns[1:3]], axis=0)
+        if own.split is not None:
+            across |= own.split != split
+        for t in np.flatnonzero(across)[:1].tolist():
+            named = ", ".join(
+                f"{role} {items.ids[i]} of {items.split[i]}"
+                for role, i in zip(ROLES, (column[t] for column in own.columns[:3]), strict=True)
+            )
+            of = f"it is of {own.split[t]} and " if own.split is not None else ""
+            raise UserError(
+                f"{own.where(t)} is a triplet across splits: {of}it names {named}; name items of one split, or give "
+                "data.split_by a column whose items stay together."
+            )
+    else:
+        split = _split_apart(own, seed)
+    row = {condition.name: i for i, condition in enumerate(items.conditions)}
+    new_row = np.array([row.get(condition.name, -1) for condition in own.conditions])
+    condition = new_row[own.columns.condition]
+    by_split = {}
+    for name in SPLITS:
+        chosen = (split == name) & (condition >= 0)
+        roles = [column[chosen].astype(np.int32) for column in own.columns[:3]]
+        by_split[name] = Triplets(*roles, condition[chosen].astype(np.int32))
+        for one, i in row.items():
+            if not (by_split[name].condition == i).any():
+                raise UserError(
+                    f"config.data.triplets has no triplet of condition {one!r} in the {name} split; give more, or "
+                    "leave the condition out of config.data.conditions."
+                )
+    return by_split
+
+
+def _split_apart(own: OwnTriplets, seed: int) -> np.ndarray:
+    """A split [T] of the triplets of each condition; judgements on the same three items stay together."""
+    three = np.sort(np.stack(own.columns[:3], axis=1), axis=1)
+    split = np.empty(len(three), "<U10")
+    for row in range(len(own.conditions)):
+        of = own.columns.condition == row
+        _, unit = np.unique(three[of], axis=0, return_inverse=True)
+        split[of] = split_items(len(unit), unit.ravel(), seed)
+    return split
+
+
+Read = tuple[tuple[str, ...], Triplets, np.ndarray | None, Callable[[int], str]]  # names of conditions, then as above
+
+
+def _read_table(path: Path, index: dict[str, int]) -> Read:
+    table = read_columns(path)
+    asked = "config.data.triplets"
+    roles = []
+    for role in ROLES:
+        column = table.column(role, asked)
+        found = np.array([index.get(one, -1) for one in column], np.int64)
+        for row in np.flatnonzero(found < 0)[:1].tolist():
+            near = did_you_mean(column[row], index)
+            raise UserError(f"{table.where(row)}: {role} is {column[row]!r}{near}, which is the id of no item.")
+        roles.append(found)
+    named = table.column("condition", asked)
+    row_of = {name: row for row, name in enumerate(dict.fromkeys(named))}
+    if "" in row_of:
+        raise UserError(f"{table.where(named.index(''))} has no condition; name one.")
+    if not named:
+        raise UserError(f"{path} has no triplet; give a row for each.")
+    condition = np.array([row_of[name] for name in named])
+    split = None
+    if SPLIT in table.text:
+        split = np.array([split_name(value, lambda t=t: table.where(t)) for t, value in enumerate(table.text[SPLIT])])
+    return tuple(row_of), Triplets(*roles, condition), split, table.where
+
+
+def _read_lists(folder: Path, index: dict[str, int]) -> Read:
+    try:
+        names = (folder / "filenames.json").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{folder / 'filenames.json'} cannot be read ({getattr(error, 'strerror', None) or error}); give it one "
+            "item id a line, in the order that the lists count by."
+        ) from None
+    items = np.array([index.get(name, -1) for name in names], np.int64)
+    lists = folder / "tripletlists" if (folder / "tripletlists").is_dir() else folder
+    files = sorted(
+        (*match.groups(), lists / match[0]) for path in lists.iterdir() if (match := LIST.fullmatch(path.name))
+    )
+    if not files:
+        raise UserError(f"{lists} has no list of triplets; name them CONDITION_tripletlist_train.txt, _val and _test.")
+    conditions = tuple(dict.fromkeys(condition for condition, _, _ in files))
+    parts, rows, split, starts = [], [], [], [0]
+    for condition, name, path in files:
+        part = _read_list(path, items, names)
+        parts.append(part)
+        rows.append(np.full(len(part), conditions.index(condition)))
+        split.append(np.full(len(part), split_name(name, lambda path=path: str(path)), "<U10"))
+        starts.append(starts[-1] + len(part))
+
+    def where(t: int) -> str:
+        file = bisect_right(starts, t) - 1
+        return f"{files[file][2]}, line {t - starts[file] + 1}"
+
+    anchor, far, close = np.concatenate(parts).T
+    return conditions, Triplets(anchor, close, far, np.concatenate(rows)), np.concatenate(split), where
+
+
+def _read_list(path: Path, items: np.ndarray, names: list[str]) -> np.ndarray:
+    """Positions of items int64 [T, 3], in the file's order: anchor, far, close."""
+    lines = [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    for number, words in enumerate(lines, start=1):
+        if len(words) != 3 or not all(word.isascii() and word.isdecimal() and len(word) < 10 for word in words):
+            raise UserError(
+                f"{path}, line {number} is {' '.join(words)!r}; give three whole numbers, anchor far close."
+            )
+    listed = np.array(lines, np.int64).reshape(-1, 3)
+    for t, role in np.argwhere(listed >= len(names))[:1].tolist():
+        raise UserError(
+            f"{path}, line {t + 1} names item {listed[t, role]}, and filenames.json has {len(names)} lines, counted "
+            "from 0; bring the lists that belong to it."
+        )
+    found = items[listed]
+    for t, role in np.argwhere(found < 0)[:1].tolist():
+        number = int(listed[t, role])
+        raise UserError(
+            f"{path}, line {t + 1} names item {number}, {names[number]!r} in filenames.json, which is the id of no "
+            "item; write the items' ids there, or choose the column that holds them with --config.data.id."
+        )
+    return found
