@@ -160,10 +160,11 @@ def _count_active(
 
     def count(k: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         active, g = carry
-        column = jnp.minimum(first + k, len(d) - 1)  # past the label's end, `reach` is -inf
-        hits = (reach[rows, column][:, None] > bar).astype(d.dtype)  # [B, B]
+        column = first + k  # past the label's end no pair is positive, and past the last column nothing is there
+        positive_reach = reach.at[rows, column].get(mode="fill", fill_value=-jnp.inf)  # [B]
+        hits = (positive_reach[:, None] > bar).astype(d.dtype)  # [B, B]
         of_positive = jnp.sum(hits, axis=1)
-        return active + of_positive, (g - hits).at[rows, column].add(of_positive)
+        return active + of_positive, (g - hits).at[rows, column].add(of_positive, mode="drop")
 
     return jax.lax.fori_loop(0, longest, count, (jnp.zeros_like(d[0]), jnp.zeros_like(d)))
 
