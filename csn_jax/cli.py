@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from csn_jax.config import Config, did_you_mean
 from csn_jax.errors import MachineError, Stopped, UserError
+from csn_jax.text import table
 
 Args = TypeVar("Args")
 
@@ -152,19 +153,6 @@ def presets_of(module: Any) -> dict[str, Callable[[], Config]]:
     }
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as an aligned table: the first column to the left, the others to the right, a rule under the head."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
-
-
 def results_table(results: dict[str, Any]) -> str:
     """results.json for people."""
     rows = [("condition", "triplet error", "95 % interval", "triplets")]
@@ -176,6 +164,15 @@ def results_table(results: dict[str, Any]) -> str:
         rows.append((name, f"{value:.2%}", f"{low:.2%} to {high:.2%}", f"{n:,}"))
     head = f"{results['variant']} masks, {results['split']} split, step {results['step']:,}"
     parts = [f"{head}\n{table(rows)}"]
+    if found := results.get("baselines"):
+        rows = [("same triplets, error under", "these masks", "raw Euclidean", "raw cosine", "linear probe")]
+        for name in [*results["conditions"], "overall"]:
+            values = (
+                part["overall"] if name == "overall" else part["by_condition"][name]
+                for part in (error, *(found[which] for which in ("euclidean", "cosine", "linear_probe")))
+            )
+            rows.append((name, *("-" if value is None else f"{value:.2%}" for value in values)))
+        parts.append(table(rows))
     if found := results.get("retrieval", {}).get("by_condition"):
         n_queries = results["retrieval"]["n_queries"]["by_condition"]
         rows = [("retrieval", "recall@1", "R-precision", "MAP@R", "queries")]

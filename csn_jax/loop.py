@@ -18,8 +18,9 @@ from csn_jax.config import Config
 from csn_jax.core.steps import make_embed_step, make_in_batch_step, make_train_step
 from csn_jax.data.dataset import Dataset, load_dataset
 from csn_jax.data.feed import AnyBatch, device_feed, labelled_batches, triplet_batches
+from csn_jax.data.report import report
 from csn_jax.errors import MachineError, Stopped
-from csn_jax.evaluators import leakage, off_task, retrieval, triplet_error
+from csn_jax.evaluators import baselines, leakage, off_task, retrieval, triplet_error
 from csn_jax.model import Model, build_network, examples, load, make_model, pretrained, restore_target
 from csn_jax.runtime.checkpoint import Checkpoints, has_steps
 from csn_jax.runtime.compiler import jit
@@ -50,7 +51,7 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
 
     Returns:
         What results.json holds: variant, conditions, split, step, triplet_error, ci95, n_triplets, primary_metric,
-        retrieval.
+        retrieval, and for vectors baselines.
 
     Raises:
         UserError: a mistake in config, data or workdir.
@@ -68,6 +69,7 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
         if config.feed == "tfdata":
             import csn_jax.data.tf_feed  # noqa: F401  (tells that TensorFlow is missing before anything is written)
         dataset = load_dataset(config)
+        say(report(config, dataset))
         if config.variant == "specialists":
             claim(workdir, config, dataset.record)
             for row in range(len(dataset.items.conditions)):
@@ -90,12 +92,14 @@ def evaluate(
     which some training items are embedded too, are measured besides.
     """
     items = dataset.items
-    rows = np.flatnonzero(items.split == split)
+    rows = dataset.rows(split)
     if full and off_task.off_task_labels(items):
         rows = np.union1d(rows, off_task.fitting_rows(items))
     embeddings = model.embed_rows(items.inputs, rows)
     results = {"variant": variant, "conditions": list(model.conditions), "split": split, "step": model.step}
     results |= triplet_error.results(embeddings, model.masks, items, dataset.triplets[split])
+    if items.inputs.ndim == 2:
+        results["baselines"] = baselines.results(items, dataset.triplets, split)
     results["primary_metric"] = {"name": "triplet_error", "value": results["triplet_error"]["overall"]}
     limit = None if full else QUERIES
     results["retrieval"] = retrieval.results(embeddings, model.masks, items, split, limit)
@@ -212,7 +216,7 @@ def _feed(
 
 def _validate(model: Model, dataset: Dataset) -> dict[str, float]:
     items, triplets = dataset.items, dataset.triplets["validation"]
-    embeddings = model.embed_rows(items.inputs, np.flatnonzero(items.split == "validation"))
+    embeddings = model.embed_rows(items.inputs, dataset.rows("validation"))
     counts = triplet_error.triplet_error(embeddings, model.masks, items, triplets)
     return {name: wrong / total for name, (wrong, total) in counts.items()}
 

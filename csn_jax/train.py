@@ -16,12 +16,20 @@ class Args:
     config: Config = field(default_factory=Config)
     workdir: str = ""
     """Where the run lives; the same command goes on there. Empty: runs/<source>-<variant>-<digest of the config>."""
+    check: bool = False
+    """Stop after the data report, which tells what there is to learn from and what is wrong with it."""
 
 
 def main(argv: Sequence[str]) -> None:
     args = cli.parse(Args, argv, "python -m csn_jax.train")
     config = args.config
     workdir = args.workdir or f"runs/{config.data.source}-{config.variant}-{config.digest()[:8]}"
+    if args.check:
+        from csn_jax.data.dataset import load_dataset
+        from csn_jax.data.report import report
+
+        print(report(config, load_dataset(config)))
+        return
 
     from csn_jax.loop import train_and_evaluate
     from csn_jax.runtime.writer import say
@@ -29,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     say(f"workdir {workdir}")
     results = train_and_evaluate(config, workdir)
     print(cli.results_table(results))
-    say(f"pictures and records are in {workdir}: masks.png, neighbours_*.png, results.json")
+    say(f"pictures and records are in {workdir}: masks.png, results.json and others")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,116 @@
+"""The data report: what a training will learn from, as a table for people to look at before an hour is spent."""
+
+from collections import Counter
+from itertools import combinations
+
+import numpy as np
+
+from csn_jax.config import Config
+from csn_jax.data import draw
+from csn_jax.data.dataset import Dataset
+from csn_jax.data.item_set import SPLITS, Condition
+from csn_jax.data.triplets import scale_of
+from csn_jax.text import table
+
+RARE = 2  # a value seen so often or less
+ALIKE = 0.8  # normalised mutual information from which two conditions are nearly the same notion
+WIDTH = 24  # characters of a name or value
+
+
+def report(config: Config, dataset: Dataset) -> str:
+    """Items, conditions and doubts of a data set, as lines.
+
+    For every condition: kind, number of values, the share of items that have one, how many triplets the splits'
+    items allow, and the rarest values. Below, whatever else the source found, and conditions that are nearly the same.
+    """
+    items = dataset.items
+    counts = ", ".join(f"{int((items.split == name).sum()):,} {name}" for name in SPLITS)
+    whole = dataset.record["split_unit"]
+    given = "triplets of your own, split apart" if whole == "triplet" else counts
+    head = f"data report: {config.data.path or config.data.source}, {len(items.ids):,} items ({given})"
+    rows = [("condition", "kind", "values", "known", "possible triplets", "rarest values")]
+    rows += [_row(dataset, row, condition) for row, condition in enumerate(items.conditions)]
+    lines = [*_same_notions(dataset), *dataset.notes]
+    return "\n".join([head, table(rows), *(f"- {_shown(line, 200)}" for line in lines)])
+
+
+def _row(dataset: Dataset, row: int, condition: Condition) -> tuple[str, ...]:
+    items, (name, kind) = dataset.items, condition
+    column = items.labels.get(name)
+    own = [triplets.of_condition(row) for triplets in dataset.triplets.values()]
+    if column is None:
+        named = np.unique(np.concatenate([role for triplets in own for role in triplets[:3]]))
+        total = sum(len(triplets.anchor) for triplets in own)
+        return _shown(name), kind, "-", f"{len(named) / len(items.ids):.1%}", f"{total:,} given", "-"
+    known = column[column != ""]
+    possible = sum(count_possible(column, kind, items.split == split) for split in SPLITS)
+    if kind == "set":
+        times = Counter(member for value in known.tolist() for member in value.split(";"))
+    else:
+        times = Counter(known.tolist())
+    rarest, values = "-", f"{len(times):,}"
+    if kind == "numeric":
+        numbers = known.astype(float)
+        values += f" ({numbers.min():g} to {numbers.max():g})"
+    else:
+        rare = sorted(((n, value) for value, n in times.items()), key=lambda pair: pair[0])
+        seldom = sum(n <= RARE for n, _ in rare)
+        shown = ", ".join(f"{_shown(value)} {n:,}" for n, value in rare[: 3 if seldom else 1])
+        rarest = f"{seldom} seen once or twice: {shown}" if seldom else shown
+    return _shown(name), kind, values, f"{len(known) / len(column):.1%}", _large(possible), rarest
+
+
+def count_possible(column: np.ndarray, kind: str, members: np.ndarray) -> int:
+    """About how many triplets the items of one split, bool [N], allow; exact where there are few values."""
+    known = members & (column != "")
+    if kind in ("numeric", "ordinal"):
+        scale = scale_of(column, kind)
+        return draw.count_by_gap(scale.values[known], scale.step)
+    return (draw.count_by_members if kind == "set" else draw.count_by_value)(column[known])
+
+
+def _same_notions(dataset: Dataset) -> list[str]:
+    """A line for each pair of conditions that are nearly the same, and for one that tells nothing of its own."""
+    items = dataset.items
+    codes = {name: _codes(items.labels[name], kind) for name, kind in items.conditions if name in items.labels}
+    return [
+        f"{_shown(a)} and {_shown(b)} are nearly the same notion (normalised mutual information {shared:.2f} of 1)"
+        for a, b in combinations(codes, 2)
+        if (shared := normalised_mutual_information(codes[a], codes[b])) >= ALIKE
+    ]
+
+
+def _codes(column: np.ndarray, kind: str) -> np.ndarray:
+    """Labels as whole numbers [N], -1 where missing; numbers by the tenth of their range."""
+    if kind == "numeric":
+        return np.where(column == "", -1, scale_of(column, kind).bins)
+    return np.where(column == "", -1, np.unique(column, return_inverse=True)[1])
+
+
+def normalised_mutual_information(x: np.ndarray, y: np.ndarray) -> float:
+    """Mutual information over the mean of both entropies, of codes [N] that are both known (not -1): 0 to 1."""
+    both = (x >= 0) & (y >= 0)
+    if not both.any():
+        return 0.0
+    xy = np.stack([x[both], y[both]], axis=1)
+    h_x, h_y, h_xy = (_entropy(np.unique(codes, axis=0, return_counts=True)[1]) for codes in (xy[:, 0], xy[:, 1], xy))
+    return 2 * (h_x + h_y - h_xy) / (h_x + h_y) if h_x + h_y > 0 else 0.0
+
+
+def _entropy(counts: np.ndarray) -> float:
+    p = counts / counts.sum()
+    return float(-(p * np.log(p)).sum())
+
+
+def _large(n: int) -> str:
+    """A number for people: exact below a million, then rounded."""
+    for power, name in ((12, "trillion"), (9, "billion"), (6, "million")):
+        if n >= 10**power:
+            return f"{n / 10**power:,.{1 if n < 10 ** (power + 2) else 0}f} {name}"
+    return f"{n:,}"
+
+
+def _shown(text: str, width: int = WIDTH) -> str:
+    """Text of a user's data on one line without control characters, cut to a width."""
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return text if len(text) <= width else text[: width - 1] + "…"
