@@ -75,7 +75,7 @@ def read_weights(source: str, place: str) -> Weights:
 
 def to_safetensors(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
     """The bytes of a .safetensors file; the same for the same tensors and at most one text."""
-    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata)
+    return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in tensors.items()}, metadata)
 
 
 def _read_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -97,7 +97,7 @@ def _read_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str
 
 def _from_hub(source: str, place: str) -> Path:
     repository = source.removeprefix("hf:")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
         raise UserError(f"{place}={source}: give a repository as hf:OWNER/NAME, as in hf:timm/resnet18.a1_in1k.")
     try:
         import huggingface_hub
