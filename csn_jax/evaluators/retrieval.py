@@ -60,7 +60,7 @@ def likeness(column: np.ndarray, kind: str) -> Likeness:
 @jax.jit
 def _masked(embeddings: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Masked embeddings [N, D] about their mean, which no distance feels but the rounding of squares does; and their
-    squares [N]."""
+    squares [N]. Distances below some 3e-4 of the spread drown in that rounding."""
     x = embeddings * mask[None]
     x = x - jnp.mean(x, axis=0, keepdims=True)
     return x, jnp.sum(jnp.square(x), axis=1)

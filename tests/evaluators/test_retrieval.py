@@ -26,10 +26,10 @@ def alike(kind: str, one: str, other: str, column: list[str]) -> bool:
     return one == other
 
 
-def naive(embeddings, mask, column, kind) -> dict[str, list[float]]:
+def naive(embeddings, mask, column, kind, n_queries=None) -> dict[str, list[float]]:
     """{metric: a value for each counted query}: all other known items sorted, in float64, an item at a time."""
     values = {metric: [] for metric in METRICS}
-    for q in range(len(column)):
+    for q in range(n_queries or len(column)):
         ranked = []
         for g in range(len(column)):
             if g != q and column[q] and column[g]:
@@ -105,6 +105,31 @@ def test_equals_a_naive_loop_far_from_the_origin():
     expected = naive(embeddings, mask, column, "categorical")
     found = measure(embeddings, mask, likeness(np.array(column), "categorical"), np.arange(80))
     np.testing.assert_allclose(found, [expected[metric] for metric in METRICS], rtol=1e-12)
+
+
+def test_equals_a_naive_loop_where_half_of_many_are_alike():
+    """The nearest half of 1,500 is to be ranked, which a partition alone does not do."""
+    rng = np.random.default_rng(0)
+    embeddings, mask = rng.normal(size=(1_500, 3)).astype(np.float32), np.ones(3, np.float32)
+    column = (embeddings[:, 0] + rng.normal(size=1_500) > 0).astype(int).astype(str).tolist()
+    expected = naive(embeddings, mask, column, "categorical", n_queries=20)
+    found = measure(embeddings, mask, likeness(np.array(column), "categorical"), np.arange(20))
+    np.testing.assert_allclose(found, [expected[metric] for metric in METRICS], rtol=1e-12)
+
+
+def test_numbers_a_tenth_of_the_range_apart_are_not_alike():
+    """Less is; and numbers that are all equal are."""
+
+    def pairs(column):
+        labels = likeness(np.array(column), "numeric")
+        return [
+            [bool(labels.low[q, 0] <= labels.code[g, 0] < labels.high[q, 0]) for g in range(len(column))]
+            for q in range(len(column))
+        ]
+
+    assert pairs(["0", "10", "100", "9.9"])[0] == [True, False, False, True]
+    assert pairs(["0", "10", "100", "9.9"])[1] == [False, True, False, True]
+    assert pairs(["3", "3.0"]) == [[True, True]] * 2
 
 
 def test_a_tie_is_wrong():
