@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from csn_jax.data.dataset import Dataset
 from csn_jax.data.item_set import ItemSet
+from csn_jax.data.triplets import CLEARLY, scale_of
 from csn_jax.model import Model
 from csn_jax.runtime.workdir import write_atomically
 
@@ -19,15 +20,15 @@ GREY = "#555555"
 
 
 def draw_all(workdir: Path, model: Model, embeddings: np.ndarray, dataset: Dataset) -> None:
-    """Write masks.png and neighbours_<condition>.png into a workdir.
+    """Write masks.png and, where the items are images, neighbours_<condition>.png into a workdir.
 
     Args:
         embeddings: [N, D], rows of the test split filled.
     """
     items = dataset.items
     draw_masks(workdir / "masks.png", model.masks, model.conditions)
-    queries = choose_queries(items, QUERIES)
-    for row, condition in enumerate(model.conditions):
+    queries = choose_queries(items, QUERIES) if items.inputs.ndim == 4 else []
+    for row, condition in enumerate(model.conditions if len(queries) else ()):
         sheet = draw_neighbours(items, queries, embeddings * model.masks[row], condition)
         _write(workdir / f"neighbours_{condition}.png", sheet)
 
@@ -71,12 +72,13 @@ def choose_queries(items: ItemSet, n: int) -> np.ndarray:
     The same ones for every condition, so that the sheets differ by the mask alone.
     """
     gallery = np.random.default_rng(0).permutation(np.flatnonzero(items.split == "test"))
-    columns = [items.labels[condition.name][gallery] for condition in items.conditions]
+    columns = [items.labels[name][gallery] for name, _ in items.conditions if name in items.labels]
     most = [-(-n // max(1, len(np.unique(column[column != ""])))) for column in columns]  # times for each value
     shown = [Counter() for _ in columns]
     chosen: list[int] = []
     # Items with all their values first.
-    for i in np.argsort(sum((column == "").astype(int) for column in columns), kind="stable"):
+    n_missing = sum(((column == "").astype(int) for column in columns), np.zeros(len(gallery), int))
+    for i in np.argsort(n_missing, kind="stable"):
         values = [column[i] for column in columns]
         if len(chosen) < n and all(v == "" or times[v] < m for v, times, m in zip(values, shown, most, strict=True)):
             chosen.append(gallery[i])
@@ -100,19 +102,24 @@ def nearest(masked: np.ndarray, queries: np.ndarray, gallery: np.ndarray, k: int
 
 
 def draw_neighbours(items: ItemSet, queries: np.ndarray, masked: np.ndarray, condition: str) -> Image.Image:
-    """A sheet with a row for each query: its value, its picture, its nearest items framed by whether they share the
-    value, and how many do.
+    """A sheet with a row for each query: its value, its picture, its nearest items framed by whether they are like it
+    (share its value or a member, or are near as numbers), and how many are. Without labels, pictures alone.
 
-    The neighbours come from the test items that have one of the queries' values. Among all test items those of three
-    hundred other fonts would crowd out the few of the query's own, also where the order is nearly right.
+    Where values are the same or different, the neighbours come from the test items that have one of the queries'
+    values. Among all test items those of three hundred other fonts would crowd out the few of the query's own, also
+    where the order is nearly right.
 
     Args:
         queries: [Q] positions.
         masked: [N, D] embeddings times the condition's mask.
     """
-    labels = items.labels[condition]
-    queries = queries[labels[queries] != ""]
-    gallery = np.flatnonzero((items.split == "test") & np.isin(labels, labels[queries]))
+    kind, labelled = dict(items.conditions)[condition], condition in items.labels
+    labels = items.labels.get(condition, np.full(len(items.ids), ""))
+    if labelled:
+        queries = queries[labels[queries] != ""]
+    of_these = labelled and kind in ("categorical", "ordinal")
+    gallery = np.flatnonzero((items.split == "test") & (np.isin(labels, labels[queries]) if of_these else True))
+    gallery = gallery[labels[gallery] != ""] if labelled else gallery
     k = max(0, min(NEIGHBOURS, len(gallery) - 1))
     rows = nearest(masked, queries, gallery, k)
     side = items.inputs.shape[1]
@@ -122,32 +129,45 @@ def draw_neighbours(items: ItemSet, queries: np.ndarray, masked: np.ndarray, con
     draw, font = ImageDraw.Draw(sheet), _font(15)
     title = f"Nearest by {condition}"
     draw.text((gap, 10), title, fill="black", font=_font(20))
-    told = (
-        f"{k} nearest of the {len(gallery)} test items of these {len(np.unique(labels[queries]))} values, nearest first"
-    )
+    among = f" of these {len(np.unique(labels[queries]))} values" if of_these else ""
+    told = f"{k} nearest of the {len(gallery)} test items{among}, nearest first"
     draw.text((max(wide + step, 2 * gap + _font(20).getlength(title)), 14), told, fill=GREY, font=font)
     draw.text((wide, 46), "query", fill="black", font=font)
     x = wide + step + gap
-    for colour, text in ((ALIKE, f"same {condition}"), (OTHER, f"another {condition}")):
+    words = {"set": ("shares a", "shares no"), "numeric": ("near in", "further in")}.get(kind, ("same", "another"))
+    for colour, word in zip((ALIKE, OTHER), words, strict=True) if labelled else ():
+        text = f"{word} {condition}"
         draw.rectangle((x - 4, 47, x + 10, 61), outline=colour, width=4)
         draw.text((x + 18, 46), text, fill="black", font=font)
         x += 3 * gap + int(font.getlength(text))
-    draw.text((wide + (k + 1) * step + gap + 8, 46), "found", fill="black", font=font)
+    if labelled:
+        draw.text((wide + (k + 1) * step + gap + 8, 46), "found", fill="black", font=font)
     for line, (query, found) in enumerate(zip(queries, rows, strict=True)):
         y = top + line * step
         middle = y + side // 2
+        alike = _alike(labels, kind, query)
         draw.text((gap, middle), _fit(labels[query], font, wide - 2 * gap), fill="black", font=font, anchor="lm")
         for place, item in enumerate((query, *found)):
             x = wide + place * step + (gap if place else 0)  # the query stands apart
             sheet.paste(_picture(items.inputs[item], side), (x, y))
-            if place:
-                colour = ALIKE if labels[item] == labels[query] else OTHER
+            if place and labelled:
+                colour = ALIKE if alike[item] else OTHER
                 draw.rectangle((x - 4, y - 4, x + side + 3, y + side + 3), outline=colour, width=4)
-        alike = int((labels[found] == labels[query]).sum())
-        possible = min(k, int((labels[gallery] == labels[query]).sum()) - 1)
-        x = wide + (k + 1) * step + gap + 8
-        draw.text((x, middle), f"{alike} of {possible}", fill="black", font=font, anchor="lm")
+        if labelled:
+            told = f"{alike[found].sum()} of {min(k, alike[gallery].sum() - 1)}"
+            draw.text((wide + (k + 1) * step + gap + 8, middle), told, fill="black", font=font, anchor="lm")
     return sheet
+
+
+def _alike(labels: np.ndarray, kind: str, query: int) -> np.ndarray:
+    """Which items [N] are like one of them, the unknown ones being like none but each other."""
+    if kind == "set":
+        wanted = set(labels[query].split(";"))
+        return np.array([not wanted.isdisjoint(label.split(";")) for label in labels.tolist()])
+    if kind == "numeric":
+        scale = scale_of(labels, kind)
+        return np.abs(scale.values - scale.values[query]) < CLEARLY * np.ptp(scale.values[labels != ""])
+    return labels == labels[query]
 
 
 def _picture(pixels: np.ndarray, side: int) -> Image.Image:

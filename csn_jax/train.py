@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     say(f"workdir {workdir}")
     results = train_and_evaluate(config, workdir)
     print(cli.results_table(results))
-    say(f"pictures and records are in {workdir}: masks.png, results.json and others")
+    say(f"pictures and records are in {workdir}: masks.png, neighbours_*.png for images, results.json")
 
 
 if __name__ == "__main__":
