@@ -30,11 +30,14 @@ def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 class Group(NamedTuple):
-    """The training items of one condition whose value others share, those of one value side by side."""
+    """The labelled training items of one condition, those of one value side by side.
+
+    Items whose value nobody shares stand together as one value: they are no positives, but good negatives.
+    """
 
     items: np.ndarray  # [M] int64, positions in the ItemSet
     starts: np.ndarray  # [V] where a value's items begin
-    counts: np.ndarray  # [V] how many they are, two or more
+    counts: np.ndarray  # [V] how many they are
 
 
 class Labelled(NamedTuple):
@@ -75,10 +78,11 @@ def label_items(items: ItemSet) -> Labelled:
     groups = []
     for code in codes.T:
         known = np.flatnonzero(training & (code >= 0))
-        known = known[np.argsort(code[known], kind="stable")]
-        _, starts, counts = np.unique(code[known], return_index=True, return_counts=True)
-        shared = counts >= 2
-        groups.append(Group(known, starts[shared], counts[shared]))
+        value = code[known]
+        value[np.bincount(value)[value] == 1] = len(code)
+        order = np.argsort(value, kind="stable")
+        _, starts, counts = np.unique(value[order], return_index=True, return_counts=True)
+        groups.append(Group(known[order], starts, counts))
     return Labelled(codes, np.flatnonzero(training & (codes >= 0).any(axis=1)), tuple(groups))
 
 
@@ -86,8 +90,8 @@ def labelled_rows(seed: int, step: int, labelled: Labelled, batch_size: int) -> 
     """Positions of the items in the batch of a step counted from 0: int64 [B], all different, ascending.
 
     Each condition draws an equal part: several values with equal chances, so that a giant class does not own the
-    batch, then several items of each, so that every condition has positives. An item that two conditions drew leaves
-    room, and so does a value with few items; it is filled with any labelled items.
+    batch, then several items of each, so that every condition has positives. What is missing, since values have too
+    few items or two conditions drew the same one, is filled with any labelled items.
     """
     rng = np.random.default_rng((seed, step))
     parts = np.array_split(np.arange(batch_size), len(labelled.groups))
@@ -103,7 +107,7 @@ def _draw(group: Group, size: int, rng: np.random.Generator) -> np.ndarray:
     """Up to `size` different items of one condition, evenly from some of its values."""
     n_values = min(len(group.counts), max(2, size // PER_VALUE))
     values = rng.choice(len(group.counts), n_values, replace=False)
-    each = -(-size // max(2, n_values))  # no value takes more than half: an anchor needs negatives, too
+    each = size // n_values
     count = group.counts[values]
     # `each` different numbers below `count`, for all values at once (Floyd's way): the next number draws among one
     # more than the last did, and takes the newest where its draw is taken. Where count < each, the first are void.
@@ -113,6 +117,4 @@ def _draw(group: Group, size: int, rng: np.random.Generator) -> np.ndarray:
         draw = rng.integers(np.maximum(newest + 1, 1))
         taken = (chosen[:k] == draw[None]).any(axis=0)
         chosen[k] = np.where(newest < 0, -1, np.where(taken, newest, draw))
-    # Cut from the end, where the values have all of theirs but the last.
-    chosen = chosen[::-1]
-    return (group.items[group.starts[values] + chosen])[chosen >= 0][:size]
+    return group.items[group.starts[values] + chosen][chosen >= 0]

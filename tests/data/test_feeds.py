@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from csn_jax.core.steps import Batch
-from csn_jax.data.feed import device_feed, gather, triplet_batches
+from csn_jax.data.feed import device_feed, gather, labelled_batches, triplet_batches
 from csn_jax.data.item_set import Condition, ItemSet
-from csn_jax.data.order import batch_rows, steps_per_epoch
+from csn_jax.data.order import batch_rows, label_items, labelled_rows, steps_per_epoch
 from csn_jax.data.triplets import Triplets, draw_triplets
 from csn_jax.runtime.sharding import make_shardings
 
@@ -21,10 +21,14 @@ def pixels() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def triplets(pixels) -> Triplets:
-    labels = {name: np.random.default_rng(i).choice(list("abc"), size=80) for i, name in enumerate("xy")}
+def items(pixels) -> ItemSet:
+    labels = {name: np.random.default_rng(i).choice(["a", "b", "c", ""], size=80) for i, name in enumerate("xy")}
     conditions = tuple(Condition(name, "categorical") for name in labels)
-    items = ItemSet(pixels, np.arange(80).astype(str), labels, np.full(80, "train"), conditions)
+    return ItemSet(pixels, np.arange(80).astype(str), labels, np.full(80, "train"), conditions)
+
+
+@pytest.fixture(scope="module")
+def triplets(items) -> Triplets:
     return draw_triplets(items, "train", 50, seed=0)
 
 
@@ -111,3 +115,35 @@ def test_batches_are_split_over_the_devices(kind, pixels, triplets):
     for column in batch:
         assert isinstance(column, jax.Array) and column.sharding.device_set == set(jax.devices())
         assert {shard.data.shape[0] for shard in column.addressable_shards} == {8}
+
+
+def labelled_plan(items: ItemSet, start: int, stop: int) -> tuple:
+    shardings = make_shardings()
+    return labelled_batches(items, SEED, BATCH, shardings.padded(BATCH)), start, stop, shardings.batch
+
+
+def test_a_labelled_batch_is_its_items_with_all_their_labels(items):
+    """And then padding, which repeats the first."""
+    labelled = label_items(items)
+    for step in range(3):
+        batch, rows = labelled_batches(items, SEED, BATCH, 32)(step), labelled_rows(SEED, step, labelled, BATCH)
+        assert batch.valid.tolist() == [True] * BATCH + [False] * 2
+        assert batch.item.dtype == batch.labels.dtype == np.int32 and batch.labels.shape == (32, 2)
+        np.testing.assert_array_equal(batch.item, [*rows, rows[0], rows[0]])
+        np.testing.assert_array_equal(batch.labels, labelled.codes[batch.item])
+        assert (batch.labels == -1).any()
+
+
+def test_both_feeds_give_the_same_labelled_batches(pixels, items):
+    """From the start and from any other step, and split over the devices alike."""
+    host, device = from_host(pixels, *labelled_plan(items, 0, 4)), list(device_feed(*labelled_plan(items, 0, 4)))
+    for sent, positions in zip(host, device, strict=True):
+        assert sent.item.dtype == np.uint8 and positions.item.dtype == np.int32
+        assert_same(sent, positions._replace(item=pixels[np.asarray(positions.item)]))
+        for column in (*sent, *positions):
+            assert {shard.data.shape[0] for shard in column.addressable_shards} == {8}
+    for whole, feed in ((host, lambda *args: from_host(pixels, *args)), (device, device_feed)):
+        tail = list(feed(*labelled_plan(items, 2, 4)))
+        for one, other in zip(tail, whole[2:], strict=True):
+            assert_same(one, other)
+    assert from_host(pixels, *labelled_plan(items, 4, 4)) == []

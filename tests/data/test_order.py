@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from csn_jax.data.order import batch_rows, steps_per_epoch
+from csn_jax.data.item_set import Condition, ItemSet
+from csn_jax.data.order import batch_rows, check_labelled, label_items, labelled_rows, steps_per_epoch
+from csn_jax.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -40,3 +42,118 @@ def test_batches_are_random_samples():
         rows = np.concatenate([batch_rows(1, epoch * 4 + i, 10, 3) for i in range(4)])
         places[rows, np.arange(10)] += 1
     assert places.min() > 140 and places.max() < 260  # mean 200, standard deviation 13.4
+
+
+# Batches of labelled items.
+
+N, BATCH = 200, 24
+
+
+def items_of(kind="categorical", **columns):
+    """Items with conditions of these labels; every fifth item is no training item."""
+    labels = {name: np.asarray(column, str) for name, column in columns.items()}
+    n = len(next(iter(labels.values())))
+    split = np.where(np.arange(n) % 5 == 4, "test", "train")
+    conditions = tuple(Condition(name, kind) for name in labels)
+    return ItemSet(np.zeros((n, 2), np.float32), np.arange(n).astype(str), labels, split, conditions)
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """A giant class, many small ones, values seen once, and a third of one column missing."""
+    rng = np.random.default_rng(0)
+    return items_of(
+        giant=np.where(rng.uniform(size=N) < 0.9, "most", rng.choice(["a", "b"], N)),
+        small=rng.integers(60, size=N),
+        half=np.where(rng.uniform(size=N) < 0.3, "", rng.choice(["x", "y", "z"], N)),
+    )
+
+
+def pairs(codes):
+    """Which pairs of rows are alike, and which differ, in each condition: bool [C, B, B] each."""
+    known, alike = (codes >= 0).T, codes.T[:, :, None] == codes.T[:, None, :]
+    known = known[:, :, None] & known[:, None, :]
+    return known & alike & ~np.eye(len(codes), dtype=bool), known & ~alike
+
+
+@pytest.mark.parametrize("batch", [12, BATCH, 100, 160])
+def test_a_labelled_batch_has_triplets_in_every_condition(mixed, batch):
+    """Its items are different training items, as many as asked for; at 160 they are all there are."""
+    labelled = label_items(mixed)
+    for step in range(50):
+        rows = labelled_rows(0, step, labelled, batch)
+        assert rows.dtype == np.int64 and len(np.unique(rows)) == len(rows) == batch
+        assert (mixed.split[rows] == "train").all()
+        alike, differ = pairs(labelled.codes[rows])
+        assert (alike.any(axis=2) & differ.any(axis=2)).any(axis=1).all()  # [C]: an anchor that has both
+
+
+@pytest.mark.parametrize("columns", [["a"] * 8 + ["b"] * 8, ["a"] * 30 + list("bcdefg"), list("aabcdefghi")])
+def test_few_values_still_leave_negatives(columns):
+    """Two values, a value of nearly all items, and one pair among items that nothing is like."""
+    labelled = label_items(items_of(label=columns))
+    for batch in (4, 6, 8):
+        for step in range(100):
+            alike, differ = pairs(labelled.codes[labelled_rows(0, step, labelled, batch)])
+            assert (alike.any(axis=2) & differ.any(axis=2)).any()
+
+
+def test_codes_are_equal_where_labels_are(mixed):
+    """And -1 where there is none."""
+    codes = label_items(mixed).codes
+    assert codes.dtype == np.int32 and codes.shape == (N, 3)
+    for column, condition in zip(codes.T, mixed.conditions, strict=True):
+        labels = mixed.labels[condition.name]
+        np.testing.assert_array_equal(column[:, None] == column[None], labels[:, None] == labels[None])
+        np.testing.assert_array_equal(column == -1, labels == "")
+
+
+def test_a_labelled_batch_is_a_pure_function_of_seed_and_step(mixed):
+    """Asked backwards, among others, and of another index of the same items."""
+    labelled = label_items(mixed)
+    forwards = [labelled_rows(7, step, labelled, BATCH) for step in range(20)]
+    for step in (*reversed(range(20)), 3, 17):
+        labelled_rows(8, step, labelled, BATCH)
+        np.testing.assert_array_equal(labelled_rows(7, step, label_items(mixed), BATCH), forwards[step])
+    drawn = {tuple(labelled_rows(seed, step, labelled, BATCH)) for seed in range(3) for step in range(20)}
+    assert len(drawn) == 60
+
+
+def test_a_giant_class_does_not_own_the_batch(mixed):
+    """It holds 90 % of the items, and of what its condition draws a third, as its two rivals do."""
+    only = items_of(giant=mixed.labels["giant"])
+    labelled = label_items(only)
+    shares = [(only.labels["giant"][labelled_rows(0, step, labelled, 12)] == "most").mean() for step in range(300)]
+    assert 0.3 < np.mean(shares) < 0.4
+
+
+def test_items_and_values_are_drawn_with_equal_chances():
+    """Over many batches, each value comes equally often, those seen once as one; and so does each item of a value."""
+    labels = np.repeat(list("abcdefgh"), 10).astype("<U6")
+    labels[60:70] = [f"once{i}" for i in range(10)]
+    labelled = label_items(items_of(label=labels))
+    drawn = np.zeros(80, int)
+    for step in range(3000):
+        drawn[labelled_rows(0, step, labelled, 8)] += 1
+    often = drawn[np.arange(80) % 5 != 4]
+    assert drawn.sum() == often.sum() == 24_000
+    assert often.min() > 0.8 * often.mean() and often.max() < 1.2 * often.mean()  # standard deviation 0.05
+
+
+@pytest.mark.parametrize(
+    ("batch", "kind", "told"),
+    [
+        (
+            7,
+            "categorical",
+            "config.batch_size is 7, and .* at least 4 for each of the 2 conditions and .* from 8 to 32.",
+        ),
+        (33, "categorical", "config.batch_size is 33, and .* at most the 32 labelled ones of the train split; .*"),
+        (8, "numeric", "condition 'one' is numeric and config.loss.name compares labels .*loss.name=triplet, or .*"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told(batch, kind, told):
+    items = items_of(kind, one=["a", "b", ""] * 20, two=["c", "d", ""] * 20)
+    with pytest.raises(UserError, match=f"^{told}$"):
+        check_labelled(items, batch)
+    check_labelled(items_of(one=["a", "b", ""] * 20, two=["c", "d", ""] * 20), 8)
