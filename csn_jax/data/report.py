@@ -1,5 +1,6 @@
 """The data report: what a training will learn from, as a table for people to look at before an hour is spent."""
 
+import math
 from collections import Counter
 from itertools import combinations
 
@@ -55,9 +56,10 @@ def _row(dataset: Dataset, row: int, condition: Condition) -> tuple[str, ...]:
     else:
         rare = sorted(((n, value) for value, n in times.items()), key=lambda pair: pair[0])
         seldom = sum(n <= RARE for n, _ in rare)
-        shown = ", ".join(f"{_shown(value)} {n:,}" for n, value in rare[: 3 if seldom else 1])
+        shown = ", ".join(f"{_shown(value)} {n:,}" for n, value in rare[: min(3, max(1, seldom))])
         rarest = f"{seldom} seen once or twice: {shown}" if seldom else shown
-    return _shown(name), kind, values, f"{len(known) / len(column):.1%}", _large(possible), rarest
+    coverage = math.floor(1000 * len(known) / len(column)) / 1000  # 100 % is said of all alone
+    return _shown(name), kind, values, f"{coverage:.1%}", _large(possible), rarest
 
 
 def count_possible(column: np.ndarray, kind: str, members: np.ndarray) -> int:
@@ -70,7 +72,7 @@ def count_possible(column: np.ndarray, kind: str, members: np.ndarray) -> int:
 
 
 def _same_notions(dataset: Dataset) -> list[str]:
-    """A line for each pair of conditions that are nearly the same, and for one that tells nothing of its own."""
+    """A line for each pair of conditions that are nearly the same."""
     items = dataset.items
     codes = {name: _codes(items.labels[name], kind) for name, kind in items.conditions if name in items.labels}
     return [

@@ -45,15 +45,15 @@ def read(config: Config) -> Rows:
         inputs, faults = _images(columns, names, config)
         kept = np.array([row for row, fault in enumerate(faults) if fault is None], int)
         notes += tuple(f"left out {columns.where(row)}: {fault}" for row, fault in enumerate(faults) if fault)
-    alike = find_duplicates(inputs)
+    alike, ids = find_duplicates(inputs), np.array(ids)[kept]
     return Rows(
         inputs=inputs,
-        ids=np.array(ids)[kept],
+        ids=ids,
         labels={name: column[kept] for name, column in labels.items()},
         conditions=conditions,
         split=None if split is None else split[kept],
         together=alike.group,
-        notes=(*notes, *_told_of(alike, inputs)),
+        notes=(*notes, *_told_of(alike, inputs, ids)),
     )
 
 
@@ -113,7 +113,7 @@ def _notions(
     column to split by is none.
     """
     kinds = parse_kinds(data.kinds, columns)
-    labels, conditions, notes, left_out = {}, [], [], []
+    labels, conditions, notes, unused = {}, [], [], []
     for name in columns.text:
         if name in others:
             continue
@@ -125,15 +125,15 @@ def _notions(
                     f"column {name!r} of {columns.path} holds texts of more than {LONGEST} characters, which are no "
                     "notion; name another column."
                 )
-            left_out.append(name)
+            unused.append(f"{name} (long texts)")
             continue
         labels[name] = np.array(notion.values)
-        if notion.note and (wanted or not data.conditions):
+        if notion.note:
             notes.append(notion.note)
         if wanted or (notion.by_default and name != data.split_by):
             conditions.append(Condition(name, notion.kind))
-        else:
-            left_out.append(name)
+        if not wanted and (data.conditions or not notion.by_default or name == data.split_by):
+            unused.append(f"{name} ({notion.kind})")
     for name in data.conditions if not data.triplets else ():
         columns.column(name, "config.data.conditions")
         if name in others:
@@ -146,8 +146,8 @@ def _notions(
             f"{columns.path} has no column with two different values of which one comes twice; add one that tells "
             "what items have in common, or give data.triplets."
         )
-    if left_out and not data.conditions:
-        notes.append(f"no condition unless you name them: {', '.join(left_out)}")
+    if unused and not data.triplets:
+        notes.append(f"no condition unless data.conditions names them: {', '.join(unused)}")
     return labels, tuple(conditions), tuple(notes)
 
 
@@ -187,9 +187,13 @@ def _images(columns: Columns, names: list[str], config: Config) -> tuple[np.ndar
     return images, faults
 
 
-def _told_of(alike: Duplicates, inputs: np.ndarray) -> tuple[str, ...]:
+def _told_of(alike: Duplicates, inputs: np.ndarray, ids: np.ndarray) -> tuple[str, ...]:
     what = "pictures" if inputs.ndim == 4 else "vectors"
-    lines = [f"{alike.exact} {what} repeat an earlier one exactly"] if alike.exact else []
+    lines = [f"{alike.exact:,} {what} repeat an earlier one exactly"] if alike.exact else []
     if alike.near:
-        lines.append(f"{alike.near} {what} are nearly the same as another")
-    return (" and ".join(lines),) if lines else ()
+        lines.append(f"{alike.near:,} are nearly the same as another")
+    if not lines:
+        return ()
+    repeats = np.flatnonzero(alike.group != np.arange(len(ids)))
+    examples = (f"{ids[alike.group[i]]} and {ids[i]}" for i in repeats[:2])
+    return (f"{' and '.join(lines)}, such as {', or '.join(examples)}",)

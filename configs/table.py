@@ -1,0 +1,33 @@
+"""A product table of your own: a CSV or Parquet file with one row an item, its picture, and a notion in every column.
+
+    python -m csn_jax.train --config=configs/table.py --config.data.path=products.csv \
+        --config.data.conditions category closure heel
+
+The column `image` holds paths relative to the table; name another with --config.data.image. Add --check to stop after
+the data report. Photos of one product stay in one split with --config.data.split_by=COLUMN.
+"""
+
+from dataclasses import replace
+
+from csn_jax.config import Config, DataConfig, PreprocessConfig
+
+_IMAGES = PreprocessConfig(size=64, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def default() -> Config:
+    """The small network on colour pictures of 64x64."""
+    return Config(data=DataConfig(source="table"), preprocess=_IMAGES)
+
+
+def tiny() -> Config:
+    """Seconds, for tests and for a first look."""
+    return replace(
+        default(),
+        batch_size=16,
+        steps=6,
+        log_every=2,
+        eval_every=3,
+        checkpoint_every=3,
+        data=DataConfig(source="table", train_triplets=200, validation_triplets=100, test_triplets=100),
+        preprocess=replace(_IMAGES, size=32),
+    )
