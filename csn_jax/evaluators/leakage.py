@@ -41,7 +41,7 @@ def outcomes(
     kinds = {one.name: one.kind for one in (*items.notions, *items.conditions)}
     found = {condition.name: {} for condition in items.conditions}
     for attribute, column in items.labels.items():
-        labels = likeness(column[members], kinds.get(attribute, "categorical"))
+        labels = likeness(column, kinds.get(attribute, "categorical")).of(members)
         n_known = int(labels.known.sum())
         queries = sample(np.flatnonzero(labels.known), QUERIES)
         for mask, condition in zip(masks, items.conditions, strict=True):

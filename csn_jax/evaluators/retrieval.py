@@ -10,12 +10,12 @@ import numpy as np
 
 from csn_jax.core.losses import EPSILON
 from csn_jax.data.item_set import ItemSet
+from csn_jax.data.triplets import scale_of
 from csn_jax.evaluators.bootstrap import intervals
 
 KS = (1, 5, 10)
 METRICS = (*(f"recall@{k}" for k in KS), "r_precision", "map@r")
 BLOCK = 1 << 22  # pairs of query and gallery item at a time; a few arrays of 4 bytes a pair live at once
-NEAR = 0.1  # of the range: numeric values closer than this are alike
 LAST = np.uint32(0xFFFFFFFE)  # a key behind every distance, and not alike
 
 
@@ -30,12 +30,16 @@ class Likeness(NamedTuple):
     high: np.ndarray  # [N, L] int32
     code: np.ndarray  # [N, L] int32
 
+    def of(self, rows: np.ndarray) -> "Likeness":
+        """That of some items only."""
+        return Likeness(*(part[rows] for part in self))
+
 
 def likeness(column: np.ndarray, kind: str) -> Likeness:
     """Encode labels [N] str of a condition's kind, the empty string being unknown.
 
-    Alike are equal values (categorical, ordinal), sets that share a member, and numbers less than a tenth of the range
-    apart.
+    Alike are equal values, sets that share a member, and of a numeric column numbers between which there is no clear
+    difference, which begins at a tenth of the range as it does in triplets.
     """
     known = column != ""
     if kind == "set":
@@ -50,7 +54,7 @@ def likeness(column: np.ndarray, kind: str) -> Likeness:
     values, number = np.unique(column[known].astype(float if kind == "numeric" else str), return_inverse=True)
     first, end = np.arange(len(values)), np.arange(len(values)) + 1
     if kind == "numeric":
-        near = NEAR * np.ptp(values) if len(values) else 0.0
+        near = scale_of(column, kind).step
         first = np.minimum(first, np.searchsorted(values, values - near, side="right"))
         end = np.maximum(end, np.searchsorted(values, values + near, side="left"))
     low[known, 0], high[known, 0], code[known, 0] = first[number], end[number], number
@@ -159,7 +163,7 @@ def outcomes(
     for mask, condition in zip(masks, items.conditions, strict=True):
         if condition.name not in items.labels:
             continue  # triplets that people gave need none
-        labels = likeness(items.labels[condition.name][members], condition.kind)
+        labels = likeness(items.labels[condition.name], condition.kind).of(members)
         queries = sample(np.flatnonzero(labels.known), limit)
         values = measure(embeddings, mask, labels, queries)
         if values.shape[1]:

@@ -132,6 +132,14 @@ def test_numbers_a_tenth_of_the_range_apart_are_not_alike():
     assert pairs(["3", "3.0"]) == [[True, True]] * 2
 
 
+def test_the_range_is_that_of_all_items():
+    """What a clear difference is does not depend on the split, as for triplets."""
+    embeddings = np.arange(4, dtype=np.float32)[:, None]
+    items = item_set({"price": ("numeric", ["0", "5", "9", "100"])}, ["test"] * 3 + ["train"])
+    found = retrieval(embeddings, np.ones((1, 1), np.float32), items, "test")
+    assert found["price/r_precision"] == (3, 3)
+
+
 def test_a_tie_is_wrong():
     """At equal distance the item that is not alike comes first, wherever it lies."""
     embeddings = np.array([[0.0], [1], [1], [5]], np.float32)
