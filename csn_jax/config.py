@@ -47,9 +47,10 @@ class BackboneConfig:
 class DataConfig:
     """Which items, and how triplets are drawn from them."""
 
-    source: Literal["glyphs", "fonts", "table", "imported"] = "glyphs"
+    source: Literal["glyphs", "fonts", "table", "zappos50k", "imported"] = "glyphs"
     """glyphs: the pack inside this package; fonts: a folder of font files, given by data.path; table: a CSV or Parquet
-    file, one row an item, given by data.path; imported: no data, as in the runs that csn_jax.port import makes."""
+    file, one row an item, given by data.path; zappos50k: the folder, given by data.path, into which UT-Zappos50K is
+    unpacked; imported: no data, as in the runs that csn_jax.port import makes."""
     path: str = ""
     """The folder or file that the source reads; the embedded glyphs need none."""
     conditions: tuple[str, ...] = ()
@@ -65,7 +66,7 @@ class DataConfig:
     kinds: tuple[str, ...] = ()
     """Table: NAME=KIND for columns whose kind should not be inferred: categorical, numeric, ordinal or set."""
     skip_bad: bool = False
-    """Table: leave out rows whose image cannot be read, instead of refusing the table."""
+    """Table and zappos50k: leave out rows whose image cannot be read, instead of refusing them all."""
     triplets: str = ""
     """Triplets of your own instead of drawn ones: a CSV or Parquet file with columns anchor, positive, negative and
     condition, or a folder of the reference's integer lists with filenames.json. All of them are used."""

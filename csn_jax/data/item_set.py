@@ -35,6 +35,7 @@ class Rows(NamedTuple):
     split: [N] str where the source has its own, else None.
     together: [N] int where some items must share a split: for each the position of one of them, alike for all; or None.
     notes: what the user should know of the data before training, a line each.
+    others: the label columns that are no condition unless the user names them, as far as their kinds are known.
     """
 
     inputs: np.ndarray
@@ -44,6 +45,7 @@ class Rows(NamedTuple):
     split: np.ndarray | None
     together: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    others: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class ItemSet:
         `triplets` may have none.
     split: [N] str, one of SPLITS.
     conditions: in the order of the masks' rows.
-    notions: all that could be learned, with their kinds; a label column that is none of them is categorical.
+    notions: kinds of the label columns, conditions or not; one that is not among them is categorical.
     """
 
     inputs: np.ndarray
@@ -87,7 +89,8 @@ def make_items(rows: Rows, data: DataConfig) -> ItemSet:
     """
     conditions = choose_conditions(rows.conditions, data.conditions)
     check_values(rows.labels, conditions)
-    return ItemSet(rows.inputs, rows.ids, rows.labels, split_rows(rows, data)[0], conditions, rows.conditions)
+    notions = (*rows.conditions, *rows.others)
+    return ItemSet(rows.inputs, rows.ids, rows.labels, split_rows(rows, data)[0], conditions, notions)
 
 
 def choose_conditions(available: tuple[Condition, ...], wanted: tuple[str, ...]) -> tuple[Condition, ...]:
