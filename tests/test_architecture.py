@@ -86,6 +86,9 @@ HOMES = {
     "orbax": lambda module: module == "csn_jax.runtime.checkpoint",
     "tyro": lambda module: module == "csn_jax.cli",
     "torch": lambda module: False,
+    "pickle": lambda module: False,
+    "safetensors": lambda module: module == "csn_jax.runtime.weights",
+    "huggingface_hub": lambda module: module == "csn_jax.runtime.weights",
     "tensorboardX": lambda module: False,
 }
 
@@ -106,7 +109,9 @@ def test_data_imports_jax_in_feeds_only():
     }
 
 
-@pytest.mark.parametrize("module", ["csn_jax", "csn_jax.cli", "csn_jax.config", "csn_jax.train", "csn_jax.evaluate"])
+@pytest.mark.parametrize(
+    "module", ["csn_jax", "csn_jax.cli", "csn_jax.config", "csn_jax.train", "csn_jax.evaluate", "csn_jax.port"]
+)
 def test_importing_is_light(module):
     """Neither JAX nor TensorFlow nor NumPy nor tyro, so that --help answers at once."""
     code = f"import sys, {module}; print(sorted({{'jax', 'tensorflow', 'numpy', 'flax', 'tyro'}} & set(sys.modules)))"

@@ -15,7 +15,7 @@ import csn_jax
 from csn_jax import cli, evaluate, train
 from csn_jax.config import VARIANTS
 
-VERBS = ("train", "evaluate")
+VERBS = ("train", "evaluate", "port")
 
 
 def run(verb, monkeypatch, capsys, *argv: str) -> tuple[int, str]:
