@@ -9,7 +9,7 @@ label that no condition is made of: `python -m csn_jax.evaluate --workdir=DIR --
 The triplets that the authors published are gone from the web. Ours are drawn with data.seed, their digests stand in the
 workdir's data.json, and --write_triplets=DIR writes them as the reference's lists:
 
-    python -m csn_jax.train --config=configs/zappos50k.py:paper --config.data.path=FOLDER --check --write_triplets=DIR
+    python -m csn_jax.train --config=configs/zappos50k.py:paper --config.data.path=FOLDER --write_triplets=DIR
 
 Not run by us, none of the three: the data was not at hand, nor a GPU. The reader is tested on a tree in this form.
 """

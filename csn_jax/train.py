@@ -6,6 +6,7 @@ Without flags: the quickstart on the embedded glyphs. --config=FILE.py[:FUNCTION
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from csn_jax import cli
 from csn_jax.config import Config
@@ -18,17 +19,23 @@ class Args:
     """Where the run lives; the same command goes on there. Empty: runs/<source>-<variant>-<digest of the config>."""
     check: bool = False
     """Stop after the data report, which tells what there is to learn from and what is wrong with it."""
+    write_triplets: str = ""
+    """Write the triplets into this new folder as the reference's lists, with their seed and digests, and stop."""
 
 
 def main(argv: Sequence[str]) -> None:
     args = cli.parse(Args, argv, "python -m csn_jax.train")
     config = args.config
     workdir = args.workdir or f"runs/{config.data.source}-{config.variant}-{config.digest()[:8]}"
-    if args.check:
+    if args.check or args.write_triplets:
         from csn_jax.data.dataset import load_dataset
+        from csn_jax.data.own_triplets import write_lists
         from csn_jax.data.report import report
 
-        print(report(config, load_dataset(config)))
+        dataset = load_dataset(config)
+        print(report(config, dataset))
+        if args.write_triplets:
+            write_lists(Path(args.write_triplets).expanduser(), dataset.items, dataset.triplets, config.data.seed)
         return
 
     from csn_jax.loop import train_and_evaluate

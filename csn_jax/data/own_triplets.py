@@ -13,6 +13,7 @@ Where neither the items nor the triplets have a split, the triplets themselves a
 part in several splits: a test triplet is then a new judgement on known items.
 """
 
+import json
 import re
 from bisect import bisect_right
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from csn_jax.data.item_set import SPLITS, Condition, ItemSet, Rows, split_items
 from csn_jax.data.table import SPLIT, split_name
 from csn_jax.data.triplets import Triplets
 from csn_jax.errors import UserError
+from csn_jax.runtime.workdir import write_atomically
 
 LIST = re.compile(r"(?P<condition>.+)_tripletlist_(?P<split>[^_]+)\.txt")
 ROLES = ("anchor", "positive", "negative")
@@ -224,3 +226,31 @@ def _read_list(path: Path, items: np.ndarray, names: list[str]) -> np.ndarray:
             "item; write the items' ids there, or choose the column that holds them with --config.data.id."
         )
     return found
+
+
+def write_lists(folder: Path, items: ItemSet, triplets: dict[str, Triplets], seed: int) -> None:
+    """Write triplets as the reference's lists, which `read_own_triplets` reads back: filenames.json with the items'
+    ids, tripletlists/CONDITION_tripletlist_SPLIT.txt with lines `anchor far close`, and triplets.json with the seed
+    they were drawn with and their digests.
+
+    Raises:
+        UserError: when the folder is not empty, or an id is not one line.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--write_triplets={folder} is not empty; give a new folder.")
+    ids = items.ids.tolist()
+    for one in ids:
+        if one.splitlines() != [one]:
+            raise UserError(f"the item id {one!r} is not one line, as filenames.json needs; name the item otherwise.")
+    (folder / "tripletlists").mkdir(parents=True)
+    write_atomically(folder / "filenames.json", "".join(f"{one}\n" for one in ids).encode())
+    for split, columns in triplets.items():
+        for row, condition in enumerate(items.conditions):
+            anchor, positive, negative, _ = columns.of_condition(row)
+            lines = zip(anchor.tolist(), negative.tolist(), positive.tolist(), strict=True)
+            text = "".join(f"{a} {far} {close}\n" for a, far, close in lines)
+            short = {"validation": "val"}.get(split, split)
+            write_atomically(folder / "tripletlists" / f"{condition.name}_tripletlist_{short}.txt", text.encode())
+    digests = {split: columns.digest() for split, columns in triplets.items()}
+    note = {"seed": seed, "items_sha256": items.digest(), "triplets_sha256": digests}
+    write_atomically(folder / "triplets.json", (json.dumps(note, indent=2) + "\n").encode())

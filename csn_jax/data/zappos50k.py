@@ -129,7 +129,9 @@ def read_catalogue(folder: Path, skip_bad: bool = False) -> tuple[list[Shoe], li
     notes = [f"left out {table.where(row)}: no image of {names[row]!r}" for row in missing]
     extra = len(files) - len(shoes)
     notes += [f"{extra} images have no row in {TABLE} and are left out"] if extra else []
-    notes += [f"heel {value!r} of {n} shoes is no single height and counts as unknown" for value, n in +unknown.items()]
+    notes += [
+        f"heel {value!r} of {n} shoes is no single height and counts as unknown" for value, n in (+unknown).items()
+    ]
     return shoes, notes
 
 
