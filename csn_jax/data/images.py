@@ -81,7 +81,7 @@ def decode_file(task: tuple[str, int, int]) -> np.ndarray | str:
                 if max(image.size) > MAX_SIDE:
                     return f"is {image.width} x {image.height} pixels, and a side may have {MAX_SIDE:,}"
                 image.load()
-                return resize_and_crop(_as_shown(image), size, channels)
+                return resize_and_crop(as_shown(image), size, channels)
     except FileNotFoundError:
         return "is missing"
     except IsADirectoryError:
@@ -99,7 +99,7 @@ def decode_file(task: tuple[str, int, int]) -> np.ndarray | str:
         return f"cannot be decoded ({type(error).__name__}: {told})"
 
 
-def _as_shown(image: Image.Image) -> Image.Image:
+def as_shown(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits of grey, which convert() would clip
         return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))

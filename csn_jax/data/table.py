@@ -33,9 +33,9 @@ def read(config: Config) -> Rows:
     if len(columns) == 0:
         raise UserError(f"{path} has no row; give a row for each item.")
     names = columns.column(data.image, "config.data.image") if not data.vectors else columns.text.get(data.image)
-    ids, id_column = _ids(columns, names, data)
+    ids, id_column = item_ids(columns, names, data)
     split = _split(columns)
-    labels, conditions, notes = _notions(columns, data, {id_column, SPLIT, data.image, data.vectors})
+    labels, conditions, notes = notions(columns, data, {id_column, SPLIT, data.image, data.vectors})
     if not data.triplets:  # which bring conditions of their own
         check_values(labels, choose_conditions(conditions, data.conditions))
     check_split_by(labels, data.split_by)
@@ -57,7 +57,7 @@ def read(config: Config) -> Rows:
     )
 
 
-def _ids(columns: Columns, names: list[str] | None, data: DataConfig) -> tuple[list[str], str]:
+def item_ids(columns: Columns, names: list[str] | None, data: DataConfig) -> tuple[list[str], str]:
     """(ids, the column they are from): the id column, else the image paths, else the rows' numbers from 1."""
     if data.id in columns.text or data.id != DataConfig.id:
         ids, source = columns.column(data.id, "config.data.id"), data.id
@@ -104,7 +104,7 @@ def split_name(value: str, where: Callable[[], str]) -> str:
     return name
 
 
-def _notions(
+def notions(
     columns: Columns, data: DataConfig, others: set[str]
 ) -> tuple[dict[str, np.ndarray], tuple[Condition, ...], tuple[str, ...]]:
     """Labels of all columns but the given others, what could be learned, and notes on how columns were taken.
