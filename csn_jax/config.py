@@ -47,24 +47,28 @@ class BackboneConfig:
 class DataConfig:
     """Which items, and how triplets are drawn from them."""
 
-    source: Literal["glyphs", "fonts", "table", "zappos50k", "imported"] = "glyphs"
+    source: Literal["glyphs", "fonts", "table", "zappos50k", "tfds", "imported"] = "glyphs"
     """glyphs: the pack inside this package; fonts: a folder of font files, given by data.path; table: a CSV or Parquet
     file, one row an item, given by data.path; zappos50k: the folder, given by data.path, into which UT-Zappos50K is
-    unpacked; imported: no data, as in the runs that csn_jax.port import makes."""
+    unpacked; tfds: a set of TensorFlow Datasets, given by data.name; imported: no data, as in the runs that
+    csn_jax.port import makes."""
     path: str = ""
-    """The folder or file that the source reads; the embedded glyphs need none."""
+    """The folder or file that the source reads; the embedded glyphs need none, and tfds has its own (TFDS_DATA_DIR)."""
+    name: str = ""
+    """Tfds: the set, as celeb_a, NAME/CONFIG or NAME:VERSION."""
     conditions: tuple[str, ...] = ()
     """The notions of similarity to learn, in order; empty takes all that the source has."""
     split_by: str = ""
     """A label whose values stay together in one split (font: all test fonts are new); empty: each item on its own."""
     image: str = "image"
-    """Table: the column of image paths, which are relative to the table's folder and stay inside it."""
+    """Table: the column of image paths, which are relative to the table's folder and stay inside it. Tfds: the feature
+    that holds the image, where there are several."""
     id: str = "id"
-    """Table: the column that names each item; without it, items are named by their image, or by their row."""
+    """Table and tfds: the column that names each item; without it, items are named by their image, or by their row."""
     vectors: str = ""
     """Table: the column of feature vectors (Parquet), or an .npy or .npz file beside the table; empty: images."""
     kinds: tuple[str, ...] = ()
-    """Table: NAME=KIND for columns whose kind should not be inferred: categorical, numeric, ordinal or set."""
+    """Table and tfds: NAME=KIND for columns whose kind should not be inferred: categorical, numeric, ordinal or set."""
     skip_bad: bool = False
     """Table and zappos50k: leave out rows whose image cannot be read, instead of refusing them all."""
     triplets: str = ""

@@ -81,7 +81,7 @@ def test_imports_go_down(path):
 
 HOMES = {
     "flax": lambda module: module.startswith("csn_jax.backbones"),
-    "tensorflow": lambda module: module in ("csn_jax.data.tf_feed", "csn_jax.data.tfds_builders"),
+    "tensorflow": lambda module: module in ("csn_jax.data.tf_feed", "csn_jax.data.tfds", "csn_jax.data.tfds_builders"),
     "tensorflow_datasets": lambda module: module in ("csn_jax.data.tfds_builders", "csn_jax.data.tfds"),
     "orbax": lambda module: module == "csn_jax.runtime.checkpoint",
     "tyro": lambda module: module == "csn_jax.cli",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from csn_jax.config import Config
-from csn_jax.data import fonts, glyphs, table, zappos50k
+from csn_jax.data import fonts, glyphs, table, tfds, zappos50k
 from csn_jax.data.item_set import SPLITS, ItemSet, make_items, split_rows
 from csn_jax.data.order import check_labelled
 from csn_jax.data.own_triplets import read_own_triplets, split_from_triplets, split_triplets
@@ -42,7 +42,8 @@ def load_dataset(config: Config) -> Dataset:
             "config.data.source is imported: a model that csn_jax.port imported has no data of its own to train or be "
             "measured on; open it with csn_jax.load, or train on your data in a new --workdir."
         )
-    source = {"glyphs": glyphs, "fonts": fonts, "table": table, "zappos50k": zappos50k}[data.source]
+    sources = {"glyphs": glyphs, "fonts": fonts, "table": table, "zappos50k": zappos50k, "tfds": tfds}
+    source = sources[data.source]
     rows = source.read(config)
     own, notions = None, (*rows.conditions, *rows.others)
     if data.triplets:
