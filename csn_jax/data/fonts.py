@@ -176,7 +176,7 @@ def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
     # FreeType's version is part of the key: another one may draw other pixels.
     versions = ["fonts-2", features.version("freetype2")]
     key = [versions, [[name, _digest_or_error(path)] for name, path in files.items()]]
-    images, notes = cached(key, (len(files), len(CHARACTERS), size, size), partial(_render_all, files, size))
+    images, notes = cached(key, (len(files), len(CHARACTERS), size, size), partial(render_all, files, size))
     faults = {name: fault for name, fault, _ in notes if fault}
     twins = {name: twin for name, _, twin in notes if twin}
     for name, fault in faults.items():
@@ -197,7 +197,7 @@ def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
     return images, [name for name, fault, twin in notes if not (fault or twin)]
 
 
-def _render_all(files: dict[str, Path], size: int) -> Iterator[tuple[np.ndarray | None, list[str | None]]]:
+def render_all(files: dict[str, Path], size: int) -> Iterator[tuple[np.ndarray | None, list[str | None]]]:
     """(images or None, [name, fault, twin]) of each font. A twin is an earlier font that draws the same pixels, as when
     one file lies there twice: the images are taken once, since no network could tell the two labels apart."""
     progress = Progress("rendering fonts", len(files), unit="font")
