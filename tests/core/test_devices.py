@@ -6,10 +6,11 @@ import pytest
 from oracles import assert_close, flat
 
 from csn_jax.backbones.norm import batch_norm
-from csn_jax.config import BackboneConfig, Config, PreprocessConfig
+from csn_jax.config import BackboneConfig, Config, LossConfig, PreprocessConfig
 from csn_jax.core.losses import csn_loss
-from csn_jax.core.steps import make_train_step
-from csn_jax.data.feed import device_feed, triplet_batches
+from csn_jax.core.steps import make_in_batch_step, make_train_step
+from csn_jax.data.feed import device_feed, labelled_batches, triplet_batches
+from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.data.triplets import Triplets
 from csn_jax.model import build_network
 from csn_jax.runtime.compiler import jit
@@ -68,6 +69,40 @@ def test_one_device_equals_four():
     # A moment is a mean of gradients. In the last bias the two halves of the triplet loss cancel and leave noise.
     moments = (flat(state.opt_state[0].mu) for state in (state_four, state_one))
     assert_close(*moments, lambda name: 1e-4 if name == "backbone/fc/bias" else 5e-6)
+
+
+def test_one_device_equals_four_in_batch():
+    """Three steps on labelled batches, some labels missing, in float64: an anchor meets the items of all devices."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(14, 16, 16, 1))
+    labels = {condition: rng.choice(["x", "y", "z", ""], 14) for condition in "ab"}
+    conditions = tuple(Condition(condition, "categorical") for condition in labels)
+    items = ItemSet(inputs, np.arange(14).astype(str), labels, np.full(14, "train"), conditions)
+    network = build_network(CONFIG, (16, 16, 1), 2, 14)
+    before = jax.tree.map(lambda leaf: np.asarray(leaf, np.promote_types(leaf.dtype, np.float64)), network.state)
+
+    def train(devices):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jax, "local_devices", lambda: devices)
+            shardings = make_shardings()
+        step = make_in_batch_step(
+            network.backbone, network.preprocess, network.optimizer, LossConfig("batch_all"), train_masks=True, seed=0
+        )
+        step, state = jit(step, donate_argnums=0), jax.device_put(before, shardings.state)
+        on_device = jax.device_put(inputs, shardings.state)
+        losses = {}
+        batch_at = labelled_batches(items, 0, BATCH, shardings.padded(BATCH))
+        for i, batch in enumerate(device_feed(batch_at, 0, 3, shardings.batch)):
+            assert len(batch.valid) == (12 if len(devices) == 4 else 10)
+            state, metrics = step(state, batch, on_device)
+            losses |= {f"{metric}/{i}": value for metric, value in metrics.items()}
+        return losses, flat(state.params), flat(state.statistics), flat(state.opt_state[0].mu)
+
+    with jax.enable_x64(True):
+        one, four = train(jax.devices()[:1]), train(jax.devices())
+    for ours, theirs in zip(four, one, strict=True):
+        assert_close(ours, theirs, 1e-9)
+    assert all(np.abs(one[1][key] - value).max() > 1e-5 for key, value in flat(before.params).items())
 
 
 def shard(tree):
