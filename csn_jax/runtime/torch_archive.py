@@ -36,7 +36,10 @@ ALLOWED = {ORDERED_DICT, *REBUILD_TENSOR, REBUILD_PARAMETER, *(f"torch.{name}" f
 
 
 class Refused(Exception):
-    """What a file holds that cannot be taken, to follow the file's name in a sentence."""
+    """What a file holds that cannot be taken and what to do, to follow the file's name in a sentence."""
+
+    def __init__(self, what: str, remedy: str = "get the weights again, from where you trust them"):
+        super().__init__(f"{what}; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def _open_zip(data: bytes) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
         return read[name]
 
     if f"{root}byteorder" in names and member(f"{root}byteorder") != b"little":
-        raise Refused("was written on a big-endian machine; save it again on another")
+        raise Refused("was written on a big-endian machine", "save it again on another")
     tree, _, _ = _unpickle(member(pickles[0]), 0)
 
     def storage(wanted: _Storage) -> np.ndarray:
@@ -297,7 +300,7 @@ def _storage(reference: Any) -> _Storage:
     if kind != "storage" or name not in DTYPES or not isinstance(key, str) or not _is_size(size):
         raise Refused("is damaged: a storage is described as none of torch.save's")
     if view not in ([], [None]):
-        raise Refused("holds a view of a storage, as an old PyTorch wrote it; load and save it with a newer one")
+        raise Refused("holds a view of a storage, as an old PyTorch wrote it", "load and save it with a newer one")
     return _Storage(key, np.dtype(DTYPES[name]), size)
 
 

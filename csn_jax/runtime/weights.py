@@ -69,7 +69,7 @@ def read_weights(source: str, place: str) -> Weights:
             if not re.fullmatch(r"[!-~]{1,200}", tensor):
                 raise Refused("has a tensor whose name no network gives: not of up to 200 visible characters")
     except Refused as refusal:
-        raise UserError(f"{path} {refusal}; get the weights again from where you trust them.") from None
+        raise UserError(f"{path} {refusal}.") from None
     return Weights(tensors, metadata, hashlib.sha256(data).hexdigest())
 
 
@@ -84,7 +84,7 @@ def _read_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str
         tensors = {}
         for name, part in parts:
             if part["dtype"] not in DTYPES:
-                raise Refused(f"holds {name} as {part['dtype']}, which is not read here; save it as float32")
+                raise Refused(f"holds {name} as {part['dtype']}, which is not read here", "save it as float32")
             tensors[name] = np.frombuffer(part["data"], DTYPES[part["dtype"]]).reshape(part["shape"])
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return tensors, header.get("__metadata__", {})
