@@ -26,6 +26,7 @@ with locked(Path(sys.argv[1])):
 RECORD = {
     "conditions": [{"name": "font", "kind": "categorical"}],
     "input_shape": [32, 32, 1],
+    "items": {"train": 3},
     "triplets": {"train": 9},
     "items_sha256": "aa",
 }
