@@ -78,7 +78,7 @@ def _infer(name: str, values: list[str]) -> tuple[str, str]:
     numbers = {value: number for value in known if (number := _number(value)) is not None}
     if len(numbers) < len(known) or len(known) <= 2:  # two numbers, 0 and 1, are as good as two names
         wrong = [value for value in known if value not in numbers]
-        if numbers and sum(known[value] for value in wrong) <= 0.05 * known.total():
+        if numbers and wrong and sum(known[value] for value in wrong) <= 0.05 * known.total():
             return "categorical", (
                 f"{name}: almost all values are numbers, but {wrong[0]!r} is none; blank "
                 f"{'it' if len(wrong) == 1 else f'it and {len(wrong) - 1} more'} to have it taken as numeric"
