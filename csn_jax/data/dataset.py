@@ -42,6 +42,12 @@ def load_dataset(config: Config) -> Dataset:
             "config.data.source is imported: a model that csn_jax.port imported has no data of its own to train or be "
             "measured on; open it with csn_jax.load, or train on your data in a new --workdir."
         )
+    vectors = data.source == "table" and bool(data.vectors)
+    if vectors != (config.backbone.name == "projection"):
+        raise UserError(
+            f"config.backbone.name is {config.backbone.name} and the items are "
+            + ("vectors; use --config.backbone.name=projection." if vectors else "images; use another.")
+        )
     sources = {"glyphs": glyphs, "fonts": fonts, "table": table, "zappos50k": zappos50k, "tfds": tfds}
     source = sources[data.source]
     rows = source.read(config)
@@ -56,14 +62,9 @@ def load_dataset(config: Config) -> Dataset:
     if straddling:
         notes += (
             f"{straddling} items that are the same or nearly straddled splits and "
-            + ("were moved together" if rows.split is None else "stay there, where the given split has them"),
+            + ("were moved together" if rows.split is None else "stay so, as the split is given: tests are too easy"),
         )
     items = dataclasses.replace(make_items(rows._replace(split=split), data), notions=notions)
-    if (items.inputs.ndim == 2) != (config.backbone.name == "projection"):
-        raise UserError(
-            f"config.backbone.name is {config.backbone.name} and the items are "
-            + ("vectors; use --config.backbone.name=projection." if items.inputs.ndim == 2 else "images; use another.")
-        )
     if items.inputs.ndim == 4 and items.inputs.shape[-1] != len(config.preprocess.mean):
         raise UserError(
             f"config.preprocess.mean has {len(config.preprocess.mean)} values and images of source {data.source} have "

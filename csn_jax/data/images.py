@@ -22,11 +22,9 @@ MAX_PIXELS = 50_000_000
 
 
 def resolve(folder: Path, name: str) -> Path | None:
-    """The file that a table names, or None when the path leaves the table's folder, also through a link."""
-    if "\0" in name:
-        return None
+    """The file that a table names, or None when the path leaves the resolved folder, also through a link."""
     path = (folder / name).resolve()
-    return path if path.is_relative_to(folder.resolve()) else None
+    return path if path.is_relative_to(folder) else None
 
 
 def decode_files(paths: Sequence[Path], size: int, channels: int) -> tuple[np.ndarray, list[str | None]]:

@@ -9,8 +9,8 @@ import numpy as np
 from csn_jax.config import Config
 from csn_jax.data import draw
 from csn_jax.data.dataset import Dataset
-from csn_jax.data.item_set import SPLITS, Condition
-from csn_jax.data.triplets import scale_of
+from csn_jax.data.item_set import SPLITS, Condition, ItemSet
+from csn_jax.data.triplets import Triplets, scale_of
 from csn_jax.text import table
 
 RARE = 2  # a value seen so often or less
@@ -30,21 +30,24 @@ def report(config: Config, dataset: Dataset) -> str:
     given = "triplets of your own, split apart" if whole == "triplet" else counts
     head = f"data report: {config.data.path or config.data.source}, {len(items.ids):,} items ({given})"
     rows = [("condition", "kind", "values", "known", "possible triplets", "rarest values")]
-    rows += [_row(dataset, row, condition) for row, condition in enumerate(items.conditions)]
+    for row, condition in enumerate(items.conditions):
+        own = [triplets.of_condition(row) for triplets in dataset.triplets.values()] if config.data.triplets else None
+        rows.append(_row(items, condition, own))
     lines = [*_same_notions(dataset), *dataset.notes]
     return "\n".join([head, table(rows), *(f"- {_shown(line, 200)}" for line in lines)])
 
 
-def _row(dataset: Dataset, row: int, condition: Condition) -> tuple[str, ...]:
-    items, (name, kind) = dataset.items, condition
+def _row(items: ItemSet, condition: Condition, own: list[Triplets] | None) -> tuple[str, ...]:
+    """A condition's line; `own` are its triplets where people gave them."""
+    name, kind = condition
     column = items.labels.get(name)
-    own = [triplets.of_condition(row) for triplets in dataset.triplets.values()]
+    given = f"{sum(len(triplets.anchor) for triplets in own):,} given" if own else ""
     if column is None:
         named = np.unique(np.concatenate([role for triplets in own for role in triplets[:3]]))
-        total = sum(len(triplets.anchor) for triplets in own)
-        return _shown(name), kind, "-", f"{len(named) / len(items.ids):.1%}", f"{total:,} given", "-"
+        return _shown(name), kind, "-", _share(len(named), len(items.ids)), given, "-"
     known = column[column != ""]
-    possible = sum(count_possible(column, kind, items.split == split) for split in SPLITS)
+    if not own:
+        possible = _large(sum(count_possible(column, kind, items.split == split) for split in SPLITS))
     if kind == "set":
         times = Counter(member for value in known.tolist() for member in value.split(";"))
     else:
@@ -58,8 +61,12 @@ def _row(dataset: Dataset, row: int, condition: Condition) -> tuple[str, ...]:
         seldom = sum(n <= RARE for n, _ in rare)
         shown = ", ".join(f"{_shown(value)} {n:,}" for n, value in rare[: min(3, max(1, seldom))])
         rarest = f"{seldom} seen once or twice: {shown}" if seldom else shown
-    coverage = math.floor(1000 * len(known) / len(column)) / 1000  # 100 % is said of all alone
-    return _shown(name), kind, values, f"{coverage:.1%}", _large(possible), rarest
+    return _shown(name), kind, values, _share(len(known), len(column)), given or possible, rarest
+
+
+def _share(n: int, total: int) -> str:
+    """In per cent, rounded down: 100 % is said of all alone."""
+    return f"{math.floor(1000 * n / total) / 1000:.1%}"
 
 
 def count_possible(column: np.ndarray, kind: str, members: np.ndarray) -> int:

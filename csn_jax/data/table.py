@@ -17,6 +17,7 @@ from csn_jax.runtime.writer import say
 
 SPLIT = "split"  # the column whose values name each item's split
 TOLD = 20  # unreadable images named one by one
+LONGEST_ID = 500  # characters
 
 
 def read(config: Config) -> Rows:
@@ -54,6 +55,7 @@ def read(config: Config) -> Rows:
         split=None if split is None else split[kept],
         together=alike.group,
         notes=(*notes, *_told_of(alike, inputs, ids)),
+        others=others,
     )
 
 
@@ -69,6 +71,8 @@ def item_ids(columns: Columns, names: list[str] | None, data: DataConfig) -> tup
     for row, one in enumerate(ids):
         if not one:
             raise UserError(f"{columns.where(row)} has nothing in column {source!r}, which names it; fill it in.")
+        if len(one) > LONGEST_ID:
+            raise UserError(f"{columns.where(row)}: {source} has {len(one):,} characters; give names of {LONGEST_ID}.")
         if first.setdefault(one, row) != row:
             raise UserError(
                 f"{columns.where(row)} has the same {source} as row {first[one] + 1}, {one!r}, and items are named by "
@@ -105,17 +109,17 @@ def split_name(value: str, where: Callable[[], str]) -> str:
 
 
 def notions(
-    columns: Columns, data: DataConfig, others: set[str]
-) -> tuple[dict[str, np.ndarray], tuple[Condition, ...], tuple[str, ...]]:
-    """Labels of all columns but the given others, what could be learned, and notes on how columns were taken.
+    columns: Columns, data: DataConfig, no_notions: set[str]
+) -> tuple[dict[str, np.ndarray], tuple[Condition, ...], tuple[Condition, ...], tuple[str, ...]]:
+    """Labels of all columns but the given ones, what could be learned, what only if named, and notes for the user.
 
     Without named conditions, a column is no condition where its values are names (all different) or one only, and the
     column to split by is none.
     """
     kinds = parse_kinds(data.kinds, columns)
-    labels, conditions, notes, unused = {}, [], [], []
+    labels, conditions, others, notes, unused = {}, [], [], [], []
     for name in columns.text:
-        if name in others:
+        if name in no_notions:
             continue
         wanted = name in data.conditions
         notion = notion_of(columns, name, kinds.get(name))
@@ -132,11 +136,13 @@ def notions(
             notes.append(notion.note)
         if wanted or (notion.by_default and name != data.split_by):
             conditions.append(Condition(name, notion.kind))
+        else:
+            others.append(Condition(name, notion.kind))
         if not wanted and (data.conditions or not notion.by_default or name == data.split_by):
             unused.append(f"{name} ({notion.kind})")
     for name in data.conditions if not data.triplets else ():
         columns.column(name, "config.data.conditions")
-        if name in others:
+        if name in no_notions:
             raise UserError(
                 f"config.data.conditions names {name!r}, which holds the items' {name} and no notion; "
                 f"{columns.path} has {', '.join(labels)}."
@@ -148,7 +154,7 @@ def notions(
         )
     if unused and not data.triplets:
         notes.append(f"no condition unless data.conditions names them: {', '.join(unused)}")
-    return labels, tuple(conditions), tuple(notes)
+    return labels, tuple(conditions), tuple(others), tuple(notes)
 
 
 def _images(columns: Columns, names: list[str], config: Config) -> tuple[np.ndarray, list[str | None]]:
@@ -158,13 +164,13 @@ def _images(columns: Columns, names: list[str], config: Config) -> tuple[np.ndar
         UserError: for a path outside the table's folder; for any image that cannot be read, unless they may be left
             out.
     """
-    folder = columns.path.parent
+    folder = columns.path.parent.resolve()
     paths = []
     for row, name in enumerate(names):
         path = resolve(folder, name)
         if path is None:
             raise UserError(
-                f"{columns.where(row)}: image {name!r} lies outside {folder.resolve()}; put the table above all its "
+                f"{columns.where(row)}: image {name!r} lies outside {folder}; put the table above all its "
                 "images and write their paths from there."
             )
         paths.append(path)
