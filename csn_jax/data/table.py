@@ -36,7 +36,12 @@ def read(config: Config) -> Rows:
     names = columns.column(data.image, "config.data.image") if not data.vectors else columns.text.get(data.image)
     ids, id_column = item_ids(columns, names, data)
     split = _split(columns)
-    labels, conditions, notes = notions(columns, data, {id_column, SPLIT, data.image, data.vectors})
+    if split is not None and data.split_by:
+        raise UserError(
+            f"config.data.split_by is {data.split_by} and {path} has a column {SPLIT!r} that gives every item's split; "
+            "leave one of them out."
+        )
+    labels, conditions, others, notes = notions(columns, data, {id_column, SPLIT, data.image, data.vectors})
     if not data.triplets:  # which bring conditions of their own
         check_values(labels, choose_conditions(conditions, data.conditions))
     check_split_by(labels, data.split_by)

@@ -74,7 +74,7 @@ def read(config: Config) -> Rows:
         ids, id_column = item_ids(columns, names, data)
     plain = tuple(f"{label.name}={label.kind}" for label in labels if label.kind)
     kinds = dataclasses.replace(data, kinds=(*plain, *data.kinds))  # what the user says comes last and counts
-    texts, conditions, told = notions(columns, kinds, {id_column})
+    texts, conditions, others, told = notions(columns, kinds, {id_column})
     return Rows(
         inputs=inputs,
         ids=np.array(ids),
@@ -83,6 +83,7 @@ def read(config: Config) -> Rows:
         split=np.array([given[split] for split in of]) if given else None,
         together=None if given else find_duplicates(inputs).group,
         notes=told,
+        others=others,
     )
 
 
