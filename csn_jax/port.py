@@ -275,7 +275,7 @@ def _model_card(name: str, config: Config, record: dict[str, Any], results: dict
     conditions = "\n".join(
         f"| {_cell(condition['name'])} | {condition['kind']} |" for condition in record["conditions"]
     )
-    measured = f"```\n{cli.results_table(results)}\n```" if results else "Not measured here: it came without data."
+    measured = _block("", cli.results_table(results)) if results else "Not measured here: it came without data."
     data = {field: record[field] for field in ("source", "split_unit", "items", "triplets") if field in record}
     data |= {field: value for field, value in record.items() if "sha256" in field}
     command = ["python", "-m", "csn_jax.train", *flags(config)]
@@ -283,6 +283,11 @@ def _model_card(name: str, config: Config, record: dict[str, Any], results: dict
         command = ["python", "-m", "csn_jax.port", "import", record["checkpoint"], "--conditions"]
         command += [*config.data.conditions, *([] if record["rectified"] else ["--unrectified"])]
     run = f"runs/{name}"
+    again = ["python", "-m", "csn_jax.port", "import", name, f"--workdir={run}"]
+    use = (
+        f"model = csn_jax.load({run!r})\nembeddings = model.embed(inputs)\n"
+        f"model.distance(embeddings[0], embeddings[1], {record['conditions'][0]['name']!r})"
+    )
     return f"""\
 ---
 library_name: csn_jax
@@ -304,28 +309,24 @@ One embedding and a mask over its dimensions for each notion of similarity: a
 
 ## Data
 
-```json
-{json.dumps(data, indent=2)}
-```
+{_block("json", json.dumps(data, indent=2))}
 
 ## Use
 
-```bash
-{shlex.join(["python", "-m", "csn_jax.port", "import", name, f"--workdir={run}"])}
-```
+{_block("bash", shlex.join(again))}
 
-```python
-model = csn_jax.load({run!r})
-embeddings = model.embed(inputs)
-model.distance(embeddings[0], embeddings[1], {record["conditions"][0]["name"]!r})
-```
+{_block("python", use)}
 
 ## How it was made
 
-```bash
-{shlex.join(command)}
-```
+{_block("bash", shlex.join(command))}
 """
+
+
+def _block(language: str, text: str) -> str:
+    """A block of code that nothing in the text ends."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _cell(text: str) -> str:

@@ -214,13 +214,16 @@ def test_the_model_card_tells_conditions_results_data_and_command(finished, tmp_
 
 
 def test_names_do_no_harm_in_the_model_card(tmp_path):
-    path = release(tmp_path / "x.pth", Tripletnet(2, 8))
-    names = ["a|b\n# <img src=x>", "`c` [d](e)"]
+    path = release(tmp_path / "x.pth", Tripletnet(3, 8))
+    names = ["a|b\n# <img src=x>", "`c` [d](e)", "\n```\n# out"]
     do("import", path, f"--workdir={tmp_path / 'run'}", "--conditions", *names)
     do("export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}")
     card = (tmp_path / "out/README.md").read_text()
     table = card[card.index("| condition |") : card.index("## Results")].splitlines()
-    assert table[2:4] == [r"| a\|b # \<img src=x\> | categorical |", r"| \`c\` \[d\](e) | categorical |"]
+    rows = (r"a\|b # \<img src=x\>", r"\`c\` \[d\](e)", r"\`\`\` # out")
+    assert table[2:5] == [f"| {row} | categorical |" for row in rows]
+    command = card[card.index("## How it was made") :].split("\n")
+    assert command[2] == command[-2].strip() + "bash" == "````bash"  # longer than the name's own fence
     do("import", tmp_path / "out", f"--workdir={tmp_path / 'again'}")
     assert csn_jax.load(tmp_path / "again").conditions == tuple(names)
 
