@@ -94,8 +94,7 @@ def _read_csv(path: Path, delimiter: str) -> Columns:
                 f"{path}, line {line} has {len(cells)} cells and the head {len(head)}; quote cells that hold "
                 f"{'tabs' if delimiter != ',' else 'commas'}."
             )
-    text = {name: [cell.strip() for cell in column] for name, column in zip(head, zip(*rows, strict=True), strict=True)}
-    return Columns(path, text or {name: [] for name in head}, lines, None)
+    return Columns(path, {name: [cells[i].strip() for cells in rows] for i, name in enumerate(head)}, lines, None)
 
 
 def _read_parquet(path: Path) -> Columns:
@@ -105,7 +104,7 @@ def _read_parquet(path: Path) -> Columns:
     try:
         arrow = pyarrow.parquet.ParquetFile(path).read()
     except (ArrowException, OSError) as error:
-        told = " ".join(str(error).split()).rstrip(".")
+        told = " ".join(str(error).split()).split(". ")[0].rstrip(".")
         raise UserError(f"{path} cannot be read as Parquet ({told}); give a whole Parquet file.") from None
     names = arrow.column_names
     if len(set(names)) < len(names):

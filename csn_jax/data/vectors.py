@@ -88,7 +88,7 @@ def _from_file(columns: Columns, path: Path, ids: list[str]) -> np.ndarray:
             f"config.data.vectors names {path}, which is not there; put it beside the table, or name a column."
         ) from None
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        told = " ".join(str(error).split()).rstrip(".")
+        told = " ".join(str(error).split()).split(". ")[0].rstrip(".")
         raise UserError(f"{path} cannot be read as vectors ({told}); save them with numpy.save.") from None
     if vectors.ndim != 2 or not (np.issubdtype(vectors.dtype, np.floating) or np.issubdtype(vectors.dtype, np.integer)):
         raise UserError(
