@@ -103,7 +103,7 @@ def wait_for(child: int, moment: str, workdir: Path, rng: random.Random) -> int 
             if saves == 0:
                 return None
         if moment == "evaluation" and last.exists() and not results.exists():
-            time.sleep(delay * 10)
+            time.sleep(delay * 2)
             return None
         time.sleep(0.0005)
 
@@ -153,12 +153,14 @@ def contest(args: argparse.Namespace, folder: Path) -> int:
     while kills < args.kills:
         feed, workdir, status, killed = feeds[run % len(feeds)], folder / f"run{run}", None, 0
         while status is None:
-            moment = MOMENTS[lives] if lives < len(MOMENTS) else rng.choice(MOMENTS)
-            lives += 1
+            if kills >= args.kills or killed >= KILLS_A_RUN:
+                moment = "never"
+            else:
+                moment = MOMENTS[lives] if lives < len(MOMENTS) else rng.choice(MOMENTS)
+                lives += 1
             before = unfinished_saves(workdir)
             child = life([*ARGUMENTS, f"--config.feed={feed}", f"--workdir={workdir}"], log)
-            done = kills >= args.kills or killed >= KILLS_A_RUN
-            status = wait_for(child, "never" if done else moment, workdir, rng)
+            status = wait_for(child, moment, workdir, rng)
             if status is None:
                 os.kill(child, number)
                 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
