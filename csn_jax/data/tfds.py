@@ -50,8 +50,8 @@ def read(config: Config) -> Rows:
     except Exception as error:  # networks, archives, licences: each set fails in its own ways
         told = " ".join(str(error).split())[:300].rstrip(".")
         raise UserError(
-            f"config.data.name={data.name} cannot be prepared by TFDS ({type(error).__name__}: {told}); prepare it by "
-            f"`tfds build {data.name}`, and give its folder as config.data.path where that is not TFDS' own."
+            f"config.data.name={data.name} cannot be prepared by TFDS ({type(error).__name__}: {told}); prepare it as "
+            "its page on tensorflow.org/datasets says, and give its folder as config.data.path if it is not TFDS' own."
         ) from None
     image, labels = _features(builder.info.features, data.image, data.name)
     given = _given_splits(builder.info.splits)

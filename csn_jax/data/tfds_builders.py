@@ -3,6 +3,11 @@
     tfds build fonts --imports=csn_jax.data.tfds_builders --config=64 --manual_dir=FOLDER
     tfds build zappos50k --imports=csn_jax.data.tfds_builders --manual_dir=FOLDER
 
+The command `tfds` cannot start without Apache Beam, which `pip install 'csn_jax[beam]'` adds. Python can:
+
+    import tensorflow_datasets as tfds, csn_jax.data.tfds_builders
+    tfds.builder("fonts/64").download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=FOLDER))
+
 FOLDER holds the font files, or the two unpacked archives of UT-Zappos50K. A set has one split, `train`, with all items:
 csn_jax splits them by item, font or product as a run asks. The digest of the source files is in the set's metadata.
 """

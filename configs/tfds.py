@@ -1,0 +1,34 @@
+"""Any data set of TensorFlow Datasets that has an image and labels.
+
+    python -m csn_jax.train --config=configs/tfds.py --config.data.name=celeb_a --config.data.conditions Male Smiling
+
+TFDS downloads and prepares the set the first time, and its own splits for train, validation and test are kept. A set
+prepared elsewhere is found by --config.data.path=FOLDER. Add --check to see first what it could teach.
+
+For grey pictures give one mean and one deviation: --config.preprocess.mean 0.5 --config.preprocess.std 0.25
+"""
+
+from dataclasses import replace
+
+from csn_jax.config import Config, DataConfig, PreprocessConfig
+
+_IMAGES = PreprocessConfig(size=64, flip=True, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def default() -> Config:
+    """The small network on colour pictures of 64x64, flipped at random: turn preprocess.flip off where sides matter."""
+    return Config(data=DataConfig(source="tfds"), preprocess=_IMAGES)
+
+
+def tiny() -> Config:
+    """Seconds, for tests and for a first look."""
+    return replace(
+        default(),
+        batch_size=16,
+        steps=6,
+        log_every=2,
+        eval_every=3,
+        checkpoint_every=3,
+        data=DataConfig(source="tfds", train_triplets=200, validation_triplets=100, test_triplets=100),
+        preprocess=replace(_IMAGES, size=16),
+    )
