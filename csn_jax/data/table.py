@@ -200,11 +200,11 @@ def _images(columns: Columns, names: list[str], config: Config) -> tuple[np.ndar
 
 def _told_of(alike: Duplicates, inputs: np.ndarray, ids: np.ndarray) -> tuple[str, ...]:
     what = "pictures" if inputs.ndim == 4 else "vectors"
-    lines = [f"{alike.exact:,} {what} repeat an earlier one exactly"] if alike.exact else []
+    lines = [f"{what} that repeat an earlier one exactly: {alike.exact:,}"] if alike.exact else []
     if alike.near:
-        lines.append(f"{alike.near:,} are nearly the same as another")
+        lines.append(f"{what} that are nearly the same as another: {alike.near:,}")
     if not lines:
         return ()
     repeats = np.flatnonzero(alike.group != np.arange(len(ids)))
     examples = (f"{ids[alike.group[i]]} and {ids[i]}" for i in repeats[:2])
-    return (f"{' and '.join(lines)}, such as {', or '.join(examples)}",)
+    return (f"{'; '.join(lines)}; such as {', or '.join(examples)}",)

@@ -79,10 +79,13 @@ def _check_lengths(columns: Columns, lengths: np.ndarray) -> None:
 
 
 def _from_file(columns: Columns, path: Path, ids: list[str]) -> np.ndarray:
+    named = None
     try:
-        with np.errstate(all="ignore"):
-            loaded = np.load(path, mmap_mode="r" if path.suffix.lower() == ".npy" else None, allow_pickle=False)
-            vectors, named = (loaded, None) if isinstance(loaded, np.ndarray) else _from_archive(path, loaded)
+        if path.suffix.lower() == ".npy":
+            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        else:
+            with open(path, "rb") as file:  # NumPy forgets to close what is no archive
+                vectors, named = _from_archive(path, np.load(file, allow_pickle=False))
     except FileNotFoundError:
         raise UserError(
             f"config.data.vectors names {path}, which is not there; put it beside the table, or name a column."
@@ -105,6 +108,8 @@ def _from_file(columns: Columns, path: Path, ids: list[str]) -> np.ndarray:
 
 def _from_archive(path: Path, archive: Any) -> tuple[np.ndarray, list[str] | None]:
     """(vectors, the ids beside them or None) of an .npz file: its array `vectors`, or the only one of two axes."""
+    if isinstance(archive, np.ndarray):
+        return archive, None  # an .npy file by another name
     with archive:
         arrays = {name: archive[name] for name in archive.files}
     named = arrays.get("ids")

@@ -1,0 +1,189 @@
+"""Image files of a table: decoded as in the reference, and whatever is wrong with one is only its own fault."""
+
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from csn_jax.data import images
+from csn_jax.data.decode import resize_and_crop
+from csn_jax.data.images import decode_file, decode_files, resolve
+
+
+@pytest.fixture(autouse=True)
+def unlimited():
+    """decode_file sets Pillow's limits for its process, which here is the tests'."""
+    before = Image.MAX_IMAGE_PIXELS
+    yield
+    Image.MAX_IMAGE_PIXELS = before
+
+
+def noise(height=40, width=30, channels=3, seed=0):
+    pixels = np.random.default_rng(seed).integers(256, size=(height, width, channels), dtype=np.uint8)
+    return pixels if channels > 1 else pixels[..., 0]
+
+
+def bomb(path, width, height):
+    """A small PNG of a few bytes that says it is width x height."""
+    chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))  # noqa: E731
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000))))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_reference_s_path(tmp_path, suffix, channels):
+    """Pixels are those of `resize_and_crop` on what Pillow opens."""
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(noise()).save(path)
+    expected = resize_and_crop(Image.open(path), 16, channels)
+    result = decode_file((str(path), 16, channels))
+    np.testing.assert_array_equal(result, expected)
+    assert result.dtype == np.uint8 and result.shape == (16, 16, channels)
+
+
+def test_transparent_parts_are_white(tmp_path):
+    """Also by a palette's transparency; hidden colours do not show."""
+    pixels = noise(16, 16, 4)
+    pixels[:8, :, 3], pixels[8:, :, 3] = 0, 255
+    Image.fromarray(pixels).save(tmp_path / "rgba.png")
+    result = decode_file((str(tmp_path / "rgba.png"), 16, 3))
+    assert (result[:8] == 255).all()
+    np.testing.assert_array_equal(result[8:], pixels[8:, :, :3])
+    palette = Image.fromarray(np.tile(np.arange(2, dtype=np.uint8), (16, 8)), mode=None).convert("P")
+    palette.putpalette([0, 0, 0, 250, 0, 0])
+    palette.save(tmp_path / "p.png", transparency=0)
+    result = decode_file((str(tmp_path / "p.png"), 16, 3))
+    assert (result[:, 0] == 255).all() and (result[:, 1] == (250, 0, 0)).all()
+
+
+def test_photos_are_turned_as_their_camera_says(tmp_path):
+    """EXIF orientation 6: a quarter to the right."""
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:8] = 255  # the sensor's upper half is the picture's right
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    result = decode_file((str(tmp_path / "a.png"), 16, 1))
+    assert (result[:, 8:] == 255).all() and (result[:, :8] == 0).all()
+
+
+def test_sixteen_bits_of_grey_keep_their_range(tmp_path):
+    """Pillow's own conversion would clip at 255 of 65,535."""
+    deep = np.linspace(0, 65_535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(decode_file((str(tmp_path / "a.png"), 16, 1))[..., 0], deep >> 8)
+
+
+def saved(kind, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(noise(200, 200)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def sparse(path):
+    with open(path, "wb") as file:
+        os.truncate(file.fileno(), (64 << 20) + 1)
+
+
+FAULTS = {
+    "missing": (lambda path: None, "is missing"),
+    "folder": (lambda path: path.mkdir(), "is a folder"),
+    "empty": (lambda path: path.write_bytes(b""), "is no JPEG, PNG or WEBP image"),
+    "text": (lambda path: path.write_text("<svg/>"), "is no JPEG, PNG or WEBP image"),
+    "GIF": (lambda path: path.write_bytes(saved("GIF")), "is no JPEG, PNG or WEBP image"),
+    "TIFF": (lambda path: path.write_bytes(saved("TIFF")), "is no JPEG, PNG or WEBP image"),
+    "EPS": (lambda path: path.write_bytes(saved("EPS")), "is no JPEG, PNG or WEBP image"),
+    "half a JPEG": (lambda path: path.write_bytes(saved("JPEG")[:5000]), "is truncated or damaged"),
+    "half a PNG": (lambda path: path.write_bytes(saved("PNG")[:5000]), "is truncated or damaged"),
+    "half a WebP": (lambda path: path.write_bytes(saved("WEBP")[:5000]), "is truncated|cannot be decoded|is no"),
+    "bomb": (lambda path: bomb(path, 16_000, 16_000), "is a decompression bomb of more than 50,000,000 pixels"),
+    "smaller bomb": (lambda path: bomb(path, 7_072, 7_072), "is a decompression bomb of more than 50,000,000 pixels"),
+    "endless side": (lambda path: bomb(path, 16_385, 1), "is 16385 x 1 pixels, and a side may have 16,384"),
+    "large file": (sparse, "is larger than 64 MB"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_bad_file_has_a_reason(tmp_path, name):
+    make, reason = FAULTS[name]
+    make(tmp_path / "a.jpg")
+    result = decode_file((str(tmp_path / "a.jpg"), 16, 3))
+    import re
+
+    assert isinstance(result, str) and re.match(reason, result), result
+    assert "\n" not in result
+
+
+def test_just_within_the_limits(tmp_path):
+    """A side of 16,384 and just under 50 million pixels are read."""
+    Image.new("L", (16_384, 20), 7).save(tmp_path / "a.png")
+    assert (decode_file((str(tmp_path / "a.png"), 16, 1)) == 7).all()
+
+
+def die(task):
+    """In a worker: what a fault in a decoder's C code does."""
+    os._exit(9) if "007" in task[0] else None
+    return decode_file(task)
+
+
+def test_many_files_in_order_with_their_faults(tmp_path, monkeypatch):
+    """Images of the good ones in order; the fault of each bad one at its place; a dead worker costs its file alone."""
+    monkeypatch.setenv("CSN_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(images, "decode_file", die)
+    paths = [tmp_path / f"{i:03}.png" for i in range(12)]
+    for i, path in enumerate(paths):
+        Image.fromarray(noise(seed=i)).save(path)
+    paths[3].write_text("no image")
+    found, faults = decode_files(paths, 16, 3)
+    assert [i for i, fault in enumerate(faults) if fault] == [3, 7]
+    assert faults[3].startswith("is no JPEG") and "exit status 9" in faults[7]
+    good = [i for i in range(12) if i not in (3, 7)]
+    for row, i in enumerate(good):
+        np.testing.assert_array_equal(found[row], resize_and_crop(Image.open(paths[i]), 16, 3))
+
+
+def test_the_cache_knows_files_by_their_content(tmp_path, monkeypatch):
+    """The same bytes under another name are not decoded again; other bytes under the same name, a file that has come
+    back, another size or colour are."""
+    monkeypatch.setenv("CSN_JAX_CACHE", str(tmp_path / "cache"))
+    times = []
+
+    def once(paths, size, channels):
+        times.append(size)
+        for path in paths:
+            result = decode_file((str(path), size, channels))
+            yield (None, result) if isinstance(result, str) else (result, None)
+
+    monkeypatch.setattr(images, "_decode_all", once)
+    a, b = tmp_path / "a.png", tmp_path / "b.png"
+    Image.fromarray(noise()).save(a)
+    b.write_bytes(a.read_bytes())
+    first = decode_files([a], 16, 3)[0]
+    assert isinstance(first, np.memmap) and not first.flags.writeable
+    np.testing.assert_array_equal(decode_files([b], 16, 3)[0], first)
+    assert len(times) == 1
+    Image.fromarray(noise(seed=1)).save(b)
+    assert (decode_files([b], 16, 3)[0] != first).any() and len(times) == 2
+    decode_files([a], 8, 3)
+    decode_files([a], 16, 1)
+    assert len(times) == 4
+    a.unlink()
+    assert decode_files([a], 16, 3)[1] == ["is missing"] and len(times) == 5
+    Image.fromarray(noise()).save(a)
+    np.testing.assert_array_equal(decode_files([a], 16, 3)[0], first)
+
+
+def test_resolve(tmp_path):
+    """Inside the folder, whichever way it is written; nothing else."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").symlink_to("/")
+    assert resolve(tmp_path, "in/a.png") == tmp_path / "in" / "a.png"
+    assert resolve(tmp_path, "./in/../b.png") == tmp_path / "b.png"
+    assert resolve(tmp_path, str(tmp_path / "c.png")) == tmp_path / "c.png"
+    for name in ("../a.png", "/a.png", "out/a.png", f"../{tmp_path.name}x/a.png"):
+        assert resolve(tmp_path, name) is None
