@@ -42,17 +42,18 @@ def by_gap(values: np.ndarray, step: float, bins: np.ndarray, n: int, rng: np.ra
 
     Args:
         values: [K] numbers.
-        step: above 0.
+        step: 0 where all values are equal, which allows no triplet.
         bins: [K] int, growing with the values.
 
     Returns:
         n triplets; None when there is none.
     """
-    if len(values) < 3:
+    if len(values) < 3 or step <= 0:
         return None
     order = np.argsort(values, kind="stable")
     v = values[order] - values[order[0]]  # from 0, where rounding is finest
-    room = np.maximum(v[-1] - v, v) - step * (1 + 1e-9)  # gaps of a positive; the excess keeps what rounding takes
+    # A hair less than the step, as rounding may take one; less still for the negative, so that there always is one.
+    room = np.maximum(v[-1] - v, v) - step * (1 - 5e-10)  # the largest gap of a positive
     low, high = np.searchsorted(v, v - room, "left"), np.searchsorted(v, v + room, "right")
     n_positive = np.where(room >= 0, high - low - 1, 0)  # the anchor itself lies between
     anchors = np.flatnonzero(n_positive > 0)
@@ -63,7 +64,7 @@ def by_gap(values: np.ndarray, step: float, bins: np.ndarray, n: int, rng: np.ra
     anchor = anchors[start[which] + rng.integers(count[which])]
     positive = low[anchor] + rng.integers(n_positive[anchor])
     positive += positive >= anchor
-    far = np.abs(v[positive] - v[anchor]) + step * (1 + 5e-10)
+    far = np.abs(v[positive] - v[anchor]) + step * (1 - 1e-9)
     n_below = np.searchsorted(v, v[anchor] - far, "right")
     first_above = np.searchsorted(v, v[anchor] + far, "left")
     negative = rng.integers(n_below + len(v) - first_above)
@@ -146,6 +147,8 @@ def count_by_value(labels: np.ndarray) -> int:
 
 def count_by_gap(values: np.ndarray, step: float) -> int:
     """About how many triplets `by_gap` can draw; exact for few different values."""
+    if step <= 0:
+        return 0
     different, counts = np.unique(values, return_counts=True)
     anchors, weights = _sampled(counts)
     total = 0

@@ -81,9 +81,7 @@ def draw_triplets(items: ItemSet, split: str, per_condition: int, seed: int) -> 
         known = members[column[members] != ""]
         if kind in ("numeric", "ordinal"):
             scale = scale_of(column, kind)
-            roles = None
-            if scale.step > 0:
-                roles = draw.by_gap(scale.values[known], scale.step, scale.bins[known], per_condition, rng)
+            roles = draw.by_gap(scale.values[known], scale.step, scale.bins[known], per_condition, rng)
             needs = "an item that is clearly closer to another than a third one is"
         elif kind == "set":
             roles = draw.by_members(column[known], per_condition, rng)
