@@ -188,12 +188,13 @@ def _read_lists(folder: Path, index: dict[str, int]) -> Read:
     if not files:
         raise UserError(f"{lists} has no list of triplets; name them CONDITION_tripletlist_train.txt, _val and _test.")
     conditions = tuple(dict.fromkeys(condition for condition, _, _ in files))
+    splits = [split_name(name, lambda path=path: str(path)) for _, name, path in files]
     parts, rows, split, starts = [], [], [], [0]
-    for condition, name, path in files:
+    for (condition, _, path), name in zip(files, splits, strict=True):
         part = _read_list(path, items, names)
         parts.append(part)
         rows.append(np.full(len(part), conditions.index(condition)))
-        split.append(np.full(len(part), split_name(name, lambda path=path: str(path)), "<U10"))
+        split.append(np.full(len(part), name, "<U10"))
         starts.append(starts[-1] + len(part))
 
     def where(t: int) -> str:
