@@ -77,10 +77,9 @@ def probe(
         validation: the condition's triplets, by which the ridge is chosen.
     """
     rows = np.flatnonzero(training & (column != ""))
-    targets = _targets(column, kind, rows)
-    if targets.shape[1] == 0:
+    if len(rows) == 0:
         return None
-    known = x[rows]
+    known, targets = x[rows], _targets(column, kind, rows)
     gram, moments = (known.T @ known).astype(np.float64), (known.T @ targets).astype(np.float64)
     best, lowest = None, np.inf
     for ridge in RIDGES:
