@@ -327,14 +327,12 @@ def test_fonts_builder_has_the_rows_of_the_source(tfds, font_folder, tmp_path):
     assert str(builder.version) == "1.0.0" and builder.info.features["image"].shape == (32, 32, 1)
     digest = tfds.builder("fonts/32", data_dir=tmp_path / "tfds").info.metadata["sha256"]
     assert len(digest) == 64
-    (tmp_path / "other").mkdir()
-    shutil.copy(font_folder / "DejaVuSans.ttf", tmp_path / "other")
+    shutil.copytree(font_folder, tmp_path / "other")
+    (tmp_path / "other/broken.ttf").write_bytes(b"no font either")
     assert build(tfds, "fonts/32", tmp_path / "tfds2", tmp_path / "other").info.metadata["sha256"] != digest
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("apache_beam") is None, reason="apache_beam is not installed: extra `beam`"
-)
+@needs_beam
 def test_fonts_on_beam_are_the_same(tfds, font_folder, tmp_path):
     """Rendered by Beam's direct runner: the same examples."""
     builders = [build(tfds, name, tmp_path / "tfds", font_folder) for name in ("fonts/64", "fonts/64_beam")]
