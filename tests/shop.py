@@ -1,6 +1,8 @@
 """A small shop: a table of products with pictures or vectors, as a user would bring it."""
 
 import csv
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +66,12 @@ def write(path: Path, table: dict[str, list[Any]], *, pictures: bool = False, ve
         for row, name in enumerate(table["image"]):
             draw(path.parent / name, row, table["category"][row], table["colour"][row])
     return path
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a hundred bytes that says it is as large as that."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = [b"\x89PNG\r\n\x1a\n"]
+    for name, data in ((b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000)))):
+        chunks.append(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
+    return b"".join(chunks)
