@@ -14,7 +14,7 @@ def default() -> Config:
 
 
 def in_batch() -> Config:
-    """The quickstart with in-batch learning: as many images and seconds, and half the error.
+    """The quickstart with in-batch learning.
 
     A step sees 384 images, as do 128 triplets, and learns from every triplet among them.
     """
