@@ -108,7 +108,7 @@ def test_labels_that_have_no_probe():
     assert off_task(embeddings, items, "validation") == {}
 
 
-@pytest.mark.parametrize("variant", ["learned", "specialists"])
+@pytest.mark.parametrize("variant", ["learned", pytest.param("specialists", marks=pytest.mark.slow)])
 def test_a_run_of_one_condition_is_measured_in_full(variant, tmp_path, capsys, monkeypatch):
     """`evaluate --full` of a run on characters only: the font is off-task, and the plain results stay what they are."""
     results = tiny.train(tmp_path / "run", "--config.data.conditions", "character", f"--config.variant={variant}")
