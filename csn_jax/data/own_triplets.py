@@ -77,10 +77,11 @@ def split_from_triplets(own: OwnTriplets, n_items: int) -> np.ndarray:
         UserError: when an item is in triplets of two splits, naming the line.
     """
     code = np.array([SPLITS.index(name) for name in own.split.tolist()])
+    items = np.stack(own.columns[:3], axis=1)  # [T, 3]
     home = np.full(n_items, -1)
-    for role in own.columns[:3]:
-        home[role[::-1]] = code[::-1]  # the first triplet that names an item
-    for t in np.flatnonzero(np.any([home[role] != code for role in own.columns[:3]], axis=0))[:1].tolist():
+    named, first = np.unique(items, return_index=True)
+    home[named] = code[first // 3]  # of the first triplet that names an item
+    for t in np.flatnonzero((home[items] != code[:, None]).any(axis=1))[:1].tolist():
         raise UserError(
             f"{own.where(t)} is a triplet across splits: it is of {own.split[t]} and names an item that another has in "
             "another split; an item belongs to one split, so that test items are new."

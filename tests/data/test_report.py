@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import shop
 
 from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig
 from csn_jax.data.dataset import load_dataset
+from csn_jax.data.item_set import SPLITS, Rows, split_rows
 from csn_jax.data.report import normalised_mutual_information, report
 
 TRIPLETS = {"train_triplets": 60, "validation_triplets": 20, "test_triplets": 20}
@@ -149,6 +151,25 @@ def test_copies_that_straddle_splits_are_moved_together(tmp_path):
     assert any(
         f"{moved} items that are the same or nearly straddled splits and were moved together" in n for n in notes
     )
+
+
+def test_copies_go_where_most_of_them_are():
+    """Three copies of which two fell into one split; of two apart, the one in training stays."""
+    n = 200
+    together = np.arange(n)
+    together[:60] = np.arange(60) // 3 * 3
+    together[60:100] = np.arange(60, 100) // 2 * 2
+    labels = {"colour": np.tile(["red", "blue"], n // 2)}
+    rows = Rows(np.zeros((n, 2), np.float32), np.arange(n).astype(str), labels, (), None, together)
+    before, none = split_rows(rows._replace(together=None), DataConfig())
+    after, straddling = split_rows(rows, DataConfig())
+    assert none == 0 and straddling > 30 and (before[100:] == after[100:]).all()
+    for start in range(0, 60, 3):
+        most, times = Counter(before[start : start + 3].tolist()).most_common(1)[0]
+        assert set(after[start : start + 3]) == {most if times > 1 else "train"}
+    for start in range(60, 100, 2):
+        pair = set(before[start : start + 2].tolist())
+        assert set(after[start : start + 2]) == ({"train"} if "train" in pair else {min(pair, key=SPLITS.index)})
 
 
 def test_copies_move_whole_products(tmp_path):
