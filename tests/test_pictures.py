@@ -137,6 +137,44 @@ def test_missing_values_are_no_value(tmp_path):
     assert len(draw(tmp_path / "none", half)) == 3
 
 
+def of_kind(kind: str, column: list[str]) -> tuple[ItemSet, np.ndarray]:
+    """Test items along a line under one condition, and their embeddings [N, 2] by place."""
+    items = dataclasses.replace(
+        make_items(len(column)),
+        labels={"notion": np.array(column)} if kind != "triplets" else {},
+        split=np.full(len(column), "test"),
+        conditions=(Condition("notion", kind),),
+    )
+    return items, np.stack([np.arange(len(column)), np.zeros(len(column))], axis=1).astype(np.float32)
+
+
+def test_alike_is_what_the_condition_s_kind_says():
+    """Numbers closer than a tenth of the range, sets that share a member; among all labelled test items."""
+    query = np.array([50])
+    items, line = of_kind("numeric", [str(i) for i in range(0, 101)])
+    assert frames(draw_neighbours(items, query, line, "notion")) == {"alike": 12, "other": 0}
+    items, line = of_kind("numeric", [str(i * i) for i in range(101)])  # 45 to 54 are near 50, of 44 to 56
+    near = sum(abs(i * i - 2500) < 1000 for i in (*range(44, 50), *range(51, 57)))
+    assert frames(draw_neighbours(items, query, line, "notion")) == {"alike": near, "other": 12 - near}
+    items, line = of_kind("set", ["a;b" if i % 3 else "c" for i in range(50)] + ["b;d"] + ["", "b"] * 25)
+    assert frames(draw_neighbours(items, query, line, "notion")) == {"alike": 9, "other": 3}  # 48, 45 and 42
+
+
+def test_what_people_judged_has_no_frames(tmp_path):
+    """There is no label to be right or wrong by; the sheet is drawn all the same."""
+    items, line = of_kind("triplets", [""] * 40)
+    queries = choose_queries(items, 10)
+    assert len(queries) == 10
+    sheet = draw_neighbours(items, queries, line, "notion")
+    assert frames(sheet) == {"alike": 0, "other": 0} and sheet.height > 10 * 64
+
+
+def test_vectors_have_no_sheets(tmp_path):
+    items = make_items()
+    vectors = dataclasses.replace(items, inputs=np.zeros((400, 5), np.float32))
+    assert set(draw(tmp_path / "a", vectors)) == {"masks.png"}
+
+
 def test_few_test_items_still_make_a_sheet(tmp_path):
     """Fewer test items than places: as many rows and neighbours as there are."""
     items = make_items(400)
