@@ -151,7 +151,7 @@ def of_kind(kind: str, column: list[str]) -> tuple[ItemSet, np.ndarray]:
 def test_alike_is_what_the_condition_s_kind_says():
     """Numbers closer than a tenth of the range, sets that share a member; among all labelled test items."""
     query = np.array([50])
-    items, line = of_kind("numeric", [str(i) for i in range(0, 101)])
+    items, line = of_kind("numeric", [str(i) for i in range(101)])
     assert frames(draw_neighbours(items, query, line, "notion")) == {"alike": 12, "other": 0}
     items, line = of_kind("numeric", [str(i * i) for i in range(101)])  # 45 to 54 are near 50, of 44 to 56
     near = sum(abs(i * i - 2500) < 1000 for i in (*range(44, 50), *range(51, 57)))
