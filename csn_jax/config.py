@@ -186,6 +186,11 @@ class Config:
                 f"config.loss.name is {self.loss.name}, which learns from labels, and config.data.triplets names "
                 "triplets of your own; use --config.loss.name=triplet for these, or leave config.data.triplets empty."
             )
+        if self.backbone.name == "projection" and self.backbone.freeze:
+            raise UserError(
+                f"config.backbone.freeze is {self.backbone.freeze!r} and a projection starts from nothing worth keeping; "
+                "leave it empty."
+            )
         parts = (*STAGES.get(self.backbone.name, ()), "all")
         if self.backbone.freeze not in ("", *parts):
             near = did_you_mean(self.backbone.freeze, parts)

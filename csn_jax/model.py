@@ -48,8 +48,8 @@ class Model:
         """Embed any number of inputs.
 
         Args:
-            inputs: uint8 [B, H, W, ch] pixels, preprocessed here as in training; or floats [B, H, W, ch], taken as
-                already normalised.
+            inputs: uint8 [B, H, W, ch] pixels, preprocessed here as in training; floats [B, H, W, ch], taken as
+                already normalised; or floats [B, F], feature vectors as they were trained on.
 
         Returns:
             [B, D], unmasked and not normalised.

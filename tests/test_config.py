@@ -57,6 +57,7 @@ MISTAKES = {
         "config.backbone.freeze is 'layer4' (did you mean layer3?)",
         "resnet18_csn can freeze stem, layer1, layer2, layer3, all",
     ),
+    "freeze a projection": (lambda: Config(backbone=BackboneConfig(name="projection", freeze="all")), "a projection"),
     "freeze a stage of none": (lambda: Config(backbone=BackboneConfig(freeze="stem")), "small can freeze all, or"),
     "ratio": (
         lambda: Config(backbone=BackboneConfig(learning_rate_ratio=0.0)),

@@ -79,11 +79,6 @@ def load_dataset(config: Config) -> Dataset:
             split: draw_triplets(items, split, count, data.seed) for split, count in zip(SPLITS, counts, strict=True)
         }
     n_train = len(triplets["train"].anchor)
-    if own and config.loss.name != "triplet":
-        raise UserError(
-            f"config.loss.name is {config.loss.name}, which learns from labels, and config.data.triplets gives "
-            "triplets; use --config.loss.name=triplet."
-        )
     if config.loss.name != "triplet":
         check_labelled(items, config.batch_size)
     elif config.batch_size > n_train:

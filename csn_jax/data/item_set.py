@@ -11,6 +11,8 @@ from csn_jax.data.duplicates import components
 from csn_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
+# Names that results and workdirs have for something else; a specialist's run lies in a folder of its condition's name.
+TAKEN = ("overall", "checkpoints", "config.json", "data.json", "results.json", "metrics.jsonl", "timing.jsonl")
 
 
 class Condition(NamedTuple):
@@ -111,7 +113,7 @@ def choose_conditions(available: tuple[Condition, ...], wanted: tuple[str, ...])
         # neighbours_<name>.png, and the folder of a specialist beside the workdir's own files
         if not name.isprintable() or "/" in name or name.startswith(".") or len(name.encode()) > 200:
             raise UserError(f"condition {name!r} cannot name a file, as its pictures need; rename that column.")
-        if name in ("overall", "checkpoints"):
+        if name in TAKEN:
             raise UserError(f"condition {name!r} has a name that results and workdirs use; rename that column.")
     return chosen
 

@@ -26,9 +26,9 @@ def report(config: Config, dataset: Dataset) -> str:
     """
     items = dataset.items
     counts = ", ".join(f"{int((items.split == name).sum()):,} {name}" for name in SPLITS)
-    whole = dataset.record["split_unit"]
-    given = "triplets of your own, split apart" if whole == "triplet" else counts
-    head = f"data report: {config.data.path or config.data.source}, {len(items.ids):,} items ({given})"
+    if dataset.record["split_unit"] == "triplet":
+        counts = "the triplets of your own are split, not the items"
+    head = f"data report: {config.data.path or config.data.source}, {len(items.ids):,} items ({counts})"
     rows = [("condition", "kind", "values", "known", "possible triplets", "rarest values")]
     for row, condition in enumerate(items.conditions):
         own = [triplets.of_condition(row) for triplets in dataset.triplets.values()] if config.data.triplets else None

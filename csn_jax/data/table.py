@@ -50,7 +50,8 @@ def read(config: Config) -> Rows:
     else:
         inputs, faults = _images(columns, names, config)
         kept = np.array([row for row, fault in enumerate(faults) if fault is None], int)
-        notes += tuple(f"left out {columns.where(row)}: {fault}" for row, fault in enumerate(faults) if fault)
+        bad = [f"left out {columns.where(row)}: {fault}" for row, fault in enumerate(faults) if fault]
+        notes += (*bad[:TOLD], f"left out {len(bad) - TOLD:,} more") if len(bad) > TOLD else tuple(bad)
     alike, ids = find_duplicates(inputs), np.array(ids)[kept]
     return Rows(
         inputs=inputs,
