@@ -188,8 +188,8 @@ class Config:
             )
         if self.backbone.name == "projection" and self.backbone.freeze:
             raise UserError(
-                f"config.backbone.freeze is {self.backbone.freeze!r} and a projection starts from nothing worth keeping; "
-                "leave it empty."
+                f"config.backbone.freeze is {self.backbone.freeze!r} and a projection starts from nothing worth "
+                "keeping; leave it empty."
             )
         parts = (*STAGES.get(self.backbone.name, ()), "all")
         if self.backbone.freeze not in ("", *parts):
