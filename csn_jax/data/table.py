@@ -206,6 +206,5 @@ def _told_of(alike: Duplicates, inputs: np.ndarray, ids: np.ndarray) -> tuple[st
         lines.append(f"{what} that are nearly the same as another: {alike.near:,}")
     if not lines:
         return ()
-    repeats = np.flatnonzero(alike.group != np.arange(len(ids)))
-    examples = (f"{ids[alike.group[i]]} and {ids[i]}" for i in repeats[:2])
-    return (f"{'; '.join(lines)}; such as {', or '.join(examples)}",)
+    i = np.flatnonzero(alike.group != np.arange(len(ids)))[0]
+    return (f"{'; '.join(lines)}; such as {ids[alike.group[i]]} and {ids[i]}",)
