@@ -76,7 +76,8 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
                 _train_specialist(config, workdir, dataset, row, stop)
         else:
             _train(config, workdir, dataset, stop)
-        model = load(workdir)
+        with stop.shielded():
+            model = load(workdir)
         results, embeddings = evaluate(model, dataset, "test", config.variant)
         pictures.draw_all(workdir, model, embeddings, dataset)
         write_atomically(workdir / "results.json", (json.dumps(results, indent=2) + "\n").encode())
@@ -137,8 +138,9 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
         unused = ", ".join(dict.fromkeys(re.split("[./]", name)[0] for name in left_out))
         say(f"the backbone starts from {config.backbone.init}" + (f", without its {unused}" if unused else ""))
     claim(workdir, config, record)  # not sooner: a config that cannot be trained leaves the workdir free
-    checkpoints = Checkpoints(folder)
-    state = checkpoints.restore_newest(restore_target(network.state, shardings), say)
+    with stop.shielded():
+        checkpoints = Checkpoints(folder)
+        state = checkpoints.restore_newest(restore_target(network.state, shardings), say)
     if state is None:
         state = jax.device_put(initial, shardings.state)
     start = int(state.step)

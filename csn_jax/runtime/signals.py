@@ -24,6 +24,15 @@ class StopRequest:
         finally:
             self._waiting = False
 
+    @contextmanager
+    def shielded(self) -> Iterator[None]:
+        """Signals wait for the end of this, and then raise Stopped. For calls into Orbax, whose event loop would print
+        and swallow what a handler raises inside it."""
+        with self.deferred():
+            yield
+        if self.signum is not None:
+            raise Stopped(self.signum)
+
     def note(self, signum: int, _frame: object) -> None:
         """The handler of the signals."""
         self.signum = signum

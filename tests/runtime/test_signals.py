@@ -33,6 +33,18 @@ def test_no_handler_of_failures_swallows_a_stop():
             pytest.fail("swallowed")
 
 
+def test_shielded_work_ends_before_the_stop():
+    """Inside, a signal interrupts nothing; at the end it stops the run, and without one nothing happens."""
+    done = []
+    with catch_stop() as stop:
+        with stop.shielded():
+            done.append("without a signal")
+        with pytest.raises(Stopped), stop.shielded():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("in spite of one")
+    assert done == ["without a signal", "in spite of one"]
+
+
 def test_the_former_handlers_come_back_also_after_an_error():
     def mine(*_):
         pass
