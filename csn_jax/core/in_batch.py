@@ -76,7 +76,7 @@ def batch_all(
         # Columns are sorted by label, so that the positives of an anchor lie side by side.
         order = jnp.argsort(code)  # [B]
         d, (positive, negative) = pairwise_distance(x, x[order]), _pairs(code, code[order], order)  # [B, B] each
-        active, g = jax.lax.stop_gradient(_count_active(d, positive, negative, code, code[order], margin))
+        active, g = _count_active(jax.lax.stop_gradient(d), positive, negative, code, code[order], margin)
         hinges = jnp.sum(g * d, axis=1) + margin * active  # [B]; row by row, as the whole count overflows an int32
         n_positive, n_negative = (jnp.sum(pairs.astype(d.dtype), axis=1) for pairs in (positive, negative))  # [B]
         return jnp.sum(hinges), jnp.sum(active), jnp.sum(n_positive * n_negative)
