@@ -163,7 +163,7 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
     batch_at = _batches(config, dataset, shardings)
     writer, pending = Writer(workdir, start), Pending(batch_at, items.ids, workdir, start)
     images = config.batch_size * (1 if in_batch else 3)  # in a step
-    progress = Progress("training", config.steps * images, start * images, unit="image")
+    progress = Progress("training", config.steps * images, start * images, unit="image" if items.inputs.ndim == 4 else "vector")
     began = time.perf_counter()
     with stop.deferred(), closing(checkpoints), closing(writer), closing(progress):
         for step, batch in enumerate(_feed(config, items.inputs, batch_at, start, shardings), start + 1):

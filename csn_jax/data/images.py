@@ -92,7 +92,7 @@ def decode_file(task: tuple[str, int, int]) -> np.ndarray | str:
         return "needs too much memory"
     except Exception as error:  # Pillow raises many kinds on a damaged file; each is this file's fault
         told = " ".join(str(error).split()).rstrip(".")
-        if "truncated" in told or "broken data stream" in told:
+        if "truncated" in told.lower() or "broken data stream" in told:
             return f"is truncated or damaged ({told})"
         return f"cannot be decoded ({type(error).__name__}: {told})"
 

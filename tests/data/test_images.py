@@ -92,6 +92,7 @@ FAULTS = {
     "TIFF": (lambda path: path.write_bytes(saved("TIFF")), "is no JPEG, PNG or WEBP image"),
     "EPS": (lambda path: path.write_bytes(saved("EPS")), "is no JPEG, PNG or WEBP image"),
     "half a JPEG": (lambda path: path.write_bytes(saved("JPEG")[:5000]), "is truncated or damaged"),
+    "half a JPEG header": (lambda path: path.write_bytes(saved("JPEG")[:500]), "is truncated or damaged"),
     "half a PNG": (lambda path: path.write_bytes(saved("PNG")[:5000]), "is truncated or damaged"),
     "half a WebP": (lambda path: path.write_bytes(saved("WEBP")[:5000]), "is truncated|cannot be decoded|is no"),
     "bomb": (
