@@ -15,13 +15,13 @@ import numpy as np
 
 from csn_jax import pictures
 from csn_jax.config import Config
-from csn_jax.core.steps import make_embed_step, make_in_batch_step, make_train_step
+from csn_jax.core.steps import make_in_batch_step, make_train_step
 from csn_jax.data.dataset import Dataset, load_dataset
 from csn_jax.data.feed import AnyBatch, device_feed, labelled_batches, triplet_batches
 from csn_jax.data.report import report
 from csn_jax.errors import MachineError, Stopped
 from csn_jax.evaluators import baselines, leakage, off_task, retrieval, triplet_error
-from csn_jax.model import Model, build_network, examples, load, make_model, pretrained, restore_target
+from csn_jax.model import Model, build_network, examples, load, make_model, make_programs, pretrained, restore_target
 from csn_jax.runtime.checkpoint import Checkpoints, has_steps
 from csn_jax.runtime.compiler import jit
 from csn_jax.runtime.sharding import Shardings, make_shardings
@@ -158,7 +158,7 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
         ),
         donate_argnums=0,
     )
-    embed_step = jit(make_embed_step(network.backbone, network.preprocess))
+    programs = make_programs(network)
     on_device = jax.device_put(items.inputs, shardings.state) if config.feed == "device" else None
     batch_at = _batches(config, dataset, shardings)
     writer, pending = Writer(workdir, start), Pending(batch_at, items.ids, workdir, start)
@@ -184,7 +184,7 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
                     shown["loss"] = f"{values['loss']:.3f}"
             error = None
             if evaluating:
-                counts = _validate(make_model(names, state, embed_step, shardings), dataset)
+                counts = _validate(make_model(config, names, state, programs, shardings), dataset)
                 writer.log(step, {f"validation/triplet_error/{name}": value for name, value in counts.items()})
                 shown["validation_error"] = f"{counts['overall']:.2%}"
                 error = counts["overall"]

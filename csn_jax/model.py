@@ -1,9 +1,12 @@
 """Model: what a user loads from a workdir."""
 
+import dataclasses
+import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +20,7 @@ from csn_jax.core import losses
 from csn_jax.core.masks import Masks, blocks, initial_masks, rectify
 from csn_jax.core.optim import make_optimizer
 from csn_jax.core.preprocess import Preprocess, make_preprocess
-from csn_jax.core.steps import State, initial_state, make_embed_step
+from csn_jax.core.steps import State, initial_state, make_embed_step, make_features_step
 from csn_jax.data.order import steps_per_epoch
 from csn_jax.errors import UserError
 from csn_jax.runtime.checkpoint import Checkpoints
@@ -42,7 +45,15 @@ class Model:
     masks: np.ndarray
     step: int
     _embed: Callable[[np.ndarray], jax.Array]  # [B, ...] -> [B, D]
+    _features: Callable[[np.ndarray], jax.Array]  # [B, ...] -> [B, F]
+    _digest: Callable[[], str]
     _shardings: Shardings
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """SHA-256 of what decides over embeddings: weights, running statistics, and the config of the network and of
+        its preprocessing. The masks are no part of it: under other masks, stored embeddings stay what they are."""
+        return self._digest()
 
     def embed(self, inputs: np.ndarray) -> np.ndarray:
         """Embed any number of inputs.
@@ -54,15 +65,23 @@ class Model:
         Returns:
             [B, D], unmasked and not normalised.
         """
+        return self._in_chunks(self._embed, inputs) if len(inputs) else np.zeros((0, self.masks.shape[1]), np.float32)
+
+    def features(self, inputs: np.ndarray) -> np.ndarray:
+        """What the last linear layer makes embeddings of, for inputs as `embed` takes them: float32 [B, F].
+
+        Of specialists, those of one network beside those of the next.
+        """
+        return self._in_chunks(self._features, inputs)
+
+    def _in_chunks(self, function: Callable[[np.ndarray], jax.Array], inputs: np.ndarray) -> np.ndarray:
         parts = []
         for start in range(0, len(inputs), CHUNK):
             chunk = np.asarray(inputs[start : start + CHUNK])
             # Sizes are powers of two up to CHUNK, so a handful of programs serve every number of inputs.
             size = self._shardings.padded(min(CHUNK, 1 << (len(chunk) - 1).bit_length()))
             padded = np.concatenate([chunk, np.repeat(chunk[:1], size - len(chunk), axis=0)])
-            parts.append(self._embed(jax.device_put(padded, self._shardings.batch))[: len(chunk)])
-        if not parts:
-            return np.zeros((0, self.masks.shape[1]), np.float32)
+            parts.append(function(jax.device_put(padded, self._shardings.batch))[: len(chunk)])
         return np.concatenate([np.asarray(part) for part in parts])
 
     def embed_rows(self, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -151,29 +170,64 @@ def pretrained(config: Config, network: Network) -> Pretrained:
     return Pretrained(state, weights.sha256, left_out)
 
 
+class Programs(NamedTuple):
+    """The jitted functions (params, statistics, inputs [B, ...]) of a network, which all models of a run share."""
+
+    embed: Callable[..., jax.Array]  # -> [B, D]
+    features: Callable[..., jax.Array]  # -> [B, F]
+
+
+def make_programs(network: Network) -> Programs:
+    """Nothing is compiled before it is called."""
+    return Programs(
+        *(jit(make(network.backbone, network.preprocess)) for make in (make_embed_step, make_features_step))
+    )
+
+
 def make_model(
+    config: Config,
     conditions: Sequence[str],
     state: State,
-    embed_step: Callable[..., jax.Array],
+    programs: Programs,
     shardings: Shardings,
     *,
     rectified: bool = True,
 ) -> Model:
-    """A model from a training state; `embed_step` is the jitted one, so that models of one run share its programs."""
+    """A model from a training state."""
     params, statistics = state.params, state.statistics
-    masks = np.asarray(rectify(params["beta"]) if rectified else params["beta"])
-    embed = lambda inputs: embed_step(params, statistics, inputs)  # noqa: E731
-    return Model(tuple(conditions), masks, int(state.step), embed, shardings)
+    return Model(
+        conditions=tuple(conditions),
+        masks=np.asarray(rectify(params["beta"]) if rectified else params["beta"]),
+        step=int(state.step),
+        _embed=lambda inputs: programs.embed(params, statistics, inputs),
+        _features=lambda inputs: programs.features(params, statistics, inputs),
+        _digest=lambda: _digest(config, params["backbone"], statistics),
+        _shardings=shardings,
+    )
+
+
+def _digest(config: Config, params: Any, statistics: Any) -> str:
+    # What only training reads of a config is left out.
+    network = dataclasses.replace(config.backbone, init="", freeze="", learning_rate_ratio=1.0)
+    hasher = hashlib.sha256(repr((network, dataclasses.replace(config.preprocess, flip=False))).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path((params, statistics)):
+        leaf = np.asarray(leaf)
+        hasher.update(repr((jax.tree_util.keystr(path), leaf.shape, leaf.dtype.str)).encode())
+        hasher.update(np.ascontiguousarray(leaf))
+    return hasher.hexdigest()
 
 
 def join(models: Sequence[Model]) -> Model:
     """Specialists as one model: embeddings side by side [B, C * D], each condition's mask its own block [C, C * D]."""
     width = sum(model.masks.shape[1] for model in models)
+    beside = lambda parts: jnp.concatenate(list(parts), axis=1)  # noqa: E731
     return Model(
         conditions=tuple(name for model in models for name in model.conditions),
         masks=blocks(len(models), width),
         step=max(model.step for model in models),
-        _embed=lambda inputs: jnp.concatenate([model._embed(inputs) for model in models], axis=1),
+        _embed=lambda inputs: beside(model._embed(inputs) for model in models),
+        _features=lambda inputs: beside(model._features(inputs) for model in models),
+        _digest=lambda: hashlib.sha256("".join(model.sha256 for model in models).encode()).hexdigest(),
         _shardings=models[0]._shardings,
     )
 
@@ -202,9 +256,8 @@ def load(workdir: str | Path) -> Model:
     if config.variant == "specialists":
         return join([load(workdir / name) for name in names])
     network, state = restore_best(workdir, config, record)
-    embed_step = jit(make_embed_step(network.backbone, network.preprocess))
     rectified = record.get("rectified", True)
-    return make_model(names, state, embed_step, make_shardings(), rectified=rectified)
+    return make_model(config, names, state, make_programs(network), make_shardings(), rectified=rectified)
 
 
 def restore_best(workdir: Path, config: Config, record: dict) -> tuple[Network, State]:

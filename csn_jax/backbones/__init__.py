@@ -24,6 +24,7 @@ class Backbone(NamedTuple):
 
     init: Callable[..., tuple[Any, Any]]  # (seed, input shape without B) -> (params, statistics), NumPy leaves
     apply: Callable[..., tuple[jax.Array, Any]]  # (params, statistics, x, train=, valid=) -> ([B, D], statistics)
+    features: Callable[..., jax.Array]  # (params, statistics, x) -> [B, F], what the last linear layer is given
 
 
 def build(config: BackboneConfig) -> Backbone:
@@ -76,7 +77,19 @@ def from_module(module: nn.Module, frozen: Callable[[str], bool] = lambda module
             return embeddings, changed.get("batch_stats", {})
         return module.apply(variables, x, train=False), statistics
 
-    return Backbone(init, apply)
+    def features(params, statistics, x):
+        given = []
+
+        def note(call, args, kwargs, context):
+            if context.module.path == (HEAD,):
+                given.append(args[0])
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(note):
+            module.apply({"params": params, "batch_stats": statistics}, x, train=False)
+        return given[0]
+
+    return Backbone(init, apply, features)
 
 
 def _draw(tree: Any, rng: np.random.Generator | None) -> Any:

@@ -137,6 +137,16 @@ def make_embed_step(backbone: Backbone, preprocess: Preprocess) -> Callable[...,
     return embed_step
 
 
+def make_features_step(backbone: Backbone, preprocess: Preprocess) -> Callable[..., jax.Array]:
+    """Build features_step(params, statistics, inputs [B, ...]) -> [B, F], what the last linear layer makes embeddings
+    of, for jit."""
+
+    def features_step(params: Any, statistics: Any, inputs: jax.Array) -> jax.Array:
+        return backbone.features(params["backbone"], statistics, preprocess(inputs))
+
+    return features_step
+
+
 def initial_state(params: Any, statistics: Any, beta: jax.Array, optimizer: optax.GradientTransformation) -> State:
     """The state before the first step."""
     params = {"backbone": params, "beta": jnp.asarray(beta)}
