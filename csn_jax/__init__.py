@@ -7,12 +7,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from csn_jax.config import Config
     from csn_jax.errors import MachineError, Stopped, UserError
+    from csn_jax.index import Index
     from csn_jax.loop import train_and_evaluate
     from csn_jax.model import Model, load
 
 # Looked up when first used, so that importing the package imports neither JAX nor TensorFlow.
 _HOMES = {
     "Config": "csn_jax.config",
+    "Index": "csn_jax.index",
     "MachineError": "csn_jax.errors",
     "Model": "csn_jax.model",
     "Stopped": "csn_jax.errors",
@@ -20,7 +22,17 @@ _HOMES = {
     "load": "csn_jax.model",
     "train_and_evaluate": "csn_jax.loop",
 }
-__all__ = ["Config", "MachineError", "Model", "Stopped", "UserError", "__version__", "load", "train_and_evaluate"]
+__all__ = [
+    "Config",
+    "Index",
+    "MachineError",
+    "Model",
+    "Stopped",
+    "UserError",
+    "__version__",
+    "load",
+    "train_and_evaluate",
+]
 
 
 def __getattr__(name: str) -> Any:
