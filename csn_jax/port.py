@@ -1,23 +1,22 @@
-"""Models in and out: a released CSN checkpoint or an exported folder becomes a workdir, a workdir such a folder.
+"""Models in and out: a released CSN checkpoint or an exported folder becomes a workdir; a workdir becomes such a
+folder, or a file that runs elsewhere.
 
-Exported are model.safetensors, config.json, data.json and results.json as the run has them, and a model card README.md.
-Tensors of ResNets have torchvision's names and layout; `masks.weight` [C, D] holds the masks before the rectifier.
+An exported folder holds model.safetensors, config.json, data.json and results.json as the run has them, and a model
+card README.md. Tensors of ResNets have torchvision's names and layout; `masks.weight` [C, D] holds the masks before the
+rectifier.
 """
 
 import json
 import os
 import re
-import shlex
 import shutil
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import csn_jax
 from csn_jax import cli
-from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig, did_you_mean, flags
+from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig, did_you_mean
 from csn_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,10 +24,11 @@ if TYPE_CHECKING:
 
 USAGE = """\
 usage: python -m csn_jax.port import CHECKPOINT --workdir=DIR [--conditions NAME ...] [--unrectified]
-       python -m csn_jax.port export --workdir=DIR --out=FOLDER [--format=safetensors]
+       python -m csn_jax.port export --workdir=DIR --out=PATH [--format=safetensors|stablehlo|onnx]
 
 import makes a workdir of a released CSN checkpoint, or of a folder that export wrote, for csn_jax.load to open; export
-writes a run's best model for others to read. More of each: python -m csn_jax.port import --help, export --help."""
+writes a run's best model for others to read or to run without this package. More of each: python -m csn_jax.port import
+--help, export --help."""
 
 # What the released checkpoints do not hold: the names of their masks (in the order of the reference), and how their
 # images were prepared.
@@ -55,9 +55,12 @@ class Export:
     workdir: str
     """The folder of a finished run of csn_jax.train, or of an imported model."""
     out: str
-    """The folder to write; it must be new or empty."""
-    format: Literal["safetensors"] = "safetensors"
-    """safetensors: tensors that any framework reads, with config, records and model card."""
+    """safetensors: the folder to write, new or empty; else the new file to write."""
+    format: Literal["safetensors", "stablehlo", "onnx"] = "safetensors"
+    """safetensors: tensors that any framework reads, with config, records and model card. To run elsewhere, in one file
+    that takes batches of any size, normalises them and embeds: stablehlo: for jax.export.deserialize on CPU, CUDA or
+    TPU, with the masks and what to know of the model in a JSON file beside it; onnx: for ONNX runtimes, masks and all
+    inside (needs the package onnx)."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -89,19 +92,56 @@ def import_model(args: Import) -> None:
 
 
 def export_model(args: Export) -> None:
-    """Write the best model of a run as a folder, whole or not at all."""
-    from csn_jax.runtime.workdir import full_disk_told, read_config, read_record, read_results, write_atomically
+    """Write the best model of a run in one of the formats, whole or not at all."""
+    from csn_jax.runtime.workdir import read_config, read_results
 
     workdir, out = (Path(path).expanduser().absolute() for path in (args.workdir, args.out))
-    config, record, results = read_config(workdir), read_record(workdir), read_results(workdir)
-    if results is None and config.data.source != "imported":
+    if read_results(workdir) is None and read_config(workdir).data.source != "imported":
         raise UserError(f"{workdir} has no results.json yet; run its training to the end first, by the same command.")
+    if args.format == "safetensors":
+        _export_folder(workdir, out)
+    else:
+        _export_file(workdir, out, args.format)
+
+
+def _export_file(workdir: Path, out: Path, form: str) -> None:
+    """One file to run; for StableHLO, which has no place for them, the masks and all else in a JSON file beside it."""
+    from csn_jax import deploy
+    from csn_jax.model import load
+    from csn_jax.runtime.workdir import full_disk_told, write_atomically
+
+    beside = out.with_name(f"{out.name}.json")
+    for path in (out, beside) if form == "stablehlo" else (out,):
+        if path.exists():
+            raise UserError(f"--out={out}: {path} is there already; give a new file.")
+    model = load(workdir)
+    about = deploy.description(workdir, model)
+    if form == "onnx":
+        files = {out: deploy.onnx(workdir, model, about)}
+    else:  # the JSON file first: with the model there is always what explains it
+        files = {beside: _json(about | {"masks": model.masks.tolist()}), out: deploy.stablehlo(workdir)}
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with full_disk_told(out.parent):
+            for path, content in files.items():
+                write_atomically(path, content)
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written ({error.strerror}); give a file you may write to.") from None
+    inputs = " x ".join(map(str, about["input"]["shape"]))
+    print(f"{out} takes {about['input']['dtype']} {inputs} and gives embeddings batch x {model.masks.shape[1]}")
+
+
+def _export_folder(workdir: Path, out: Path) -> None:
+    from csn_jax.model_card import model_card
+    from csn_jax.runtime.workdir import full_disk_told, read_config, read_record, read_results, write_atomically
+
+    config, record, results = read_config(workdir), read_record(workdir), read_results(workdir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out} is there and not empty; give a new folder.")
     files = _exported(workdir, config, record)
     if results:
         files["results.json"] = _json(results)
-    files["README.md"] = _model_card(out.name, config, record, results).encode()
+    files["README.md"] = model_card(out.name, config, record, cli.results_table(results) if results else "").encode()
     temporary = out.with_name(f".{out.name}.partial")
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
@@ -127,6 +167,7 @@ def _import_released(args: Import, workdir: Path) -> Sequence[str]:
     from csn_jax.data.item_set import SPLITS
     from csn_jax.model import build_network
     from csn_jax.runtime.weights import read_weights
+    from csn_jax.runtime.whole_run import write_run
 
     path = args.checkpoint
     weights = read_weights(path, "CHECKPOINT")
@@ -153,12 +194,13 @@ def _import_released(args: Import, workdir: Path) -> Sequence[str]:
     params, statistics, _ = from_tensors(
         config.backbone.name, tensors, network.state.params["backbone"], network.state.statistics, path
     )
-    _write_run(workdir, config, record, initial_state(params, statistics, beta, network.optimizer))
+    write_run(workdir, config, record, initial_state(params, statistics, beta, network.optimizer))
     return conditions
 
 
 def _import_exported(folder: Path, workdir: Path) -> Sequence[str]:
     """A folder that `export_model` wrote; specialists have a folder each below it."""
+    from csn_jax.runtime.whole_run import write_run
     from csn_jax.runtime.workdir import read_config, read_record, read_results
 
     if not (folder / "config.json").is_file():
@@ -166,16 +208,16 @@ def _import_exported(folder: Path, workdir: Path) -> Sequence[str]:
     config, record, results = read_config(folder), read_record(folder), read_results(folder)
     names = [condition["name"] for condition in record["conditions"]]
     if config.variant != "specialists":
-        _write_run(workdir, config, record, _exported_state(folder, config, record), results)
+        write_run(workdir, config, record, _exported_state(folder, config, record), results)
         return names
     for name in names:  # they become folders
         if Path(name).name != name or name == "..":
             raise UserError(f"{folder / 'data.json'} has a condition {name!r}, which can be no folder's name.")
     runs = [(read_config(folder / name), read_record(folder / name)) for name in names]
     states = [_exported_state(folder / name, *run) for name, run in zip(names, runs, strict=True)]
-    _write_run(workdir, config, record, None, results)
+    write_run(workdir, config, record, None, results)
     for name, run, state in zip(names, runs, states, strict=True):
-        _write_run(workdir / name, *run, state)
+        write_run(workdir / name, *run, state)
     return names
 
 
@@ -203,26 +245,6 @@ def _exported_state(folder: Path, config: Config, record: dict[str, Any]) -> "St
         config.backbone.name, tensors, network.state.params["backbone"], network.state.statistics, str(path)
     )
     return initial_state(params, statistics, beta, network.optimizer)._replace(step=jnp.int32(int(step)))
-
-
-def _write_run(
-    workdir: Path, config: Config, record: dict[str, Any], state: "State | None", results: dict[str, Any] | None = None
-) -> None:
-    """A workdir as training leaves it; without a state where the networks are below it."""
-    from csn_jax.runtime.checkpoint import Checkpoints, has_steps
-    from csn_jax.runtime.workdir import claim, full_disk_told, locked, open_workdir, write_atomically
-
-    workdir = open_workdir(workdir)
-    folder = workdir / "checkpoints"
-    with locked(workdir), full_disk_told(workdir):
-        if has_steps(folder) or (workdir / "results.json").exists():
-            raise UserError(f"{workdir} holds a model already; give another --workdir.")
-        claim(workdir, config, record)
-        if state is not None:
-            with closing(Checkpoints(folder)) as checkpoints:
-                checkpoints.save(state)
-        if results is not None:
-            write_atomically(workdir / "results.json", _json(results))
 
 
 def _exported(workdir: Path, config: Config, record: dict[str, Any]) -> dict[str, bytes]:
@@ -267,71 +289,6 @@ def _names(wanted: tuple[str, ...], n: int, path: str) -> tuple[str, ...]:
 
 def _json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
-
-
-def _model_card(name: str, config: Config, record: dict[str, Any], results: dict[str, Any] | None) -> str:
-    """README.md of an export: what the model is, how good, on which data, how to use it and how it was made."""
-    inputs = " x ".join(map(str, record["input_shape"]))
-    conditions = "\n".join(
-        f"| {_cell(condition['name'])} | {condition['kind']} |" for condition in record["conditions"]
-    )
-    measured = _block("", cli.results_table(results)) if results else "Not measured here: it came without data."
-    data = {field: record[field] for field in ("source", "split_unit", "items", "triplets") if field in record}
-    data |= {field: value for field, value in record.items() if "sha256" in field}
-    command = ["python", "-m", "csn_jax.train", *flags(config)]
-    if config.data.source == "imported":
-        command = ["python", "-m", "csn_jax.port", "import", record["checkpoint"], "--conditions"]
-        command += [*config.data.conditions, *([] if record["rectified"] else ["--unrectified"])]
-    run = f"runs/{name}"
-    again = ["python", "-m", "csn_jax.port", "import", name, f"--workdir={run}"]
-    use = (
-        f"model = csn_jax.load({run!r})\nembeddings = model.embed(inputs)\n"
-        f"model.distance(embeddings[0], embeddings[1], {record['conditions'][0]['name']!r})"
-    )
-    return f"""\
----
-library_name: csn_jax
----
-
-# {_cell(name)}
-
-One embedding and a mask over its dimensions for each notion of similarity: a
-[Conditional Similarity Network](https://arxiv.org/abs/1603.07810) of csn_jax {csn_jax.__version__}. Backbone
-{config.backbone.name}, {config.backbone.embedding_dim} dimensions, {config.variant} masks, inputs of {inputs}.
-
-| condition | kind |
-|---|---|
-{conditions}
-
-## Results
-
-{measured}
-
-## Data
-
-{_block("json", json.dumps(data, indent=2))}
-
-## Use
-
-{_block("bash", shlex.join(again))}
-
-{_block("python", use)}
-
-## How it was made
-
-{_block("bash", shlex.join(command))}
-"""
-
-
-def _block(language: str, text: str) -> str:
-    """A block of code that nothing in the text ends."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}{language}\n{text}\n{fence}"
-
-
-def _cell(text: str) -> str:
-    """A text that stays one cell of a table and no markup."""
-    return " ".join(re.sub(r"([|<>\\`*_\[\]])", r"\\\1", text).split())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = (
     ("train", "evaluate", "embed", "search", "adapt", "explore", "report", "port", "benchmark"),
     ("loop",),
-    ("pictures",),
+    ("pictures", "deploy", "model_card"),
     ("model", "index"),
     ("evaluators",),
     ("data",),
@@ -89,6 +89,8 @@ HOMES = {
     "pickle": lambda module: False,
     "safetensors": lambda module: module == "csn_jax.runtime.weights",
     "huggingface_hub": lambda module: module == "csn_jax.runtime.weights",
+    "onnx": lambda module: module == "csn_jax.backbones.onnx_graph",
+    "onnxruntime": lambda module: False,
     "tensorboardX": lambda module: False,
 }
 

@@ -338,7 +338,7 @@ MISTAKES = {
     "no weight file": (["import", "x.onnx"], ["CHECKPOINT=x.onnx", ".safetensors, .pth"]),
     "a folder of another kind": (["import", str(Path(__file__).parent)], ["has no config.json", "port export wrote"]),
     "another flag": (["import", "x.pth", "--wrkdir=x"], ["--wrkdir=x"]),
-    "format": (["export", "--workdir=x", "--out=y", "--format=onnx"], ["'onnx'", "safetensors"]),
+    "format": (["export", "--workdir=x", "--out=y", "--format=onx"], ["'onx'", "did you mean onnx?"]),
     "no run": (["export", "--workdir=/no/such", "--out=y"], ["/no/such has no config.json"]),
     "out missing": (["export", "--workdir=x"], ["--out"]),
 }

@@ -1,0 +1,258 @@
+"""Backbones in ONNX's operators: each network written a second time, over the parameters of the first.
+
+The graph is as a person would draw it, channels first: convolutions with their batch norms folded in, pools, one Gemm
+for a linear layer. Nodes have the names of the modules. Written by hand and not translated from what JAX traces, whose
+primitives have other names in every few releases and give a transpose around each convolution.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from csn_jax.backbones import projection, small, vgg
+from csn_jax.backbones.norm import EPSILON
+from csn_jax.config import BackboneConfig, PreprocessConfig
+from csn_jax.errors import UserError
+
+# The operators used are the same from here on, so that runtimes of several years read the file.
+OPSET, IR_VERSION = 17, 8
+
+
+class Part(NamedTuple):
+    """A trained network: specialists are several."""
+
+    backbone: BackboneConfig
+    preprocess: PreprocessConfig
+    params: Any
+    statistics: Any
+
+
+def to_onnx(
+    parts: Sequence[Part], input_shape: Sequence[int], masks: np.ndarray, metadata: Mapping[str, str], producer: str
+) -> bytes:
+    """A model as an ONNX file.
+
+    Args:
+        parts: networks of one input, whose embeddings stand side by side.
+        input_shape: of one input: [H, W, ch], which the file takes as uint8 pixels, or [F], float32 features.
+        masks: [C, D], as applied.
+        metadata: what the file says of itself.
+        producer: of the file, and its version behind a space.
+
+    Returns:
+        A model with the input `input` [B, ...], B free, and the outputs `embedding` [B, D] and `masks` [C, D], both
+        float32. It computes in float32 whatever backbone.dtype was.
+
+    Raises:
+        UserError: without the package onnx, or for a backbone that is not written here.
+    """
+    try:
+        import onnx
+        from onnx import TensorProto, helper
+    except ImportError:
+        raise UserError(
+            "--format=onnx needs the package onnx; install it with pip install 'csn_jax[export]', or choose another "
+            "--format."
+        ) from None
+    graph, embeddings = Graph(), []
+    for i, part in enumerate(parts):
+        network = NETWORKS.get(part.backbone.name)
+        if network is None:
+            raise UserError(
+                f"backbone {part.backbone.name} has no ONNX graph, only {', '.join(NETWORKS)} have; export with "
+                "--format=stablehlo."
+            )
+        layers = Layers(graph, part, f"part{i}/" if len(parts) > 1 else "")
+        embeddings.append(network(layers, layers.pixels("input") if len(input_shape) == 3 else "input"))
+    graph.node("Concat" if len(parts) > 1 else "Identity", *embeddings, name="embedding", **_axis(len(parts)))
+    graph.node("Identity", graph.constant("masks/applied", masks), name="masks")
+    dtype = TensorProto.UINT8 if len(input_shape) == 3 else TensorProto.FLOAT
+    n_conditions, width = masks.shape
+    made = helper.make_graph(
+        [helper.make_node(op, inputs, [name], name, **attributes) for op, inputs, name, attributes in graph.nodes],
+        "csn_jax",
+        [helper.make_tensor_value_info("input", dtype, ["batch", *input_shape])],
+        [
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", width]),
+            helper.make_tensor_value_info("masks", TensorProto.FLOAT, [n_conditions, width]),
+        ],
+        [onnx.numpy_helper.from_array(value, name) for name, value in graph.constants.items()],
+    )
+    name, _, version = producer.partition(" ")
+    model = helper.make_model(
+        made,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name=name,
+        producer_version=version,
+    )
+    helper.set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def _axis(n_parts: int) -> dict[str, int]:
+    return {"axis": 1} if n_parts > 1 else {}
+
+
+class Graph:
+    """Nodes (operator, inputs, name, attributes), each with one output of its own name, and constants by name."""
+
+    def __init__(self):
+        self.nodes: list[tuple[str, tuple[str, ...], str, dict[str, Any]]] = []
+        self.constants: dict[str, np.ndarray] = {}
+
+    def node(self, op: str, *inputs: str, name: str, **attributes: Any) -> str:
+        self.nodes.append((op, inputs, name, attributes))
+        return name
+
+    def constant(self, name: str, value: Any) -> str:
+        self.constants[name] = np.asarray(value, np.float32, order="C")
+        return name
+
+
+class Layers:
+    """What the networks are made of. Each takes the name of a tensor [B, ch, H, W] or [B, F], and gives one."""
+
+    def __init__(self, graph: Graph, part: Part, prefix: str):
+        self._graph, self._part, self._prefix = graph, part, prefix
+        leaves = flatten_dict(part.params, sep="/") | flatten_dict(part.statistics, sep="/")
+        self._values = {path: np.asarray(leaf, np.float64) for path, leaf in leaves.items()}
+
+    def has(self, module: str) -> bool:
+        return any(path.startswith(f"{module}/") for path in self._values)
+
+    def _node(self, op: str, *inputs: str, name: str, **attributes: Any) -> str:
+        return self._graph.node(op, *inputs, name=self._prefix + name, **attributes)
+
+    def _constant(self, name: str, value: Any) -> str:
+        return self._graph.constant(self._prefix + name, value)
+
+    def pixels(self, x: str) -> str:
+        """uint8 [B, H, W, ch] to what the backbone sees, channels first."""
+        config = self._part.preprocess
+        mean, std = np.array(config.mean), np.array(config.std)
+        x = self._node("Cast", x, name="preprocess/float", to=1)  # 1 is float32
+        x = self._node("Mul", x, self._constant("preprocess/scale", 1 / (255 * std)), name="preprocess/scaled")
+        x = self._node("Add", x, self._constant("preprocess/offset", -mean / std), name="preprocess/normalised")
+        return self._node("Transpose", x, name="preprocess/channels_first", perm=[0, 3, 1, 2])
+
+    def norm(self, x: str, name: str) -> str:
+        """The batch norm of features [B, F], by its running statistics."""
+        scale, shift, mean = self._affine(name)
+        x = self._node("Sub", x, self._constant(f"{name}/mean", mean), name=f"{name}/centred")
+        x = self._node("Mul", x, self._constant(f"{name}/scale", scale), name=f"{name}/scaled")
+        return self._node("Add", x, self._constant(f"{name}/bias", shift), name=name)
+
+    def _affine(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(scale, shift, mean) of a batch norm: y = (x - mean) * scale + shift."""
+        scale, bias, mean, var = (self._values[f"{name}/{leaf}"] for leaf in ("scale", "bias", "mean", "var"))
+        return scale / np.sqrt(var + EPSILON), bias, mean
+
+    def conv(self, x: str, name: str, norm: str, stride: int, padding: int) -> str:
+        """A convolution without bias and the batch norm behind it, as one."""
+        kernel = self._values[f"{name}/kernel"]  # [h, w, in, out]
+        scale, shift, mean = self._affine(norm)
+        weight = self._constant(f"{name}/weight", (kernel * scale).transpose(3, 2, 0, 1))
+        bias = self._constant(f"{name}/bias", shift - mean * scale)
+        return self._node(
+            "Conv",
+            x,
+            weight,
+            bias,
+            name=name,
+            kernel_shape=list(kernel.shape[:2]),
+            strides=[stride, stride],
+            pads=[padding] * 4,
+        )
+
+    def relu(self, x: str) -> str:
+        return self._graph.node("Relu", x, name=f"{x}/relu")
+
+    def add_relu(self, x: str, y: str, name: str) -> str:
+        return self.relu(self._node("Add", x, y, name=f"{name}/sum"))
+
+    def max_pool(self, x: str, window: int, stride: int, padding: int) -> str:
+        sizes = {"kernel_shape": [window] * 2, "strides": [stride] * 2, "pads": [padding] * 4}
+        return self._graph.node("MaxPool", x, name=f"{x}/max_pool", **sizes)
+
+    def mean(self, x: str) -> str:
+        """Over all places: [B, ch, H, W] -> [B, ch]."""
+        return self._graph.node("ReduceMean", x, name=f"{x}/mean", axes=[2, 3], keepdims=0)
+
+    def flat(self, x: str) -> str:
+        """[B, ch, H, W] -> [B, H * W * ch], in the order of the parameters: channels last."""
+        x = self._graph.node("Transpose", x, name=f"{x}/channels_last", perm=[0, 2, 3, 1])
+        return self._graph.node("Flatten", x, name=f"{x}/flat", axis=1)
+
+    def magnified(self, x: str, factor: float) -> str:
+        return self._node("Mul", x, self._constant("magnified/factor", factor), name="magnified")
+
+    def dense(self, x: str, name: str, scale: float = 1) -> str:
+        """A linear layer, its result multiplied by `scale`."""
+        weight = self._constant(f"{name}/weight", self._values[f"{name}/kernel"] * scale)
+        bias = self._constant(f"{name}/bias", self._values[f"{name}/bias"] * scale)
+        return self._node("Gemm", x, weight, bias, name=name)
+
+
+def _small(layers: Layers, x: str) -> str:
+    for i, (kernel, _) in enumerate(small.LAYERS):
+        x = layers.relu(layers.conv(x, f"conv{i}", f"bn{i}", 2, kernel // 2))
+    return layers.dense(layers.flat(x), "fc", small.SCALE)
+
+
+def _vgg(layers: Layers, x: str) -> str:
+    for stage, widths in enumerate(vgg.STAGES):
+        for i in range(len(widths)):
+            x = layers.relu(layers.conv(x, f"conv{stage}_{i}", f"bn{stage}_{i}", 1, 1))
+        x = layers.max_pool(x, 2, 2, 0)
+    return layers.dense(layers.relu(layers.dense(layers.flat(x), "hidden")), "fc")
+
+
+def _resnet(layers: Layers, x: str) -> str:
+    x = layers.max_pool(layers.relu(layers.conv(x, "conv1", "bn1", 2, 3)), 3, 2, 1)
+    stage = 1
+    while layers.has(f"layer{stage}_0"):
+        i = 0
+        while layers.has(f"layer{stage}_{i}"):
+            x = _block(layers, x, f"layer{stage}_{i}", 2 if stage > 1 and i == 0 else 1)
+            i += 1
+        stage += 1
+    return layers.dense(layers.mean(x), "fc")
+
+
+def _block(layers: Layers, x: str, name: str, stride: int) -> str:
+    """A BasicBlock, or a Bottleneck, which has a third convolution and its stride in the second."""
+
+    def conv(x: str, which: str, norm: str, stride: int, padding: int) -> str:
+        return layers.conv(x, f"{name}/{which}", f"{name}/{norm}", stride, padding)
+
+    if layers.has(f"{name}/conv3"):
+        y = layers.relu(conv(x, "conv1", "bn1", 1, 0))
+        y = layers.relu(conv(y, "conv2", "bn2", stride, 1))
+        y = conv(y, "conv3", "bn3", 1, 0)
+    else:
+        y = layers.relu(conv(x, "conv1", "bn1", stride, 1))
+        y = conv(y, "conv2", "bn2", 1, 1)
+    if layers.has(f"{name}/downsample_conv"):
+        x = conv(x, "downsample_conv", "downsample_bn", stride, 0)
+    return layers.add_relu(x, y, name)
+
+
+def _projection(layers: Layers, x: str) -> str:
+    x = layers.norm(layers.magnified(x, projection.MAGNIFIED), "bn")
+    if layers.has("hidden"):
+        x = layers.relu(layers.dense(x, "hidden"))
+    return layers.dense(x, "fc", projection.SCALE)
+
+
+NETWORKS: dict[str, Callable[[Layers, str], str]] = {
+    "small": _small,
+    "vgg": _vgg,
+    "resnet18_csn": _resnet,
+    "resnet18": _resnet,
+    "resnet50": _resnet,
+    "projection": _projection,
+}

@@ -1,0 +1,80 @@
+"""The model card of an export: what the model is, how good, on which data, how to use it and how it was made."""
+
+import json
+import re
+import shlex
+from typing import Any
+
+import csn_jax
+from csn_jax.config import Config, flags
+
+
+def model_card(name: str, config: Config, record: dict[str, Any], results: str) -> str:
+    """The text of README.md.
+
+    Args:
+        name: of the exported folder.
+        config, record: of the run.
+        results: a table for people; empty where the model was not measured.
+    """
+    inputs = " x ".join(map(str, record["input_shape"]))
+    conditions = "\n".join(
+        f"| {_cell(condition['name'])} | {condition['kind']} |" for condition in record["conditions"]
+    )
+    measured = _block("", results) if results else "Not measured here: it came without data."
+    data = {field: record[field] for field in ("source", "split_unit", "items", "triplets") if field in record}
+    data |= {field: value for field, value in record.items() if "sha256" in field}
+    command = ["python", "-m", "csn_jax.train", *flags(config)]
+    if config.data.source == "imported":
+        command = ["python", "-m", "csn_jax.port", "import", record["checkpoint"], "--conditions"]
+        command += [*config.data.conditions, *([] if record["rectified"] else ["--unrectified"])]
+    run = f"runs/{name}"
+    again = ["python", "-m", "csn_jax.port", "import", name, f"--workdir={run}"]
+    use = (
+        f"model = csn_jax.load({run!r})\nembeddings = model.embed(inputs)\n"
+        f"model.distance(embeddings[0], embeddings[1], {record['conditions'][0]['name']!r})"
+    )
+    return f"""\
+---
+library_name: csn_jax
+---
+
+# {_cell(name)}
+
+One embedding and a mask over its dimensions for each notion of similarity: a
+[Conditional Similarity Network](https://arxiv.org/abs/1603.07810) of csn_jax {csn_jax.__version__}. Backbone
+{config.backbone.name}, {config.backbone.embedding_dim} dimensions, {config.variant} masks, inputs of {inputs}.
+
+| condition | kind |
+|---|---|
+{conditions}
+
+## Results
+
+{measured}
+
+## Data
+
+{_block("json", json.dumps(data, indent=2))}
+
+## Use
+
+{_block("bash", shlex.join(again))}
+
+{_block("python", use)}
+
+## How it was made
+
+{_block("bash", shlex.join(command))}
+"""
+
+
+def _block(language: str, text: str) -> str:
+    """A block of code that nothing in the text ends."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _cell(text: str) -> str:
+    """A text that stays one cell of a table and no markup."""
+    return " ".join(re.sub(r"([|<>\\`*_\[\]])", r"\\\1", text).split())

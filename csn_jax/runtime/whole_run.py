@@ -1,0 +1,41 @@
+"""A finished run written at once: what has no training of its own, since it was imported or adapted."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from csn_jax.config import Config
+from csn_jax.core.steps import State
+from csn_jax.errors import UserError
+from csn_jax.runtime.checkpoint import Checkpoints, has_steps
+from csn_jax.runtime.workdir import claim, full_disk_told, locked, open_workdir, write_atomically
+
+
+def check_free(workdir: Path) -> None:
+    """Refuse a folder that holds a model.
+
+    Raises:
+        UserError: naming it.
+    """
+    if has_steps(workdir / "checkpoints") or (workdir / "results.json").exists():
+        raise UserError(f"{workdir} holds a model already; give another --workdir.")
+
+
+def write_run(
+    workdir: Path, config: Config, record: dict[str, Any], state: State | None, results: dict[str, Any] | None = None
+) -> None:
+    """A workdir as training leaves it; without a state where the networks are below it.
+
+    Raises:
+        UserError: when it holds a model, or another run.
+    """
+    workdir = open_workdir(workdir)
+    with locked(workdir), full_disk_told(workdir):
+        check_free(workdir)
+        claim(workdir, config, record)
+        if state is not None:
+            with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+                checkpoints.save(state)
+        if results is not None:
+            write_atomically(workdir / "results.json", (json.dumps(results, indent=2) + "\n").encode())
