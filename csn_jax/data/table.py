@@ -65,10 +65,12 @@ def read(config: Config) -> Rows:
     )
 
 
-def item_ids(columns: Columns, names: list[str] | None, data: DataConfig) -> tuple[list[str], str]:
+def item_ids(
+    columns: Columns, names: list[str] | None, data: DataConfig, flag: str = "--config.data.id"
+) -> tuple[list[str], str]:
     """(ids, the column they are from): the id column, else the image paths, else the rows' numbers from 1."""
     if data.id in columns.text or data.id != DataConfig.id:
-        ids, source = columns.column(data.id, "config.data.id"), data.id
+        ids, source = columns.column(data.id, flag), data.id
     elif names is not None:
         ids, source = names, data.image
     else:
@@ -82,7 +84,7 @@ def item_ids(columns: Columns, names: list[str] | None, data: DataConfig) -> tup
         if first.setdefault(one, row) != row:
             raise UserError(
                 f"{columns.where(row)} has the same {source} as row {first[one] + 1}, {one!r}, and items are named by "
-                "it; remove one of them, or name another column with --config.data.id."
+                f"it; remove one of them, or name another column with {flag}."
             )
     return ids, source
 

@@ -13,21 +13,22 @@ from csn_jax.errors import UserError
 CHUNK = 4096  # vectors looked at together
 
 
-def read_vectors(columns: Columns, name: str, ids: list[str]) -> np.ndarray:
+def read_vectors(columns: Columns, name: str, ids: list[str], flag: str = "config.data.vectors") -> np.ndarray:
     """The vectors of a table's N items: float32 [N, F], memory-mapped where the file holds just that.
 
     Args:
         columns: the table.
         name: config.data.vectors: a column, or a file name, which is looked up beside the table.
         ids: of the items, for an .npz file that names its own.
+        flag: what gives the name, for messages.
 
     Raises:
         UserError: for vectors that are missing, unequal in length, not finite, or too few or many, naming the row.
     """
     if Path(name).suffix.lower() in (".npy", ".npz"):
-        vectors = _from_file(columns, columns.path.parent / Path(name).expanduser(), ids)
+        vectors = _from_file(columns, columns.path.parent / Path(name).expanduser(), ids, flag)
     else:
-        vectors = _from_column(columns, name)
+        vectors = _from_column(columns, name, flag)
     for start in range(0, len(vectors), CHUNK):
         wrong = np.flatnonzero(~np.isfinite(vectors[start : start + CHUNK]).all(axis=1))
         if len(wrong):
@@ -36,28 +37,26 @@ def read_vectors(columns: Columns, name: str, ids: list[str]) -> np.ndarray:
     return vectors
 
 
-def _from_column(columns: Columns, name: str) -> np.ndarray:
+def _from_column(columns: Columns, name: str, flag: str) -> np.ndarray:
     from pyarrow import types
 
     if columns.arrow is None:
-        columns.column(name, "config.data.vectors")  # tells a missing column first
+        columns.column(name, flag)  # tells a missing column first
         raise UserError(
-            f"config.data.vectors={name} is a column of the CSV file {columns.path}, which holds no vectors; give a "
+            f"{flag}={name} is a column of the CSV file {columns.path}, which holds no vectors; give a "
             "Parquet file, or an .npy or .npz file beside the table."
         )
     if name not in columns.arrow.column_names:
         near = did_you_mean(name, columns.arrow.column_names)
         raise UserError(
-            f"{columns.path} has no column {name!r}{near}, which config.data.vectors names; it has "
+            f"{columns.path} has no column {name!r}{near}, which {flag} names; it has "
             f"{', '.join(columns.arrow.column_names)}."
         )
     column = columns.arrow[name]
     kind = column.type
     lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
     if not lists or not (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
-        raise UserError(
-            f"column {name!r} of {columns.path} holds {kind}; config.data.vectors needs a list of numbers in each row."
-        )
+        raise UserError(f"column {name!r} of {columns.path} holds {kind}; {flag} needs a list of numbers in each row.")
     lengths = np.array(column.combine_chunks().value_lengths().fill_null(-1).to_numpy(zero_copy_only=False))
     _check_lengths(columns, lengths)
     parts = [_flat(chunk) for chunk in column.chunks]
@@ -78,7 +77,7 @@ def _check_lengths(columns: Columns, lengths: np.ndarray) -> None:
         raise UserError(f"{columns.where(row)} has {what}{rest}; embed that item again, or remove it.")
 
 
-def _from_file(columns: Columns, path: Path, ids: list[str]) -> np.ndarray:
+def _from_file(columns: Columns, path: Path, ids: list[str], flag: str) -> np.ndarray:
     named = None
     try:
         if path.suffix.lower() == ".npy":
@@ -88,7 +87,7 @@ def _from_file(columns: Columns, path: Path, ids: list[str]) -> np.ndarray:
                 vectors, named = _from_archive(path, np.load(file, allow_pickle=False))
     except FileNotFoundError:
         raise UserError(
-            f"config.data.vectors names {path}, which is not there; put it beside the table, or name a column."
+            f"{flag} names {path}, which is not there; put it beside the table, or name a column."
         ) from None
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         told = " ".join(str(error).split()).split(". ")[0].rstrip(".")

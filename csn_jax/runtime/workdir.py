@@ -36,8 +36,12 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
     """Hold the folder's lock. It dies with the process, also under SIGKILL, so no stale lock needs a hand.
+
+    Args:
+        workdir: the folder.
+        flag: what gives it, for messages.
 
     Raises:
         UserError: when another process writes here, naming its host and process id, or nobody may.
@@ -45,7 +49,7 @@ def locked(workdir: Path) -> Iterator[None]:
     try:
         descriptor = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}); give another folder.") from None
+        raise UserError(f"{flag}={workdir} cannot be written ({error.strerror}); give another folder.") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,7 +59,7 @@ def locked(workdir: Path) -> Iterator[None]:
                 who = f"process {owner['pid']} on {owner['host']}"
             except (ValueError, KeyError, TypeError):
                 who = "another process"
-            raise UserError(f"{workdir} is in use by {who}; wait for it, stop it, or give another --workdir.") from None
+            raise UserError(f"{workdir} is in use by {who}; wait for it, stop it, or give another {flag}.") from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
         for litter in workdir.glob(".*.tmp"):  # of a write_atomically that was killed

@@ -1,0 +1,220 @@
+"""What `embed` embeds: the items of a folder, of a table or of a run's own data, read in chunks."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from csn_jax.config import Config, DataConfig
+from csn_jax.data.cache import file_digest
+from csn_jax.data.columns import read_columns
+from csn_jax.data.dataset import load_dataset
+from csn_jax.data.images import decode_file, resolve
+from csn_jax.data.isolated import WorkerDied, in_order, isolated_map, usable_cores
+from csn_jax.data.kinds import notion_of
+from csn_jax.data.table import SPLIT, item_ids
+from csn_jax.data.vectors import read_vectors
+from csn_jax.data.zappos50k import IMAGES
+from csn_jax.errors import UserError
+from csn_jax.runtime.workdir import check_record
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+CHUNK = 512  # items read and embedded together
+
+# [k, ...] uint8 or float32 of the items of a chunk that could be read, and for each of its items the fault, or None.
+Chunk = tuple[np.ndarray, list[str | None]]
+
+
+class ToEmbed(NamedTuple):
+    """N items.
+
+    ids: [N] str, unique.
+    columns: {name: [N] str}, attributes; the empty string is a missing value.
+    pictures: as in Embeddings.
+    chunks: from the item at a position that is a multiple of CHUNK, yields the chunks in order.
+    made_from: JSON that changes when the items do.
+    notes: what the user should know, a line each.
+    """
+
+    ids: np.ndarray
+    columns: dict[str, np.ndarray]
+    pictures: dict[str, str]
+    chunks: Callable[[int], Iterator[Chunk]]
+    made_from: Any
+    notes: tuple[str, ...] = ()
+
+
+def from_folder(folder: Path, size: int, channels: int) -> ToEmbed:
+    """The JPEG, PNG and WebP files in a folder and below it, hidden ones left out; ids are their relative paths.
+
+    Raises:
+        UserError: when it is no folder or holds no image file.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--images={folder} is no folder; give one that holds image files.")
+    folder = folder.resolve()
+    paths, others, links = [], 0, []
+    for place, below, names in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        links += [os.path.join(place, name) for name in below if os.path.islink(os.path.join(place, name))]
+        for name in sorted(names):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                paths.append(Path(place, name))
+            else:
+                others += 1
+    if not paths:
+        raise UserError(f"--images={folder} holds no file that ends in {', '.join(SUFFIXES)}; give another folder.")
+    ids, faults = [], []
+    for path in paths:
+        name, fault = path.relative_to(folder).as_posix(), None
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            name, fault = repr(os.fsencode(name)), "has a name that is no UTF-8 text"
+        if resolve(folder, str(path)) is None:
+            fault = "is a link to outside the folder"
+        ids.append(name)
+        faults.append(fault)
+    notes = (f"left alone {others} files that are no JPEG, PNG or WebP by their name",) if others else ()
+    notes += tuple(f"not followed: {link} is a link to a folder" for link in links)
+    return ToEmbed(
+        ids=np.array(ids, object),
+        columns={},
+        pictures={"kind": "folder", "root": str(folder)},
+        chunks=lambda start: _decoded(paths, faults, size, channels, start),
+        made_from=["folder", ids, _stamps(paths)],
+        notes=notes,
+    )
+
+
+def from_table(path: Path, data: DataConfig, input_shape: list[int]) -> ToEmbed:
+    """The rows of a CSV or Parquet table by the rules of training: pictures in the column `data.image`, or vectors in
+    `data.vectors`; ids from `data.id`. All other columns but long texts are attributes.
+
+    Raises:
+        UserError: when table or columns cannot be used, or the vectors are of another length than the model's.
+    """
+    if not path.is_file():
+        raise UserError(f"--table={path} is no file; give a CSV or Parquet table.")
+    table = read_columns(path)
+    if len(table) == 0:
+        raise UserError(f"{path} has no row; give a row for each item.")
+    of_vectors = len(input_shape) == 1
+    names = table.text.get(data.image) if of_vectors else table.column(data.image, "--image")
+    ids, id_column = item_ids(table, names, data, "--id")
+    columns = {}
+    for name in table.text:
+        if name not in (id_column, data.image, data.vectors) and (notion := notion_of(table, name, None)):
+            columns[name] = np.array(notion.values, object)
+    if of_vectors:
+        vectors = read_vectors(table, data.vectors, ids, "--vectors")
+        if vectors.shape[1] != input_shape[0]:
+            raise UserError(
+                f"{path} holds vectors of {vectors.shape[1]} numbers and the model takes {input_shape[0]}; give "
+                "vectors of the embedder that it was trained on."
+            )
+        beside = _stamps([path.parent / data.vectors])
+        pictures, made_from = {}, ["vectors", file_digest(path), data.vectors, data.id, beside]
+        chunks = lambda start: _from_array(vectors, np.arange(len(ids)), start)  # noqa: E731
+    else:
+        folder = path.parent.resolve()
+        paths = [resolve(folder, name) for name in names]
+        faults: list[str | None] = [None if name else "has no image" for name in names]
+        for row, name in enumerate(names):
+            if paths[row] is None:
+                faults[row] = f"has its image {name!r} outside {folder}"
+        pictures = {"kind": "table", "root": str(folder)}
+        if id_column != data.image:
+            columns[data.image], pictures["image"] = np.array(names, object), data.image
+        made_from = ["table", file_digest(path), data.image, data.id, _stamps(paths)]
+        chunks = lambda start: _decoded(paths, faults, *input_shape[1:], start)  # noqa: E731
+    return ToEmbed(np.array(ids, object), columns, pictures, chunks, made_from)
+
+
+def from_split(workdir: Path, config: Config, split: str) -> ToEmbed:
+    """The items that a run was trained and measured on: those of one split, or all with their split as a column.
+
+    Raises:
+        UserError: when the data is not there any more, or is other data.
+    """
+    dataset = load_dataset(config)
+    check_record(workdir, dataset.record)
+    items = dataset.items
+    rows = np.arange(len(items.ids)) if split == "all" else np.flatnonzero(items.split == split)
+    if not len(rows):
+        raise UserError(f"the split {split} of {workdir} has no items; choose another one, or all.")
+    columns = {name: column[rows] for name, column in items.labels.items()}
+    if split == "all":
+        columns[SPLIT] = items.split
+    pictures, source, path = {}, config.data.source, Path(config.data.path).expanduser()
+    if items.inputs.ndim == 4:
+        pictures = {"kind": "split", "root": str(workdir)}
+    if source == "zappos50k":
+        pictures = {"kind": "folder", "root": str((path / IMAGES).resolve())}
+    elif source == "table" and pictures:
+        pictures = {"kind": "table", "root": str(path.parent.resolve())}
+        table = read_columns(path)
+        names = table.column(config.data.image, "config.data.image")
+        ids, id_column = item_ids(table, names, config.data)
+        if id_column != config.data.image:
+            name_of = dict(zip(ids, names, strict=True))
+            columns[config.data.image] = np.array([name_of[one] for one in items.ids[rows].tolist()], object)
+            pictures["image"] = config.data.image
+    return ToEmbed(
+        ids=items.ids[rows],
+        columns=columns,
+        pictures=pictures,
+        chunks=lambda start: _from_array(items.inputs, rows, start),
+        made_from=["split", split, dataset.record["items_sha256"]],
+    )
+
+
+def overridden(data: DataConfig, image: str, id_column: str, vectors: str) -> DataConfig:
+    """The column names of a run's own table, or else the usual ones, where none are given."""
+    if data.source != "table":
+        data = DataConfig()
+    given = {"image": image, "id": id_column, "vectors": vectors}
+    return dataclasses.replace(data, **{name: value for name, value in given.items() if value})
+
+
+def _from_array(inputs: np.ndarray, rows: np.ndarray, start: int) -> Iterator[Chunk]:
+    for first in range(start, len(rows), CHUNK):
+        some = rows[first : first + CHUNK]
+        yield inputs[some], [None] * len(some)
+
+
+def _decoded(
+    paths: list[Path | None], faults: list[str | None], size: int, channels: int, start: int
+) -> Iterator[Chunk]:
+    """Chunks of image files, decoded in worker processes that may die; those with a fault already are not opened."""
+    tasks = [
+        (str(path), size, channels) for path, fault in zip(paths[start:], faults[start:], strict=True) if not fault
+    ]
+    with closing(isolated_map(decode_file, tasks, workers=usable_cores())) as results:
+        decoded = in_order(results)
+        for first in range(start, len(paths), CHUNK):
+            told = list(faults[first : first + CHUNK])
+            places = [place for place, fault in enumerate(told) if not fault]
+            images = []
+            for place, result in zip(places, islice(decoded, len(places)), strict=True):
+                if isinstance(result, np.ndarray):
+                    images.append(result)
+                else:
+                    told[place] = result.reason if isinstance(result, WorkerDied) else result
+            yield np.array(images, np.uint8).reshape(-1, size, size, channels), told
+
+
+def _stamps(paths: list[Path | None]) -> list[list[int] | None]:
+    """Length and time of change of files, which tell whether they are the same as before."""
+    stamps = []
+    for path in paths:
+        try:
+            stamps.append([(stat := os.stat(path)).st_size, stat.st_mtime_ns])
+        except (OSError, TypeError):
+            stamps.append(None)
+    return stamps
