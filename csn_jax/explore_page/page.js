@@ -1,0 +1,485 @@
+"use strict";
+// The page around the map: what is chosen, its neighbours, the mixture, masks and errors. Text from the data is only
+// ever set as text.
+
+const { ids, conditions, columns } = CSN_DATA;
+const N = ids.length;
+const C = conditions.length;
+const D = CSN_DATA.dimensions.length;
+const K = Math.min(10, N - 1); // neighbours
+const FEW = 10; // values that colours tell apart
+const COLOURS = ["#4269d0", "#e8a400", "#f4553d", "#4fb8a8", "#3a9a4b", "#f78fb3", "#9b59e8", "#8a5a3c", "#7fb3f5", "#a3a800"];
+const RAMP = ["#3b4cc0", "#5a78e4", "#7b9ff9", "#9ebeff", "#c0b8c0", "#f2b89c", "#f39879", "#e36c55", "#cc403a", "#b40426"];
+const OTHER = "#94938e";
+const CLEARLY = 0.1; // of a numeric column's range: less is near
+
+const vectors = new Float32Array(bytesOf(CSN_VECTORS).buffer);
+const masks = conditions.map((condition) => condition.mask);
+const single = conditions.map((_, c) => dimensionWeights(masks, conditions.map((_, other) => Number(other === c))));
+const places = (() => {
+  const packed = new Uint16Array(bytesOf(CSN_DATA.maps).buffer); // [C, N, 2]
+  return conditions.map((_, c) =>
+    [0, 1].map((axis) => Float32Array.from({ length: N }, (_, i) => packed[(c * N + i) * 2 + axis] / 65535)),
+  );
+})();
+const columnOf = new Map(columns.map((column) => [column.name, column]));
+const state = { condition: 0, item: 0, weights: conditions.map((_, c) => (c < 2 ? 1 : 0)), colouring: null };
+
+const $ = (id) => document.getElementById(id);
+
+// An element with properties (data and aria attributes too) and children; strings become text.
+function el(tag, props = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(props)) {
+    if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+const number = (value) => value.toLocaleString("en");
+const percent = (value) => `${(100 * value).toFixed(1)} %`;
+const valueOf = (column, item) => column.values[column.codes[item]];
+const listed = (words) => (words.length > 1 ? `${words.slice(0, -1).join(", ")} and ${words.at(-1)}` : words[0]);
+
+// ---- thumbnails
+
+const sheets = []; // canvases: drawing from them costs the same every time, and ink takes the colour of the text
+const pictures = CSN_DATA.pictures;
+
+async function loadSheets() {
+  await Promise.all(
+    pictures.files.map(async (file, i) => {
+      const image = new Image();
+      image.src = file;
+      await image.decode();
+      sheets[i] = { image, canvas: el("canvas", { width: image.width, height: image.height }) };
+      tint(sheets[i]);
+      itemMap.refresh();
+    }),
+  );
+  showItem();
+}
+
+function tint({ image, canvas }) {
+  const context = canvas.getContext("2d");
+  context.globalCompositeOperation = "copy";
+  context.drawImage(image, 0, 0);
+  if (!pictures.ink) return;
+  context.globalCompositeOperation = "source-in";
+  context.fillStyle = getComputedStyle(document.body).getPropertyValue("--ink");
+  context.fillRect(0, 0, canvas.width, canvas.height);
+}
+
+function paint(context, item, x, y, size) {
+  if (!pictures) {
+    const text = short(ids[item], 11);
+    context.font = "500 12px system-ui, sans-serif";
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.fillStyle = getComputedStyle(document.body).getPropertyValue("--surface");
+    context.fillRect(x, y + size / 2 - 11, size, 22);
+    context.fillStyle = getComputedStyle(document.body).getPropertyValue("--ink");
+    context.fillText(text, x + size / 2, y + size / 2, size - 4);
+    return;
+  }
+  const across = Math.floor(pictures.sheet / pictures.side);
+  const sheet = sheets[Math.floor(item / across ** 2)];
+  if (!sheet) return;
+  const place = item % across ** 2;
+  const { side } = pictures;
+  context.drawImage(sheet.canvas, (place % across) * side, Math.floor(place / across) * side, side, side, x, y, size, size);
+}
+
+const short = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
+
+// A thumbnail of some pixels a side, or a label where there are no pictures.
+function thumbnail(item, size) {
+  if (!pictures) return el("span", { className: "name" }, ids[item]);
+  const canvas = el("canvas", { width: 2 * size, height: 2 * size, "aria-hidden": "true" });
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  paint(context, item, 0, 0, 2 * size);
+  return canvas;
+}
+
+// ---- what an item is
+
+function told(item) {
+  return columns.map((column) => [column.name, valueOf(column, item)]).filter(([, value]) => value !== "");
+}
+
+// Whether two items are alike in a column: true, false, or null where a value is missing.
+function alike(column, a, b) {
+  const [x, y] = [valueOf(column, a), valueOf(column, b)];
+  if (x === "" || y === "") return null;
+  if (column.kind === "set") {
+    const members = new Set(x.split(";"));
+    return y.split(";").some((member) => members.has(member));
+  }
+  if (column.kind === "numeric") {
+    const [low, high] = rangeOf(column);
+    return Math.abs(Number(x) - Number(y)) < CLEARLY * (high - low);
+  }
+  return x === y;
+}
+
+function rangeOf(column) {
+  const numbers = column.values.filter((value) => value !== "").map(Number);
+  return [numbers.reduce((a, b) => Math.min(a, b)), numbers.reduce((a, b) => Math.max(a, b))];
+}
+
+// ---- colours by a column: {column, codes, colours, entries: [{text, code}] | null, range}
+
+function colouringOf(column) {
+  const counts = column.values.map(() => 0);
+  for (const code of column.codes) counts[code]++;
+  const known = column.values.map((value, code) => ({ value, code })).filter(({ value }) => value !== "");
+  if (known.length < 2 || column.kind === "set") return null;
+  const numbers = known.map(({ value }) => Number(value));
+  const scale = column.kind === "numeric" || (column.kind === "ordinal" && known.length > FEW);
+  if (scale && numbers.every(Number.isFinite)) {
+    const [low, high] = rangeOf(column);
+    if (low === high) return null;
+    const codeOf = column.values.map((value) =>
+      value === "" ? RAMP.length : Math.min(RAMP.length - 1, Math.floor(((Number(value) - low) / (high - low)) * RAMP.length)),
+    );
+    return { column, codes: column.codes.map((code) => codeOf[code]), colours: [...RAMP, OTHER], range: [low, high], entries: null };
+  }
+  const ordered = known.sort((a, b) => counts[b.code] - counts[a.code] || a.code - b.code);
+  const few = ordered.slice(0, ordered.length > FEW ? FEW - 1 : FEW);
+  const covered = few.reduce((sum, { code }) => sum + counts[code], 0);
+  if (covered < 0.6 * N) return null;
+  if (column.kind === "ordinal") few.sort((a, b) => Number(a.value) - Number(b.value));
+  const codeOf = column.values.map(() => few.length);
+  few.forEach(({ code }, i) => (codeOf[code] = i));
+  const entries = few.map(({ value }, i) => ({ text: value, code: i }));
+  if (covered < N) entries.push({ text: ordered.length > few.length ? "others" : "not known", code: few.length });
+  return { column, codes: column.codes.map((code) => codeOf[code]), colours: [...COLOURS.slice(0, few.length), OTHER], entries, range: null };
+}
+
+const colourings = columns.map(colouringOf).filter(Boolean);
+
+function colourBy(colouring) {
+  state.colouring = colouring;
+  itemMap.only = -1;
+  if (colouring) itemMap.colour(colouring.codes, colouring.colours, true);
+  else itemMap.colour(new Uint8Array(N), [OTHER], false);
+  const box = $("legend");
+  box.hidden = !colourings.length;
+  if (box.hidden) return;
+  const select = el(
+    "select",
+    { id: "colouring", onchange: () => colourBy(colourings[Number(select.value)] ?? null) },
+    ...colourings.map((one, i) => el("option", { value: String(i), selected: one === colouring }, one.column.name)),
+    el("option", { value: "-1", selected: !colouring }, "nothing"),
+  );
+  const entries = el("div", { className: "entries" });
+  if (colouring?.entries) {
+    for (const { text, code } of colouring.entries) {
+      const swatch = el("span", { className: "swatch" });
+      swatch.style.background = colouring.colours[code];
+      const button = el("button", { type: "button", title: text, "aria-pressed": "false" }, swatch, short(text, 22));
+      button.onclick = () => {
+        itemMap.only = itemMap.only === code ? -1 : code;
+        for (const other of entries.children) other.setAttribute("aria-pressed", String(other === button && itemMap.only === code));
+        itemMap.refresh();
+      };
+      entries.append(button);
+    }
+  } else if (colouring) {
+    const bar = el("span", { className: "ramp" });
+    bar.style.background = `linear-gradient(90deg, ${RAMP.join(", ")})`;
+    entries.append(String(colouring.range[0]), bar, String(colouring.range[1]));
+  }
+  const focused = document.activeElement?.id === "colouring";
+  box.replaceChildren(el("label", { className: "by" }, el("span", {}, "Colour by"), select), entries);
+  if (focused) select.focus();
+  itemMap.resize(); // the legend may cover more of the map now, or less
+}
+
+// Where each value of a condition is densest on its own map: [{text, x, y}], the most frequent first.
+function regionsOf(c) {
+  const column = columnOf.get(conditions[c].name);
+  const colouring = column && colouringOf(column);
+  if (!colouring?.entries) return [];
+  const cells = 20;
+  return colouring.entries
+    .filter(({ text, code }) => code < colouring.colours.length - 1 && text)
+    .map(({ text, code }) => {
+      const items = [...colouring.codes.keys()].filter((i) => colouring.codes[i] === code);
+      const [xs, ys] = places[c];
+      const heap = new Float64Array((cells + 2) ** 2);
+      const cell = (i) => (1 + Math.min(cells - 1, Math.floor(xs[i] * cells))) * (cells + 2) + 1 + Math.min(cells - 1, Math.floor(ys[i] * cells));
+      for (const i of items) {
+        for (const step of [0, 1, -1, cells + 2, -cells - 2]) heap[cell(i) + step] += step ? 0.6 : 1;
+      }
+      const top = heap.indexOf(heap.reduce((a, b) => Math.max(a, b)));
+      const near = items.filter((i) => [0, 1, -1, cells + 2, -cells - 2].some((step) => cell(i) + step === top));
+      const mean = (values) => near.reduce((sum, i) => sum + values[i], 0) / near.length;
+      return { text: short(text, 24), x: mean(xs), y: mean(ys), count: items.length };
+    })
+    .filter(({ x }) => Number.isFinite(x))
+    .sort((a, b) => b.count - a.count);
+}
+
+// ---- the map
+
+const itemMap = new ItemMap($("map"), places, {
+  paint,
+  least: !pictures ? 76 : pictures.ink ? 21 : 34,
+  pads() {
+    const covered = $("map").parentElement.querySelector(".corner").offsetHeight;
+    return { top: $("switch").parentElement.offsetTop + $("switch").offsetHeight + 22, bottom: covered + 36 };
+  },
+  hovered(item, x, y, speak) {
+    const card = $("card");
+    card.hidden = item < 0;
+    if (item < 0) return;
+    card.replaceChildren(
+      ...(pictures ? [thumbnail(item, 96)] : []),
+      el("strong", {}, ids[item]),
+      ...told(item).slice(0, 5).map(([name, value]) => el("span", {}, el("i", {}, `${name} `), value)),
+    );
+    const box = $("map").getBoundingClientRect();
+    const gap = itemMap.thumb * 0.7 + 8;
+    card.style.left = `${x + gap + card.offsetWidth > box.width ? Math.max(4, x - gap - card.offsetWidth) : x + gap}px`;
+    card.style.top = `${Math.max(4, Math.min(y - 24, box.height - card.offsetHeight - 4))}px`;
+    if (speak) $("said").textContent = [ids[item], ...told(item).map((pair) => pair.join(" "))].join(", ");
+  },
+  chosen: choose,
+});
+
+function showCondition(c, glide = true) {
+  state.condition = c;
+  const { name } = conditions[c];
+  $("map").setAttribute("aria-label", `${number(N)} items by ${name}`);
+  itemMap.names = regionsOf(c);
+  itemMap.marks = nearest(vectors, D, state.item, single[c], K).map(({ item }) => item);
+  itemMap.show(c, glide);
+  for (const strip of $("strips").children) strip.classList.toggle("active", strip.dataset.condition === String(c));
+}
+
+function choose(item) {
+  state.item = item;
+  showItem();
+  $("said").textContent = `Chosen: ${ids[item]}`;
+}
+
+// ---- the chosen item
+
+function strip(title, hits, column) {
+  const list = el("ol", { className: pictures ? "hits" : "hits names", "aria-label": title });
+  let [same, asked] = [0, 0];
+  hits.forEach(({ item, distance }, i) => {
+    const like = column ? alike(column, state.item, item) : null;
+    if (like !== null) asked++;
+    if (like) same++;
+    const about = column && valueOf(column, item) !== "" ? `, ${column.name} ${valueOf(column, item)}` : "";
+    const button = el(
+      "button",
+      {
+        type: "button",
+        className: like === null ? "hit" : like ? "hit alike" : "hit unlike",
+        title: `${ids[item]}${about}\ndistance ${distance.toFixed(3)}`,
+        "aria-label": `${i + 1}. ${ids[item]}${about}, distance ${distance.toFixed(3)}`,
+        onclick: () => choose(item),
+      },
+      thumbnail(item, 56),
+    );
+    button.dataset.item = String(item);
+    button.dataset.distance = String(distance);
+    list.append(el("li", {}, button));
+  });
+  return { list, same, asked };
+}
+
+function showItem() {
+  const { item } = state;
+  const values = told(item);
+  $("chosen").replaceChildren(
+    ...(pictures ? [thumbnail(item, 104)] : []),
+    el(
+      "div",
+      {},
+      el("h3", { id: "chosen-id" }, ids[item]),
+      el("dl", {}, ...values.slice(0, 8).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", { title: value }, value)))),
+    ),
+  );
+  $("strips").replaceChildren(
+    ...conditions.map(({ name, kind }, c) => {
+      const column = columnOf.get(name);
+      const { list, same, asked } = strip(`Nearest by ${name}`, nearest(vectors, D, item, single[c], K), column);
+      const word = kind === "numeric" ? "near in it" : kind === "set" ? "share a member" : "the same";
+      const section = el(
+        "section",
+        { className: "strip" },
+        el("h4", {}, "Nearest by ", el("b", {}, name), asked ? el("small", {}, `${same} of ${asked} ${word}`) : ""),
+        list,
+      );
+      section.dataset.condition = String(c);
+      return section;
+    }),
+  );
+  itemMap.selected = item;
+  itemMap.marks = nearest(vectors, D, item, single[state.condition], K).map((hit) => hit.item);
+  itemMap.refresh();
+  for (const one of $("strips").children) one.classList.toggle("active", one.dataset.condition === String(state.condition));
+  showMixture();
+}
+
+// ---- the mixture
+
+function makeSliders() {
+  $("mixture").hidden = C < 2;
+  conditions.forEach(({ name }, c) => {
+    const output = el("output", { htmlFor: `weight-${c}` });
+    const slider = el("input", { id: `weight-${c}`, type: "range", min: "-1", max: "1", step: "0.05" });
+    slider.value = String(state.weights[c]);
+    const show = () => {
+      const weight = Number(slider.value);
+      output.textContent = weight.toFixed(2).replace("-", "−");
+      slider.setAttribute("aria-valuetext", `${output.textContent} ${name}`);
+    };
+    slider.oninput = () => {
+      state.weights[c] = Number(slider.value);
+      show();
+      showMixture();
+    };
+    show();
+    $("sliders").append(el("label", { htmlFor: slider.id, title: name }, name), slider, output);
+  });
+}
+
+function showMixture() {
+  const weights = dimensionWeights(masks, state.weights);
+  const empty = weights.every((weight) => weight === 0);
+  const content = empty
+    ? el("p", { className: "empty" }, "All weights are zero: move a slider.")
+    : strip("Nearest by your mixture", nearest(vectors, D, state.item, weights, K), null).list;
+  $("mixed").replaceChildren(content);
+}
+
+// ---- masks and errors
+
+function showMasks() {
+  const most = masks.reduce((top, mask) => mask.reduce((a, b) => Math.max(a, b), top), 0);
+  const live = (d) => masks.filter((mask) => mask[d] > 0).length;
+  const order = CSN_DATA.dimensions;
+  const used = order.filter((d) => live(d) > 0).length;
+  const shared = order.filter((d) => live(d) > 1).length;
+  $("masks-text").textContent =
+    `Each item is one vector of ${D} numbers. A notion's mask says how much each of them counts: the darker, the more. ` +
+    `${used} of ${D} are in use, ${shared} by several notions.`;
+  const read = el("p", { className: "read", "aria-live": "polite" });
+  let at = 0;
+  const say = () => {
+    const parts = masks.map((mask, c) => `${conditions[c].name} ${mask[order[at]].toFixed(2)}`);
+    read.textContent = `dimension ${order[at]}: ${parts.join(", ")}`;
+  };
+  const grid = el("div", { className: "heat", tabIndex: 0, role: "group", "aria-label": "Weights of dimensions, arrow keys go through them" });
+  conditions.forEach(({ name, mask }) => {
+    const own = mask.filter((weight) => weight > 0).length;
+    const row = el("canvas", { width: D * 8, height: 8, role: "img", "aria-label": `${name} uses ${own} of ${D} dimensions` });
+    const context = row.getContext("2d");
+    order.forEach((d, i) => {
+      context.globalAlpha = Math.max(0, mask[d]) / (most || 1);
+      context.fillStyle = getComputedStyle(document.body).getPropertyValue("--heat");
+      context.fillRect(i * 8, 0, 7, 8);
+    });
+    grid.append(el("span", { className: "name", title: name }, name), row, el("span", { className: "own" }, `uses ${own}`));
+  });
+  grid.onpointermove = (event) => {
+    if (event.target.tagName !== "CANVAS") return;
+    const box = event.target.getBoundingClientRect();
+    at = Math.min(D - 1, Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * D)));
+    say();
+  };
+  grid.onkeydown = (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    at = (at + step + D) % D;
+    say();
+  };
+  say();
+  $("masks").replaceChildren(grid, read);
+}
+
+function showErrors() {
+  const { results } = CSN_DATA;
+  if (!results) return;
+  $("errors").hidden = false;
+  $("errors-text").textContent =
+    "A triplet asks: of two items, which one is more like a third in this notion? The share of wrong answers on the " +
+    `${results.split} split; a coin errs at 50 %.`;
+  $("errors-rows").replaceChildren(
+    ...results.rows.map(([name, error, [low, high], triplets], i) => {
+      const bar = el("span", { className: "bar" });
+      bar.style.width = `${Math.min(100, 200 * error)}%`;
+      return el(
+        "tr",
+        { className: i === results.rows.length - 1 ? "total" : "" },
+        el("th", { scope: "row" }, name, el("span", { className: "track", "aria-hidden": "true" }, bar)),
+        el("td", {}, percent(error)),
+        el("td", {}, `${(100 * low).toFixed(1)} to ${(100 * high).toFixed(1)}`),
+        el("td", {}, number(triplets)),
+      );
+    }),
+  );
+}
+
+// ---- start
+
+// An item in the midst of the most frequent value, or else of the map, to begin with.
+function typical() {
+  const { x, y } = regionsOf(0)[0] ?? { x: 0.5, y: 0.5 };
+  const [xs, ys] = places[0];
+  let best = 0;
+  for (let i = 1; i < N; i++) {
+    if (Math.hypot(xs[i] - x, ys[i] - y) < Math.hypot(xs[best] - x, ys[best] - y)) best = i;
+  }
+  return best;
+}
+
+function start() {
+  const names = conditions.map(({ name }) => name);
+  const sample = N < CSN_DATA.total ? ` (drawn at random from ${number(CSN_DATA.total)})` : "";
+  $("lead").append(
+    `${number(N)} items${sample}, each turned into numbers once. The notions `,
+    ...names.slice(0, 6).flatMap((name, i, all) => [el("b", {}, name), i < all.length - 2 ? ", " : i === all.length - 2 ? " and " : ""]),
+    `${names.length > 6 ? ` and ${names.length - 6} more` : ""} read those same numbers through masks of their own. ` +
+      "Switch the notion and watch the items regroup; choose one to see what it is near.",
+  );
+  if (C === 1) $("lead").textContent = `${number(N)} items${sample} by ${names[0]}. Choose one to see what it is near.`;
+  document.title = `What counts as alike? ${listed(names.slice(0, 4))} · ${CSN_DATA.run}`;
+  conditions.forEach(({ name }, c) => {
+    const radio = el("input", { type: "radio", name: "condition", id: `by-${c}`, checked: c === 0, onchange: () => showCondition(c) });
+    $("switch").append(el("label", { title: name }, radio, el("span", {}, name)));
+  });
+  $("zoom-in").onclick = () => itemMap.zoom(1.6, undefined, undefined, true);
+  $("zoom-out").onclick = () => itemMap.zoom(1 / 1.6, undefined, undefined, true);
+  $("zoom-all").onclick = () => itemMap.all();
+  $("about").textContent =
+    `Run ${CSN_DATA.run}: ${CSN_DATA.variant} masks, step ${number(CSN_DATA.step)}, ${CSN_DATA.split} split${sample}. ` +
+    `Maps by t-SNE, seed ${CSN_DATA.seed}, turned to lie on the first; on them near means alike, while gaps between ` +
+    "groups mean little. Neighbours are exact.";
+  colourBy(colourings.find(({ column }) => conditions.some(({ name }) => name === column.name)) ?? colourings[0] ?? null);
+  state.item = typical();
+  makeSliders();
+  showCondition(0, false);
+  showItem();
+  showMasks();
+  showErrors();
+  if (pictures) loadSheets();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    sheets.forEach(tint);
+    showItem();
+    showMasks();
+  });
+  // The other maps' thumbnails are found while nobody waits for them.
+  conditions.forEach((_, c) => setTimeout(() => itemMap.level(c), 300 + 200 * c));
+}
+
+start();
