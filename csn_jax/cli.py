@@ -175,9 +175,11 @@ def results_table(results: dict[str, Any]) -> str:
         parts.append(table(rows))
     if found := results.get("retrieval", {}).get("by_condition"):
         n_queries = results["retrieval"]["n_queries"]["by_condition"]
-        rows = [("retrieval", "recall@1", "R-precision", "MAP@R", "queries")]
+        chance = results["retrieval"].get("chance", {}).get("by_condition", {})  # older results have neither
+        rows = [("retrieval", "recall@1", "precision@10", "by chance", "R-precision", "MAP@R", "queries")]
         for name, values in found.items():
-            figures = (f"{values[metric]:.2%}" for metric in ("recall@1", "r_precision", "map@r"))
+            shown = (values["recall@1"], values.get("precision@10"), chance.get(name), values["r_precision"])
+            figures = ("-" if value is None else f"{value:.2%}" for value in (*shown, values["map@r"]))
             rows.append((name, *figures, f"{n_queries[name]:,}"))
         parts.append(table(rows))
     if found := results.get("leakage"):

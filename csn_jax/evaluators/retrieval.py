@@ -14,7 +14,8 @@ from csn_jax.data.triplets import scale_of
 from csn_jax.evaluators.bootstrap import intervals
 
 KS = (1, 5, 10)
-METRICS = (*(f"recall@{k}" for k in KS), "r_precision", "map@r")
+# `chance` is no metric but the precision of a random order, whatever its length.
+METRICS = (*(f"recall@{k}" for k in KS), "precision@10", "r_precision", "map@r", "chance")
 BLOCK = 1 << 22  # pairs of query and gallery item at a time; a few arrays of 4 bytes a pair live at once
 LAST = np.uint32(0xFFFFFFFE)  # a key behind every distance, and not alike
 
@@ -118,7 +119,7 @@ def measure(embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queries:
         labels: of the N items; an unknown one is in no gallery.
         queries: [Q] positions of items whose label is known.
     """
-    parts = []
+    parts, n_others = [], int(labels.known.sum()) - 1
     for _, keys in key_blocks(embeddings, mask, labels, queries):
         keys = np.asarray(keys)  # [Q, N]
         n_alike = (keys & 1).sum(axis=1)  # [Q]: R
@@ -130,8 +131,10 @@ def measure(embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queries:
         rank = np.arange(1, depth + 1)
         precision = np.where((nearest == 1) & (rank <= n_alike[:, None]), hits / rank, 0)
         recalls = [hits[:, min(k, depth) - 1] > 0 for k in KS]
+        first_10 = hits[:, min(10, depth) - 1] / min(10, n_others)
         r_precision = np.take_along_axis(hits, n_alike[:, None] - 1, axis=1)[:, 0] / n_alike
-        parts.append(np.stack([*recalls, r_precision, precision.sum(axis=1) / n_alike]))
+        map_at_r = precision.sum(axis=1) / n_alike
+        parts.append(np.stack([*recalls, first_10, r_precision, map_at_r, n_alike / n_others]))
     return np.concatenate(parts, axis=1) if parts else np.zeros((len(METRICS), 0))
 
 
@@ -148,7 +151,8 @@ def outcomes(
     """{condition: float64 [M, Q]}: METRICS of each query of a split under each condition that has labels.
 
     Queries and gallery are the split's items with a known label. A query with nothing like it is not counted, and a
-    condition without any query is left out. Recall@k: an alike item among the nearest k. With R alike items,
+    condition without any query is left out. Recall@k: an alike item among the nearest k. Precision@10: the share of the
+    nearest 10 that is alike, and chance: the share of all others, which is that of a random order. With R alike items,
     R-precision: the share of the nearest R that is alike; MAP@R: the mean over the nearest R of the precision up to
     each alike one, and 0 for the others. At equal distance the item that is not alike comes first.
 
@@ -186,14 +190,17 @@ def results(
     embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, split: str, limit: int | None = None
 ) -> dict[str, Any]:
     """`retrieval` of results.json: {"by_condition": {name: {metric: x}}, "ci95": {"by_condition": {name: {metric:
-    [low, high]}}}, "n_queries": {"by_condition": {name: n}}}."""
-    means, ranges, totals = {}, {}, {}
+    [low, high]}}}, "chance": {"by_condition": {name: precision@10 of a random order}}, "n_queries": {"by_condition":
+    {name: n}}}."""
+    means, ranges, chances, totals = {}, {}, {}, {}
     for name, values in outcomes(embeddings, masks, items, split, limit).items():
         n = totals[name] = values.shape[1]
         means[name] = {metric: math.fsum(column) / n for metric, column in zip(METRICS, values, strict=True)}
-        ranges[name] = dict(zip(METRICS, intervals(values, np.ones(n)).tolist(), strict=True))
+        ranges[name] = dict(zip(METRICS[:-1], intervals(values[:-1], np.ones(n)).tolist(), strict=True))
+        chances[name] = means[name].pop("chance")
     return {
         "by_condition": means,
         "ci95": {"by_condition": ranges},
+        "chance": {"by_condition": chances},
         "n_queries": {"by_condition": totals},
     }

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -44,6 +45,8 @@ def naive(embeddings, mask, column, kind, n_queries=None) -> dict[str, list[floa
             continue
         for k in (1, 5, 10):
             values[f"recall@{k}"].append(float(any(ranked[:k])))
+        values["precision@10"].append(sum(ranked[:10]) / len(ranked[:10]))
+        values["chance"].append(n / len(ranked))
         values["r_precision"].append(sum(ranked[:n]) / n)
         values["map@r"].append(sum(sum(ranked[:i]) / i for i in range(1, n + 1) if ranked[i - 1]) / n)
     return values
@@ -149,16 +152,19 @@ def test_a_tie_is_wrong():
             "recall@1": 0,
             "recall@5": 1,
             "recall@10": 1,
+            "precision@10": 1 / 3,
             "r_precision": 0,
             "map@r": 0,
+            "chance": 1 / 3,
         }
     column = np.array(["a", "a", "b", "b"])
     dead = measure(embeddings, np.zeros(1, np.float32), likeness(column, "categorical"), np.arange(4))
-    assert not dead[0].any() and not dead[3:].any()
+    exact = [METRICS.index(metric) for metric in ("recall@1", "r_precision", "map@r")]
+    assert not dead[exact].any()
     nan = measure(
         np.full_like(embeddings, np.nan), np.ones(1, np.float32), likeness(column, "categorical"), np.arange(4)
     )
-    assert not nan[0].any() and not nan[3:].any()
+    assert not nan[exact].any()
 
 
 def test_an_item_without_a_place_spoils_only_itself():
@@ -179,7 +185,7 @@ def test_the_query_is_not_found():
     found = measure(
         embeddings, np.ones(1, np.float32), likeness(np.array(["a", "b", "a"]), "categorical"), np.arange(3)
     )
-    assert found.shape == (5, 2) and not found[0].any()  # the lone b is no query
+    assert found.shape == (len(METRICS), 2) and not found[0].any()  # the lone b is no query
 
 
 @pytest.mark.parametrize("block", [1, 90, 91, 400, 90 * 64])
@@ -249,7 +255,7 @@ def test_a_sample_of_queries():
     """As many as asked for, the same each time, each with the value it has among all."""
     embeddings, masks, items, _ = make_case()
     whole, part = (outcomes(embeddings, masks, items, "test", limit)["few"] for limit in (None, 30))
-    assert part.shape == (5, 30)
+    assert part.shape == (len(METRICS), 30)
     np.testing.assert_array_equal(part, outcomes(embeddings, masks, items, "test", 30)["few"])
     assert {tuple(column) for column in part.T} <= {tuple(column) for column in whole.T}
     np.testing.assert_array_equal(outcomes(embeddings, masks, items, "test", 90)["few"], whole)
@@ -260,9 +266,11 @@ def test_results_have_the_shape_of_results_json():
     embeddings, masks, items, labels = make_case()
     found, sums = (f(embeddings, masks, items, "test") for f in (results, retrieval))
     assert json.loads(json.dumps(found)) == found
-    assert list(found) == ["by_condition", "ci95", "n_queries"]
+    assert list(found) == ["by_condition", "ci95", "chance", "n_queries"]
     for name in labels:
-        for metric in METRICS:
+        assert found["chance"]["by_condition"][name] == sums[f"{name}/chance"][0] / sums[f"{name}/chance"][1]
+        assert list(found["by_condition"][name]) == [*METRICS[:-1]]
+        for metric in METRICS[:-1]:
             total, count = sums[f"{name}/{metric}"]
             low, high = found["ci95"]["by_condition"][name][metric]
             assert found["by_condition"][name][metric] == total / count
@@ -276,9 +284,14 @@ def test_results_have_the_shape_of_results_json():
         "ci95": {"overall": [0.4, 0.6]} | nothing,
         "n_triplets": {"overall": 9} | nothing,
     }
+    sizes = {"by_condition": {"price": 7}}
     table = cli.results_table(head | {"retrieval": found})
     value = found["by_condition"]["price"]["r_precision"]
     assert table.count("\n\n") == 1 and f"{value:.2%}" in table and "R-precision" in table
+    for part in (found["by_condition"]["price"]["precision@10"], found["chance"]["by_condition"]["price"]):
+        assert f"{part:.2%}" in table
+    old = {"by_condition": {"price": {"recall@1": 0.25, "r_precision": 0.5, "map@r": 0.125}}, "n_queries": sizes}
+    assert re.search(r"price +25.00% +- +- +50.00% +12.50% +7", cli.results_table(head | {"retrieval": old}))
     assert "retrieval" not in cli.results_table(head | {"retrieval": results(embeddings, masks, items, "train")})
 
 
