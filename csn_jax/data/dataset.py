@@ -8,7 +8,7 @@ import numpy as np
 
 from csn_jax.config import Config
 from csn_jax.data import fonts, glyphs, table, tfds, zappos50k
-from csn_jax.data.item_set import SPLITS, ItemSet, make_items, split_rows
+from csn_jax.data.item_set import SPLITS, ItemSet, Rows, make_items, split_rows
 from csn_jax.data.order import check_labelled
 from csn_jax.data.own_triplets import read_own_triplets, split_from_triplets, split_triplets
 from csn_jax.data.triplets import Triplets, draw_triplets
@@ -30,11 +30,11 @@ class Dataset(NamedTuple):
         return np.unique(np.concatenate([np.flatnonzero(self.items.split == split), *named]))
 
 
-def load_dataset(config: Config) -> Dataset:
-    """Read or render the items that a config names, split them, and draw the triplets of every split, or read them.
+def read_rows(config: Config) -> Rows:
+    """The items of a config's source, all of them and unsplit.
 
     Raises:
-        UserError: for a missing or unusable source, an unknown condition or label, a condition without triplets.
+        UserError: for a missing or unusable source.
     """
     data = config.data
     if data.source == "imported":
@@ -50,7 +50,17 @@ def load_dataset(config: Config) -> Dataset:
         )
     sources = {"glyphs": glyphs, "fonts": fonts, "table": table, "zappos50k": zappos50k, "tfds": tfds}
     source = sources[data.source]
-    rows = source.read(config)
+    return source.read(config)
+
+
+def load_dataset(config: Config) -> Dataset:
+    """Read or render the items that a config names, split them, and draw the triplets of every split, or read them.
+
+    Raises:
+        UserError: for a missing or unusable source, an unknown condition or label, a condition without triplets.
+    """
+    data = config.data
+    rows = read_rows(config)
     own, notions = None, (*rows.conditions, *rows.others)
     if data.triplets:
         own = read_own_triplets(Path(data.triplets).expanduser(), rows)

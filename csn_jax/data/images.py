@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -61,12 +61,33 @@ def _decode_all(paths: Sequence[Path], size: int, channels: int) -> Iterator[tup
 def decode_file(task: tuple[str, int, int]) -> np.ndarray | str:
     """uint8 [size, size, channels] of one image file, or what is wrong with it. For a process of its own.
 
-    Shown as viewers show it: turned by its EXIF orientation, and transparent parts white.
-
     Args:
         task: (path, size, channels).
     """
     path, size, channels = task
+    return _open(path, lambda image: resize_and_crop(image, size, channels))
+
+
+def shrink_file(task: tuple[str, int]) -> np.ndarray | str:
+    """uint8 [height, width, 3] of one whole image file, neither side above a size, or what is wrong with it. For a
+    process of its own.
+
+    Args:
+        task: (path, size).
+    """
+    path, size = task
+
+    def shrunk(image: Image.Image) -> np.ndarray:
+        image = image.convert("RGB")
+        image.thumbnail((size, size))
+        return np.asarray(image)
+
+    return _open(path, shrunk)
+
+
+def _open(path: str, use: Callable[[Image.Image], np.ndarray]) -> np.ndarray | str:
+    """What is made of an image, or what is wrong with it. It is as viewers show it: turned by its EXIF orientation, and
+    transparent parts white."""
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns above it and raises above twice as many
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
@@ -79,7 +100,7 @@ def decode_file(task: tuple[str, int, int]) -> np.ndarray | str:
                 if max(image.size) > MAX_SIDE:
                     return f"is {image.width} x {image.height} pixels, and a side may have {MAX_SIDE:,}"
                 image.load()
-                return resize_and_crop(as_shown(image), size, channels)
+                return use(as_shown(image))
     except FileNotFoundError:
         return "is missing"
     except IsADirectoryError:
