@@ -44,9 +44,10 @@ function appearances(xs, ys) {
 
 class ItemMap {
   // places: Float32Array [C][2][n] between 0 and 1. paint(context, item, x, y, side) draws a thumbnail; least is the
-  // smallest side at which one can be read; pads() tells what covers the canvas above and below.
-  constructor(canvas, places, { paint, least, pads, hovered, chosen }) {
-    Object.assign(this, { canvas, places, paint, least, pads, hovered, chosen });
+  // smallest side at which one can be read, overlap how much larger it is than the room it has to itself; pads() tells
+  // what covers the canvas above and below.
+  constructor(canvas, places, { paint, least, overlap, pads, hovered, chosen }) {
+    Object.assign(this, { canvas, places, paint, least, overlap, pads, hovered, chosen });
     this.context = canvas.getContext("2d");
     this.n = places[0][0].length;
     this.levels = places.map(() => null);
@@ -55,7 +56,8 @@ class ItemMap {
     this.shown = new Float32Array(this.n); // how far each thumbnail has appeared, 0 to 1
     this.order = Int32Array.from(this.x.keys()); // thumbnails are drawn in this order, the first to appear on top
     this.codes = new Uint8Array(this.n);
-    this.colours = []; // of the codes
+    this.colours = ["#808080"]; // of the codes
+    this.dots = [0x808080];
     this.framed = false;
     this.only = -1; // the code that stands out, if one does
     this.condition = 0;
@@ -103,9 +105,8 @@ class ItemMap {
     const room = Math.sqrt((0.4 * box.width * box.height) / this.n);
     const side = Math.min(72, Math.max(room, this.least * (Math.min(box.width, box.height) < 480 ? 0.8 : 1)));
     // As many as a level has, so that the first view is as full as it can be.
-    const level = Math.floor(Math.log2(Math.max(2, this.fit / side)) * STEPS);
-    this.side = this.fit / 2 ** (level / STEPS);
-    this.dots = null;
+    const level = Math.floor(Math.log2(Math.max(2, (this.fit * this.overlap) / side)) * STEPS);
+    this.side = (this.fit * this.overlap) / 2 ** (level / STEPS);
     this.refresh();
   }
 
@@ -140,7 +141,7 @@ class ItemMap {
   step(now) {
     const [toX, toY] = this.places[this.condition];
     const at = this.level(this.condition);
-    const across = (this.fit * this.view.zoom) / this.thumb;
+    const across = (this.fit * this.view.zoom * this.overlap) / this.thumb;
     const past = this.from ? now - this.began : Infinity;
     for (let i = 0; i < this.n; i++) {
       const end = Math.min(1, Math.max(0, (across / at[i] - 1) * 12 + 1.01));
@@ -178,37 +179,24 @@ class ItemMap {
     const page = style.getPropertyValue("--page");
     const accent = style.getPropertyValue("--accent");
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
-    context.clearRect(0, 0, width, height);
     context.imageSmoothingQuality = "medium";
     const scale = this.fit * this.view.zoom;
     const [left, top] = this.at(0, 0);
     const thumb = this.thumb;
     this.drawn = [];
 
-    const dots = this.dotSprites();
-    for (let i = 0; i < this.n; i++) {
-      if (shown[i] >= 1) continue;
-      const px = left + x[i] * scale;
-      const py = top + y[i] * scale;
-      if (px < -9 || py < -9 || px > width + 9 || py > height + 9) continue;
-      const dot = dots[codes[i]];
-      const faint = this.only >= 0 && codes[i] !== this.only;
-      if (faint) context.globalAlpha = 0.15;
-      context.drawImage(dot, px - dot.width / this.ratio / 2, py - dot.height / this.ratio / 2, dot.width / this.ratio, dot.height / this.ratio);
-      if (faint) context.globalAlpha = 1;
-    }
-
+    this.drawDots(left, top, scale);
     for (const i of this.order) {
       if (shown[i] <= 0) continue;
       const px = left + x[i] * scale;
       const py = top + y[i] * scale;
       if (px < -thumb || py < -thumb || px > width + thumb || py > height + thumb) continue;
-      const side = thumb * (0.55 + 0.4 * shown[i]);
+      const side = thumb * (0.6 + 0.35 * shown[i]);
       const faint = this.only >= 0 && codes[i] !== this.only;
       this.tile(i, px, py, side, shown[i] * (faint ? 0.12 : 1), this.framed ? this.colours[codes[i]] : null);
     }
 
-    for (const i of [...this.marks].reverse()) this.marked(i, shown[i] > 0.5 ? thumb : 0, ink, page, 2);
+    for (const i of [...this.marks].reverse()) this.marked(i, shown[i] > 0.5 ? thumb : 0, ink, page, 1.75);
     if (this.selected >= 0) this.marked(this.selected, Math.max(44, thumb * 1.25), ink, page, 4);
     if (this.focus >= 0 && this.focus !== this.selected) this.marked(this.focus, Math.max(44, thumb * 1.25), accent, page, 4);
     this.drawNames(ink, page);
@@ -242,11 +230,11 @@ class ItemMap {
       this.tile(item, px, py, side, 1, null);
       context.roundRect(px - side / 2 - 1, py - side / 2 - 1, side + 2, side + 2, 3);
     } else {
-      context.arc(px, py, 5.5, 0, 2 * Math.PI);
+      context.arc(px, py, 5, 0, 2 * Math.PI);
     }
     context.globalAlpha = 1;
     context.strokeStyle = page;
-    context.lineWidth = line + 2.5;
+    context.lineWidth = line + 2;
     context.stroke();
     context.strokeStyle = colour;
     context.lineWidth = line;
@@ -266,36 +254,64 @@ class ItemMap {
     for (const { text, x, y } of this.names) {
       const half = context.measureText(text).width / 2 + 7;
       let [px, py] = this.at(x, y);
+      py -= 0.9 * this.thumb; // above the thick of it
       if (px < 0 || py < 0 || px > this.width || py > this.height) continue;
       px = Math.min(this.width - half - 8, Math.max(half + 8, px));
       if (taken.some((box) => Math.abs(box.px - px) < box.half + half + 4 && Math.abs(box.py - py) < 24)) continue;
       taken.push({ px, py, half });
-      context.globalAlpha = 0.88 * fade;
+      context.globalAlpha = 0.92 * fade;
       context.fillStyle = page;
       context.beginPath();
       context.roundRect(px - half, py - 11, 2 * half, 22, 11);
       context.fill();
+      context.globalAlpha = 0.2 * fade;
+      context.strokeStyle = ink;
+      context.lineWidth = 1;
+      context.stroke();
       context.globalAlpha = fade;
       context.fillStyle = ink;
       context.fillText(text, px, py + 1);
     }
   }
 
-  dotSprites() {
-    if (this.dots) return this.dots;
-    const radius = (this.n > 1000 ? 1.7 : 2.4) * this.ratio;
-    this.dots = this.colours.map((colour) => {
-      const sprite = document.createElement("canvas");
-      sprite.width = sprite.height = 2 * Math.ceil(radius);
-      const context = sprite.getContext("2d");
-      context.fillStyle = colour;
-      context.globalAlpha = this.framed ? 0.75 : 0.45;
-      context.beginPath();
-      context.arc(sprite.width / 2, sprite.width / 2, radius, 0, 2 * Math.PI);
-      context.fill();
-      return sprite;
-    });
-    return this.dots;
+  // Every item whose thumbnail does not show, pixel by pixel: ten thousand calls of a canvas would take too long for
+  // a frame. Replaces all that the canvas holds.
+  drawDots(left, top, scale) {
+    const { x, y, shown, codes, ratio } = this;
+    const { width, height } = this.canvas;
+    if (this.layer?.width !== width || this.layer?.height !== height) {
+      this.layer = this.context.createImageData(width, height);
+      this.pixels = new Uint32Array(this.layer.data.buffer);
+    }
+    const { pixels } = this;
+    pixels.fill(0);
+    const radius = (this.n > 1000 ? 1.7 : 2.4) * ratio;
+    const reach = Math.ceil(radius);
+    const most = this.framed ? 200 : 90;
+    const stamp = []; // opacity at a distance, with a soft edge
+    for (let dy = -reach; dy <= reach; dy++) {
+      for (let dx = -reach; dx <= reach; dx++) {
+        const alpha = Math.round(most * Math.min(1, Math.max(0, radius + 0.5 - Math.hypot(dx, dy))));
+        if (alpha) stamp.push([dy * width + dx, alpha]);
+      }
+    }
+    const offsets = Int32Array.from(stamp, ([offset]) => offset);
+    const alphas = Int32Array.from(stamp, ([, alpha]) => alpha);
+    const faint = Int32Array.from(alphas, (alpha) => alpha >> 3);
+    for (let i = 0; i < this.n; i++) {
+      if (shown[i] >= 1) continue;
+      const px = Math.round((left + x[i] * scale) * ratio);
+      const py = Math.round((top + y[i] * scale) * ratio);
+      if (px < reach || py < reach || px >= width - reach || py >= height - reach) continue;
+      const at = py * width + px;
+      const colour = this.dots[codes[i]];
+      const strength = this.only >= 0 && codes[i] !== this.only ? faint : alphas;
+      for (let j = 0; j < offsets.length; j++) {
+        const place = at + offsets[j];
+        if (pixels[place] >>> 24 <= strength[j]) pixels[place] = (strength[j] << 24) | colour;
+      }
+    }
+    this.context.putImageData(this.layer, 0, 0);
   }
 
   // The colour of every item by its code; the last code is for items without a colour of their own.
@@ -303,7 +319,13 @@ class ItemMap {
     this.codes.set(codes);
     this.colours = colours;
     this.framed = framed;
-    this.dots = null;
+    // Blue, green and red in the three lower bytes, a little greyed: white dots show on white.
+    this.dots = colours.map((name) => {
+      this.context.fillStyle = name;
+      const parts = [1, 3, 5].map((at) => parseInt(this.context.fillStyle.slice(at, at + 2), 16));
+      const [red, green, blue] = parts.map((part) => Math.round(0.88 * part + 0.12 * 128));
+      return (blue << 16) | (green << 8) | red;
+    });
     this.refresh();
   }
 

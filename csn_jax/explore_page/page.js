@@ -152,11 +152,20 @@ function colouringOf(column) {
   const covered = few.reduce((sum, { code }) => sum + counts[code], 0);
   if (covered < 0.6 * N) return null;
   if (column.kind === "ordinal") few.sort((a, b) => Number(a.value) - Number(b.value));
+  const named = few.map(({ value }) => colourNamed(value));
+  const own = named.filter(Boolean).length > 0.7 * few.length;
+  const colours = [...few.map((_, i) => (own ? named[i] ?? OTHER : COLOURS[i])), OTHER];
   const codeOf = column.values.map(() => few.length);
   few.forEach(({ code }, i) => (codeOf[code] = i));
   const entries = few.map(({ value }, i) => ({ text: value, code: i }));
   if (covered < N) entries.push({ text: ordered.length > few.length ? "others" : "not known", code: few.length });
-  return { column, codes: column.codes.map((code) => codeOf[code]), colours: [...COLOURS.slice(0, few.length), OTHER], entries, range: null };
+  return { column, codes: column.codes.map((code) => codeOf[code]), colours, entries, range: null };
+}
+
+// The colour that a value names in English, if it does: items of a colour are best marked by that colour.
+function colourNamed(value) {
+  const words = value.toLowerCase().split(" ");
+  return [words.join(""), words[0]].find((name) => /^[a-z]+$/.test(name) && CSS.supports("color", name) && !CSS.supports("all", name) && name !== "transparent" && name !== "currentcolor");
 }
 
 const colourings = columns.map(colouringOf).filter(Boolean);
@@ -199,36 +208,39 @@ function colourBy(colouring) {
   itemMap.resize(); // the legend may cover more of the map now, or less
 }
 
-// Where each value of a condition is densest on its own map: [{text, x, y}], the most frequent first.
+// Where some items are densest on a condition's map: {x, y}.
+function densest(c, items) {
+  const across = 20;
+  const [xs, ys] = places[c];
+  const heap = new Float64Array((across + 2) ** 2); // with a margin of empty cells
+  const around = [0, 1, -1, across + 2, -across - 2];
+  const bin = (value) => 1 + Math.min(across - 1, Math.floor(value * across));
+  const cell = (i) => bin(xs[i]) * (across + 2) + bin(ys[i]);
+  for (const i of items) for (const step of around) heap[cell(i) + step] += step ? 0.6 : 1;
+  const top = heap.indexOf(heap.reduce((a, b) => Math.max(a, b)));
+  const near = items.filter((i) => around.some((step) => cell(i) + step === top));
+  const mean = (values) => near.reduce((sum, i) => sum + values[i], 0) / near.length;
+  return { x: mean(xs), y: mean(ys) };
+}
+
+// The values of a condition, where they are densest on its own map: [{text, x, y}], the most frequent first.
 function regionsOf(c) {
   const column = columnOf.get(conditions[c].name);
   const colouring = column && colouringOf(column);
   if (!colouring?.entries) return [];
-  const cells = 20;
   return colouring.entries
-    .filter(({ text, code }) => code < colouring.colours.length - 1 && text)
-    .map(({ text, code }) => {
-      const items = [...colouring.codes.keys()].filter((i) => colouring.codes[i] === code);
-      const [xs, ys] = places[c];
-      const heap = new Float64Array((cells + 2) ** 2);
-      const cell = (i) => (1 + Math.min(cells - 1, Math.floor(xs[i] * cells))) * (cells + 2) + 1 + Math.min(cells - 1, Math.floor(ys[i] * cells));
-      for (const i of items) {
-        for (const step of [0, 1, -1, cells + 2, -cells - 2]) heap[cell(i) + step] += step ? 0.6 : 1;
-      }
-      const top = heap.indexOf(heap.reduce((a, b) => Math.max(a, b)));
-      const near = items.filter((i) => [0, 1, -1, cells + 2, -cells - 2].some((step) => cell(i) + step === top));
-      const mean = (values) => near.reduce((sum, i) => sum + values[i], 0) / near.length;
-      return { text: short(text, 24), x: mean(xs), y: mean(ys), count: items.length };
-    })
-    .filter(({ x }) => Number.isFinite(x))
-    .sort((a, b) => b.count - a.count);
+    .filter(({ code }) => code < colouring.colours.length - 1)
+    .map(({ text, code }) => ({ text, items: [...colouring.codes.keys()].filter((i) => colouring.codes[i] === code) }))
+    .sort((a, b) => b.items.length - a.items.length)
+    .map(({ text, items }) => ({ text: short(text, 24), ...densest(c, items) }));
 }
 
 // ---- the map
 
 const itemMap = new ItemMap($("map"), places, {
   paint,
-  least: !pictures ? 76 : pictures.ink ? 21 : 34,
+  least: !pictures ? 76 : pictures.ink ? 25 : 34,
+  overlap: !pictures ? 1 : pictures.ink ? 1.9 : 1.35, // glyphs are airy
   pads() {
     const covered = $("map").parentElement.querySelector(".corner").offsetHeight;
     return { top: $("switch").parentElement.offsetTop + $("switch").offsetHeight + 22, bottom: covered + 36 };
@@ -432,15 +444,15 @@ function showErrors() {
 
 // ---- start
 
-// An item in the midst of the most frequent value, or else of the map, to begin with.
+// An item to begin with: in the thick of the first condition's most frequent value.
 function typical() {
-  const { x, y } = regionsOf(0)[0] ?? { x: 0.5, y: 0.5 };
-  const [xs, ys] = places[0];
-  let best = 0;
-  for (let i = 1; i < N; i++) {
-    if (Math.hypot(xs[i] - x, ys[i] - y) < Math.hypot(xs[best] - x, ys[best] - y)) best = i;
-  }
-  return best;
+  const column = columnOf.get(conditions[0].name);
+  const counts = column ? column.values.map((value, code) => (value === "" ? 0 : column.codes.filter((other) => other === code).length)) : [];
+  const most = counts.indexOf(counts.reduce((a, b) => Math.max(a, b), 0));
+  const items = [...ids.keys()].filter((i) => !column || column.codes[i] === most);
+  const { x, y } = densest(0, items);
+  const gap = (i) => Math.hypot(places[0][0][i] - x, places[0][1][i] - y);
+  return items.reduce((best, i) => (gap(i) < gap(best) ? i : best));
 }
 
 function start() {
