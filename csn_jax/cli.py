@@ -59,6 +59,9 @@ def parse(args_type: type[Args], argv: Sequence[str], prog: str, *, positional: 
     for i, word in enumerate(argv):  # a bare --json means --json=True; tyro has either this or =False
         if word in switches and argv[i + 1 : i + 2] not in (["True"], ["False"]):
             argv[i] += "=True"
+    for item in dataclasses.fields(args_type):
+        if item.type == tuple[str, ...]:
+            argv = gathered(argv, f"--{item.name}")
     if "config" in args_type.__dataclass_fields__:
         presets = [i for i, word in enumerate(argv) if word == "--config" or word.startswith("--config=")]
         if len(presets) > 1:
@@ -90,6 +93,22 @@ def parse(args_type: type[Args], argv: Sequence[str], prog: str, *, positional: 
     if hasattr(args, "config"):
         args.config.validate()
     return args
+
+
+def gathered(argv: Sequence[str], flag: str) -> list[str]:
+    """The words with those of a flag of several values in one place: tyro takes `--flag a b` and forgets the `a` of
+    `--flag a --flag b`, which people write just as well, and does not know `--flag=a b`."""
+    rest, values, here = [], [], False
+    for word in argv:
+        if word == flag or word.startswith(f"{flag}="):
+            here = True
+            values += [word.removeprefix(f"{flag}=")] if word != flag else []
+        elif here and not word.startswith("--"):
+            values.append(word)
+        else:
+            here = False
+            rest.append(word)
+    return [*rest, flag, *values] if values else list(argv)
 
 
 def one_sentence(box: str, prog: str) -> str:

@@ -126,12 +126,12 @@ def draw_neighbours(items: ItemSet, queries: np.ndarray, masked: np.ndarray, con
     side *= max(1, 64 // side)
     gap, step, wide, top = 14, side + 14, 170, 74
     sheet = Image.new("RGB", (wide + (k + 1) * step + 120, top + len(queries) * step + 6), "white")
-    draw, font = ImageDraw.Draw(sheet), _font(15)
+    draw, font = ImageDraw.Draw(sheet), font_of(15)
     title = f"Nearest by {condition}"
-    draw.text((gap, 10), title, fill="black", font=_font(20))
+    draw.text((gap, 10), title, fill="black", font=font_of(20))
     among = f" of these {len(np.unique(labels[queries]))} values" if of_these else ""
     told = f"{k} nearest of the {len(gallery)} test items{among}, nearest first"
-    draw.text((max(wide + step, 2 * gap + _font(20).getlength(title)), 14), told, fill=GREY, font=font)
+    draw.text((max(wide + step, 2 * gap + font_of(20).getlength(title)), 14), told, fill=GREY, font=font)
     draw.text((wide, 46), "query", fill="black", font=font)
     x = wide + step + gap
     words = {"set": ("shares a", "shares no"), "numeric": ("near in", "further in")}.get(kind, ("same", "another"))
@@ -146,7 +146,7 @@ def draw_neighbours(items: ItemSet, queries: np.ndarray, masked: np.ndarray, con
         y = top + line * step
         middle = y + side // 2
         alike = _alike(labels, kind, query)
-        draw.text((gap, middle), _fit(labels[query], font, wide - 2 * gap), fill="black", font=font, anchor="lm")
+        draw.text((gap, middle), fit(labels[query], font, wide - 2 * gap), fill="black", font=font, anchor="lm")
         for place, item in enumerate((query, *found)):
             x = wide + place * step + (gap if place else 0)  # the query stands apart
             sheet.paste(_picture(items.inputs[item], side), (x, y))
@@ -175,13 +175,14 @@ def _picture(pixels: np.ndarray, side: int) -> Image.Image:
     return Image.fromarray(pixels.squeeze()).resize((side, side), Image.Resampling.NEAREST)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont:
+    """The font of all pictures."""
     import matplotlib  # ships a font that has the letters of many scripts
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
 
 
-def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """Text on one line, cut with dots to a width in pixels."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:

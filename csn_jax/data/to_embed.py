@@ -49,14 +49,14 @@ class ToEmbed(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def from_folder(folder: Path, size: int, channels: int) -> ToEmbed:
+def from_folder(folder: Path, size: int, channels: int, flag: str = "--images") -> ToEmbed:
     """The JPEG, PNG and WebP files in a folder and below it, hidden ones left out; ids are their relative paths.
 
     Raises:
         UserError: when it is no folder or holds no image file.
     """
     if not folder.is_dir():
-        raise UserError(f"--images={folder} is no folder; give one that holds image files.")
+        raise UserError(f"{flag}={folder} is no folder; give one that holds image files.")
     folder = folder.resolve()
     paths, others, links = [], 0, []
     for place, below, names in os.walk(folder):
@@ -68,7 +68,7 @@ def from_folder(folder: Path, size: int, channels: int) -> ToEmbed:
             else:
                 others += 1
     if not paths:
-        raise UserError(f"--images={folder} holds no file that ends in {', '.join(SUFFIXES)}; give another folder.")
+        raise UserError(f"{flag}={folder} holds no file that ends in {', '.join(SUFFIXES)}; give another folder.")
     ids, faults = [], []
     for path in paths:
         name, fault = path.relative_to(folder).as_posix(), None
@@ -86,7 +86,7 @@ def from_folder(folder: Path, size: int, channels: int) -> ToEmbed:
         ids=np.array(ids, object),
         columns={},
         pictures={"kind": "folder", "root": str(folder)},
-        chunks=lambda start: _decoded(paths, faults, size, channels, start),
+        chunks=lambda start: decoded(paths, faults, size, channels, start),
         made_from=["folder", ids, _stamps(paths)],
         notes=notes,
     )
@@ -132,7 +132,7 @@ def from_table(path: Path, data: DataConfig, input_shape: list[int]) -> ToEmbed:
         if id_column != data.image:
             columns[data.image], pictures["image"] = np.array(names, object), data.image
         made_from = ["table", file_digest(path), data.image, data.id, _stamps(paths)]
-        chunks = lambda start: _decoded(paths, faults, *input_shape[1:], start)  # noqa: E731
+        chunks = lambda start: decoded(paths, faults, *input_shape[1:], start)  # noqa: E731
     return ToEmbed(np.array(ids, object), columns, pictures, chunks, made_from)
 
 
@@ -188,7 +188,7 @@ def _from_array(inputs: np.ndarray, rows: np.ndarray, start: int) -> Iterator[Ch
         yield inputs[some], [None] * len(some)
 
 
-def _decoded(
+def decoded(
     paths: list[Path | None], faults: list[str | None], size: int, channels: int, start: int
 ) -> Iterator[Chunk]:
     """Chunks of image files, decoded in worker processes that may die; those with a fault already are not opened."""
@@ -196,12 +196,12 @@ def _decoded(
         (str(path), size, channels) for path, fault in zip(paths[start:], faults[start:], strict=True) if not fault
     ]
     with closing(isolated_map(decode_file, tasks, workers=usable_cores())) as results:
-        decoded = in_order(results)
+        arriving = in_order(results)
         for first in range(start, len(paths), CHUNK):
             told = list(faults[first : first + CHUNK])
             places = [place for place, fault in enumerate(told) if not fault]
             images = []
-            for place, result in zip(places, islice(decoded, len(places)), strict=True):
+            for place, result in zip(places, islice(arriving, len(places)), strict=True):
                 if isinstance(result, np.ndarray):
                     images.append(result)
                 else:
