@@ -130,6 +130,10 @@ class Config:
     """exponential: the reference's, times schedule_decay^epoch, epochs from 1; cosine: to 0 at the last step."""
     schedule_decay: float = 0.985
     """Factor of the exponential schedule for each epoch."""
+    batch_statistics: Literal["by_role", "shared"] = "by_role"
+    """Batch norm of a batch of triplets. by_role: anchors, positives and negatives apart, as in the reference; shared:
+    over the three as one batch. By role, the statistics give the negatives away where conditions have few values, and
+    training learns that instead; take shared there."""
     feed: Literal["tfdata", "device"] = "tfdata"
     """tfdata: tf.data gathers rows on the host, ahead; device: all items lie on the accelerator. Same batches."""
     log_every: int = 50

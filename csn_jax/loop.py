@@ -147,23 +147,20 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
     if start:
         say(f"going on from step {start}")
 
-    train_step = jit(
-        (make_in_batch_step if in_batch else make_train_step)(
-            network.backbone,
-            network.preprocess,
-            network.optimizer,
-            config.loss,
-            train_masks=network.masks.trained,
-            seed=config.seed,
-        ),
-        donate_argnums=0,
-    )
+    parts = (network.backbone, network.preprocess, network.optimizer, config.loss)
+    options = {"train_masks": network.masks.trained, "seed": config.seed}
+    if in_batch:
+        train_step = make_in_batch_step(*parts, **options)
+    else:
+        train_step = make_train_step(*parts, **options, shared_statistics=config.batch_statistics == "shared")
+    train_step = jit(train_step, donate_argnums=0)
     programs = make_programs(network)
     on_device = jax.device_put(items.inputs, shardings.state) if config.feed == "device" else None
     batch_at = _batches(config, dataset, shardings)
     writer, pending = Writer(workdir, start), Pending(batch_at, items.ids, workdir, start)
     images = config.batch_size * (1 if in_batch else 3)  # in a step
-    progress = Progress("training", config.steps * images, start * images, unit="image" if items.inputs.ndim == 4 else "vector")
+    unit = "image" if items.inputs.ndim == 4 else "vector"
+    progress = Progress("training", config.steps * images, start * images, unit=unit)
     began = time.perf_counter()
     with stop.deferred(), closing(checkpoints), closing(writer), closing(progress):
         for step, batch in enumerate(_feed(config, items.inputs, batch_at, start, shardings), start + 1):

@@ -47,6 +47,9 @@ class State(NamedTuple):
     opt_state: Any
 
 
+ROLES = ("anchor", "negative", "positive")  # in the reference's order
+
+
 def make_train_step(
     backbone: Backbone,
     preprocess: Preprocess,
@@ -55,34 +58,57 @@ def make_train_step(
     *,
     train_masks: bool,
     seed: int,
+    shared_statistics: bool = False,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """Build train_step(state, batch, items=None) -> (state, metrics), to be jitted with `state` donated.
 
-    With `items` [N, ...] the roles of the batch are positions in it. Metrics are scalars: the loss, its terms, the
-    batch's accuracy and the gradient's norm.
+    With `items` [N, ...] the roles of the batch are positions in it. With `shared_statistics`, batch norm sees the
+    three roles as one batch. Metrics are scalars: the loss, its terms, the batch's accuracy and the gradient's norm.
     """
+    embed_roles = (_embed_together if shared_statistics else _embed_by_role)(backbone, preprocess)
+    weights = {"margin": loss.margin, "embedding_weight": loss.embedding_weight, "mask_weight": loss.mask_weight}
 
     def train_step(state: State, batch: Batch, items: jax.Array | None = None):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
+        inputs = [getattr(batch, role) if items is None else items[getattr(batch, role)] for role in ROLES]
 
         def objective(params):
-            embeddings, statistics = {}, state.statistics
-            # Three forwards and not one: each role has its own batch statistics, and the running statistics move
-            # three times in the reference's order. A scan over the roles gives the same, ten times slower on CPU.
-            for i, role in enumerate(("anchor", "negative", "positive")):
-                x = getattr(batch, role) if items is None else items[getattr(batch, role)]
-                x = preprocess(x, jax.random.fold_in(key, i))
-                embeddings[role], statistics = backbone.apply(
-                    params["backbone"], statistics, x, train=True, valid=batch.valid
-                )  # [B, D]
+            embeddings, statistics = embed_roles(params["backbone"], state.statistics, inputs, batch.valid, key)
             beta = params["beta"] if train_masks else jax.lax.stop_gradient(params["beta"])  # [C, D]
             terms = csn_loss(**embeddings, mask=rectify(beta)[batch.condition], valid=batch.valid, **weights)
             return terms.total, (terms, statistics)
 
         return _descend(state, objective, optimizer)
 
-    weights = {"margin": loss.margin, "embedding_weight": loss.embedding_weight, "mask_weight": loss.mask_weight}
     return train_step
+
+
+def _embed_by_role(backbone: Backbone, preprocess: Preprocess) -> Callable:
+    """Three forwards: each role has its own batch statistics, and the running statistics move three times in the
+    reference's order. A scan over the roles gives the same, ten times slower on CPU."""
+
+    def embed_roles(params, statistics, inputs, valid, key):
+        embeddings = {}
+        for i, (role, x) in enumerate(zip(ROLES, inputs, strict=True)):
+            x = preprocess(x, jax.random.fold_in(key, i))
+            embeddings[role], statistics = backbone.apply(params, statistics, x, train=True, valid=valid)  # [B, D]
+        return embeddings, statistics
+
+    return embed_roles
+
+
+def _embed_together(backbone: Backbone, preprocess: Preprocess) -> Callable:
+    """One forward, in which only its own input tells an item's role. Statistics by role tell it too: where a condition
+    has few values, a batch's anchors and positives are much alike and its negatives not, and the network learns that
+    instead."""
+
+    def embed_roles(params, statistics, inputs, valid, key):
+        # A triplet's items side by side, so that with several devices each keeps its own triplets.
+        x = jnp.stack(inputs, axis=1).reshape(-1, *inputs[0].shape[1:])  # [3 B, ...]
+        y, statistics = backbone.apply(params, statistics, preprocess(x, key), train=True, valid=jnp.repeat(valid, 3))
+        return dict(zip(ROLES, jnp.moveaxis(y.reshape(len(valid), 3, -1), 1, 0), strict=True)), statistics
+
+    return embed_roles
 
 
 def make_in_batch_step(

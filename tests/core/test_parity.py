@@ -44,9 +44,10 @@ class Case(NamedTuple):
     n_conditions: int = 4
     size: int = 16
     dtype: Any = np.float64
+    shared: bool = False
 
     def __str__(self):
-        return f"{self.backbone}-{self.variant}-{self.n_conditions}"
+        return f"{self.backbone}-{self.variant}-{self.n_conditions}" + "-shared" * self.shared
 
     @property
     def trains_masks(self):
@@ -104,18 +105,19 @@ def initial(case):
 
 
 @lru_cache
-def compiled(backbone, trains_masks):
+def compiled(backbone, trains_masks, shared):
     """(optimizer, train step, embed step); variants with the same shapes share the programs."""
     config, functions = make_config(Case(backbone, "")), backbones.build(BackboneConfig(name=backbone))
     optimizer, preprocess = make_optimizer(config, STEPS_PER_EPOCH), make_preprocess(config.preprocess)
-    train_step = make_train_step(functions, preprocess, optimizer, config.loss, train_masks=trains_masks, seed=0)
+    options = {"train_masks": trains_masks, "seed": 0} | ({"shared_statistics": True} if shared else {})
+    train_step = make_train_step(functions, preprocess, optimizer, config.loss, **options)
     return optimizer, jit(train_step, donate_argnums=0), jit(make_embed_step(functions, preprocess))
 
 
 def train_ours(case, batches):
     """(records, the last batch's embeddings before and after); a record is one step's arrays by name."""
     with precise(case.dtype):
-        optimizer, train_step, embed_step = compiled(case.backbone, case.trains_masks)
+        optimizer, train_step, embed_step = compiled(case.backbone, case.trains_masks, case.shared)
         state, records = initial_state(*initial(case), optimizer), []
         embedded = [np.asarray(embed_step(state.params, state.statistics, batches[-1].anchor))]
         moment = flat(jax.device_get(state.opt_state[0].mu))
@@ -216,7 +218,8 @@ class Run(NamedTuple):
 def run(case, steps=4):
     batches = make_batches(case)[:steps]
     ours, embedded = train_ours(case, batches)
-    theirs, expected, hinges = train_theirs(make_reference(case), batches)
+    kind = JointBatchNorm if case.shared else reference.Reference
+    theirs, expected, hinges = train_theirs(make_reference(case, kind), batches)
     return Run(case, ours, theirs, hinges, (embedded, expected))
 
 
@@ -224,7 +227,7 @@ RESNET = Case("resnet18_csn", "learned", 4, 32)
 SMALL = [
     Case("small", variant, n)
     for variant, n in [("learned", 4), ("learned_disjoint", 4), ("fixed", 4), ("fixed", 3), ("standard", 4)]
-]
+] + [Case("small", "learned", 4, shared=True)]
 
 
 @pytest.fixture(scope="module", params=[RESNET, *SMALL], ids=str)
