@@ -5,21 +5,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from csn_jax import cli
 from csn_jax.config import did_you_mean
 from csn_jax.errors import UserError
-from csn_jax.text import table
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from csn_jax.explain import Reasons
+    from csn_jax.answers import Query
     from csn_jax.index import Index
-
-WIDEST = 28  # characters of a cell
-NAMED = 3  # dimensions of each explained hit, and items at each end of a dimension
+    from csn_jax.model import Model
 
 
 @dataclass(frozen=True)
@@ -47,20 +42,6 @@ class Args:
     """Write the pictures of queries and hits to this .png file."""
 
 
-class Query(NamedTuple):
-    """name: id or path; vector: [D]; row: that of the item that it is, or -1; path: of its image, if it is one."""
-
-    name: str
-    vector: "np.ndarray"
-    row: int
-    path: Path | None
-
-
-class Hit(NamedTuple):
-    row: int
-    distance: float
-
-
 def main(argv: Sequence[str]) -> None:
     args = cli.parse(Args, argv, "python -m csn_jax.search")
     if bool(args.image) == bool(args.id):
@@ -75,6 +56,8 @@ def main(argv: Sequence[str]) -> None:
 
     import numpy as np
 
+    from csn_jax.answers import Answers, Hit, Query, as_json, as_text, save_sheet
+    from csn_jax.explain import explain
     from csn_jax.index import Index
 
     index, model = Index.open(args.index), None
@@ -102,21 +85,21 @@ def main(argv: Sequence[str]) -> None:
         [Hit(row, math.copysign(math.sqrt(abs(s)), s)) for row, s in zip(*pair, strict=True) if row >= 0]
         for pair in zip(rows.tolist(), squares.tolist(), strict=True)
     ]
-    if args.save:
-        _save(Path(args.save).expanduser().absolute(), index, queries, results, weights, filters)
     why = None
     if args.explain:
-        from csn_jax.explain import explain
-
         why = [
             explain(index, query.vector, [hit.row for hit in hits], weights, query.row)
             for query, hits in zip(queries, results, strict=True)
         ]
+    answers = Answers(index, weights, filters, queries, results, why)
+    if args.save:
+        save_sheet(Path(args.save).expanduser().absolute(), answers)
     if args.json:
-        found = _as_json(index, queries, results, weights, why)
-        print(json.dumps(found if Path(args.image).is_dir() and args.image else found[0], indent=2, ensure_ascii=False))
+        found = as_json(answers)
+        one = not args.image or not Path(args.image).expanduser().is_dir()
+        print(json.dumps(found[0] if one else found, indent=2, ensure_ascii=False))
     else:
-        print(_as_text(index, queries, results, weights, filters, why))
+        print(as_text(answers))
 
 
 def parse_weights(words: Sequence[str], conditions: Sequence[str]) -> dict[str, float]:
@@ -161,10 +144,11 @@ def parse_filters(words: Sequence[str], columns: Mapping[str, Any]) -> dict[str,
     return filters
 
 
-def _embedded(path: Path, workdir: Path, model: Any, index: "Index") -> list[Query]:
+def _embedded(path: Path, workdir: Path, model: "Model", index: "Index") -> list["Query"]:
     """The images of a file or folder as queries."""
     import numpy as np
 
+    from csn_jax.answers import Query
     from csn_jax.data import to_embed
     from csn_jax.runtime.workdir import read_record
     from csn_jax.runtime.writer import say
@@ -205,173 +189,6 @@ def _row_of(path: Path, index: "Index") -> int:
     root, path = Path(where["root"]), path.resolve()
     found = np.flatnonzero(names == path.relative_to(root).as_posix()) if path.is_relative_to(root) else ()
     return int(found[0]) if len(found) else -1
-
-
-def _shown(index: "Index") -> dict[str, Any]:
-    """The attribute columns for people: all but the images' paths."""
-    return {name: column for name, column in index.columns.items() if name != index.items.pictures.get("image")}
-
-
-def _mixture(weights: Mapping[str, float]) -> str:
-    return ", ".join(name if weight == 1 else f"{name} x {weight:g}" for name, weight in weights.items())
-
-
-def _among(index: "Index", filters: Mapping[str, Sequence[str]]) -> str:
-    of = "".join(f", {name} {' or '.join(values)}" for name, values in filters.items())
-    return f"among {len(index.ids):,} items{of}"
-
-
-def _as_json(
-    index: "Index",
-    queries: Sequence[Query],
-    results: Sequence[Sequence[Hit]],
-    weights: Mapping[str, float],
-    why: Sequence["Reasons"] | None,
-) -> list[dict[str, Any]]:
-    columns, found = _shown(index), []
-    for i, (query, hits) in enumerate(zip(queries, results, strict=True)):
-        answer: dict[str, Any] = {"query": query.name, "conditions": dict(weights), "hits": []}
-        for h, hit in enumerate(hits):
-            told = {"id": index.ids[hit.row], "distance": hit.distance}
-            told["columns"] = {name: column[hit.row] for name, column in columns.items()}
-            if why:
-                by_condition, by_dimension, places = (part[h] for part in why[i])
-                told["explain"] = {
-                    "by_condition": dict(zip(weights, by_condition.tolist(), strict=True)),
-                    "by_dimension": by_dimension.tolist(),
-                    "place_by_condition": dict(zip(index.conditions, places.tolist(), strict=True)),
-                    "closest_on": index.conditions[int(places.argmin())],
-                    "furthest_on": index.conditions[int(places.argmax())],
-                }
-            answer["hits"].append(told)
-        if why:
-            answer["dimensions"] = {
-                str(dimension): {"condition": name, "low": _ids(index, low), "high": _ids(index, high)}
-                for dimension, name, low, high in _ends(index, why[i])
-            }
-        found.append(answer)
-    return found
-
-
-def _as_text(
-    index: "Index",
-    queries: Sequence[Query],
-    results: Sequence[Sequence[Hit]],
-    weights: Mapping[str, float],
-    filters: Mapping[str, Sequence[str]],
-    why: Sequence["Reasons"] | None,
-) -> str:
-    columns, parts = _shown(index), []
-    for i, (query, hits) in enumerate(zip(queries, results, strict=True)):
-        head = f"{query.name}: nearest by {_mixture(weights)} {_among(index, filters)}"
-        rows = [("rank", "id", "distance", *map(_cut, columns))]
-        for rank, hit in enumerate(hits, 1):
-            cells = [_cut(column[hit.row]) for column in columns.values()]
-            rows.append((str(rank), str(index.ids[hit.row]), f"{hit.distance:.4f}", *cells))
-        parts.append(f"{head}\n{table(rows)}" if hits else f"{head}\nno item is left to find")
-        if why and hits:
-            parts.append(_why(index, hits, weights, why[i]))
-    return "\n\n".join(parts)
-
-
-def _why(index: "Index", hits: Sequence[Hit], weights: Mapping[str, float], why: "Reasons") -> str:
-    """Two lines a hit, then what the dimensions named in them tell apart."""
-    n = len(index.ids)
-    lines = [f"why (places are among all {n:,} items, by that condition alone)"]
-    for rank, (hit, by_condition, by_dimension, places) in enumerate(zip(hits, *why, strict=True), 1):
-        near, far = (int(which) for which in (places.argmin(), places.argmax()))
-        text = f"closest on {index.conditions[near]} (place {places[near]:,})"
-        if len(places) > 1:
-            text += f", furthest on {index.conditions[far]} (place {places[far]:,})"
-        lines.append(f"{rank:4}  {index.ids[hit.row]}: {text}")
-        shares = [f"{name} {share:.0%}" for name, share in zip(weights, by_condition, strict=True)]
-        named = [f"{dimension} ({by_dimension[dimension]:.0%})" for dimension in _most(by_dimension)]
-        whole = ", ".join(shares) + "; " if len(shares) > 1 else ""
-        lines.append(f"      its distance: {whole}dimensions {', '.join(named)}" if named else "      at no distance")
-    rows = [("dimension", "most for", "from", "to")]
-    for dimension, name, *ends in _ends(index, why):
-        told = []
-        for end in ends:
-            values = index.columns.get(name)
-            told.append(
-                ", ".join(f"{index.ids[row]} {_cut(values[row]) if values is not None else ''}".strip() for row in end)
-            )
-        rows.append((str(dimension), name, *told))
-    return "\n".join([*lines, "", "the items at the ends of these dimensions", _left(rows)])
-
-
-def _most(by_dimension: "np.ndarray") -> list[int]:
-    """The dimensions of the largest shares, largest first."""
-    import numpy as np
-
-    order = np.argsort(-np.abs(by_dimension), kind="stable")[:NAMED]
-    return [int(dimension) for dimension in order if by_dimension[dimension]]
-
-
-def _ends(index: "Index", why: "Reasons") -> list[tuple[int, str, "np.ndarray", "np.ndarray"]]:
-    """(dimension, condition that weighs it most, rows at its low end, rows at its high end) for those named."""
-    from csn_jax.explain import exemplars, owner
-
-    named = dict.fromkeys(dimension for shares in why.by_dimension for dimension in _most(shares))
-    return [(one, owner(index, one), *exemplars(index, one, NAMED)) for one in named]
-
-
-def _ids(index: "Index", rows: "np.ndarray") -> list[str]:
-    return index.ids[rows].tolist()
-
-
-def _cut(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
-
-
-def _left(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
-def _save(
-    path: Path,
-    index: "Index",
-    queries: Sequence[Query],
-    results: Sequence[Sequence[Hit]],
-    weights: Mapping[str, float],
-    filters: Mapping[str, Sequence[str]],
-) -> None:
-    """The sheet of pictures; what a hit has in common with a query that is an item itself is green."""
-    import io
-
-    from csn_jax.data.thumbnails import read_pictures, shrink_files
-    from csn_jax.runtime.workdir import write_atomically
-    from csn_jax.sheet import SIDE, Tile, draw_hits
-
-    kinds = dict(index.items.conditions)
-    named = [name for name in weights if name in index.columns]
-
-    def lines(row: int, query: int, distance: str) -> list[tuple[str, bool | None]]:
-        told: list[tuple[str, bool | None]] = [(str(index.ids[row]), None), (distance, None)]
-        for name in named:
-            value, wanted = (str(index.columns[name][one]) if one >= 0 else "" for one in (row, query))
-            plain = kinds.get(name) != "numeric" and value and wanted and row != query
-            alike = not set(value.split(";")).isdisjoint(wanted.split(";")) if plain else None
-            told.append((value or "-", alike))
-        return told
-
-    rows = [hit.row for hits in results for hit in hits]
-    pictures = iter(read_pictures(index.items, rows, SIDE))
-    files = iter(shrink_files([query.path for query in queries if query.path], SIDE))
-    own = iter(read_pictures(index.items, [query.row for query in queries if not query.path], SIDE))
-    drawn = []
-    for query, hits in zip(queries, results, strict=True):
-        told = lines(query.row, query.row, "") if query.row >= 0 else [(Path(query.name).name, None)]
-        tiles = [Tile(next(pictures), lines(hit.row, query.row, f"{hit.distance:.4f}")) for hit in hits]
-        drawn.append((Tile(next(files) if query.path else next(own), told), tiles))
-    sheet = draw_hits(
-        f"Nearest by {_mixture(weights)}", f"{_among(index, filters)}; below each hit its distance", drawn
-    )
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())
 
 
 if __name__ == "__main__":

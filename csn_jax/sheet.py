@@ -34,14 +34,14 @@ def draw_hits(title: str, told: str, results: Sequence[tuple[Tile, Sequence[Tile
     height = SIDE + 6 + texts * LINE + GAP
     lines = [max(1, -(-len(hits) // ACROSS)) for _, hits in results]
     across = min(ACROSS, max(1, *(len(hits) for _, hits in results)))
-    left, top = GAP + step + 2 * GAP, 76  # the hits stand apart from the query
+    left, top = GAP + step + 2 * GAP, 88  # the hits stand apart from the query
     width = max(left + across * step, int(font_of(20).getlength(title)) + 2 * GAP)
     sheet = Image.new("RGB", (width, top + sum(lines) * height), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, 10), fit(title, font_of(20), width - 2 * GAP), fill="black", font=font_of(20))
     draw.text((GAP, 38), fit(told, small, width - 2 * GAP), fill=GREY, font=small)
-    draw.text((GAP, top - 19), "query", fill=GREY, font=small)
-    draw.text((left, top - 19), "nearest first", fill=GREY, font=small)
+    draw.text((GAP, top - 20), "query", fill=GREY, font=small)
+    draw.text((left, top - 20), "nearest first", fill=GREY, font=small)
     y = top
     for (query, hits), n in zip(results, lines, strict=True):
         _tile(sheet, draw, query, GAP, y)
@@ -58,9 +58,12 @@ def _tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, x: int, y: 
         draw.text((x + SIDE // 2, y + SIDE // 2), "no picture", fill=GREY, font=small, anchor="mm")
     else:
         picture = Image.fromarray(np.ascontiguousarray(tile.picture))
-        times = SIDE // max(picture.size)
-        if times > 1:  # what a network of small pictures sees
-            picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+        times = SIDE / max(picture.size)
+        small_pixels = times >= 2  # what a network of small pictures sees, which smoothing would blur
+        picture = picture.resize(
+            [int(side * (times // 1 if small_pixels else times)) for side in picture.size],
+            Image.Resampling.NEAREST if small_pixels else Image.Resampling.BICUBIC,
+        )
         sheet.paste(picture, (x + (SIDE - picture.width) // 2, y + (SIDE - picture.height) // 2))
         draw.rectangle((x, y, x + SIDE - 1, y + SIDE - 1), outline="#e6e6e6")
     for i, (text, alike) in enumerate(tile.lines):

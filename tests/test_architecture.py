@@ -14,7 +14,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From top to bottom. A module imports from layers below its own, and a package's modules from each other.
 LAYERS = (
     ("train", "evaluate", "embed", "search", "adapt", "explore", "report", "port", "benchmark"),
-    ("loop", "sheet"),
+    ("loop", "answers"),
+    ("sheet",),
     ("pictures", "deploy", "model_card", "explain"),
     ("model", "index"),
     ("evaluators",),
