@@ -15,7 +15,7 @@ from csn_jax.data.embeddings import Embeddings, read_embeddings
 from csn_jax.errors import UserError
 
 BLOCK = 1024  # items of which the lowest score is looked at first
-PAIRS = 1 << 24  # scores of queries and items in memory at a time
+PAIRS = 1 << 23  # scores of queries and items in memory at a time
 PIECE = 1 << 17  # numbers of vectors in work at a time: they fit the cache, and are too few for BLAS to share out
 REMEMBERED = 8  # weightings whose squares are kept
 EXTRA = 64  # candidates that an accelerator gives besides
@@ -187,16 +187,17 @@ class Index:
                 near = did_you_mean(name, self.columns)
                 has = ", ".join(self.columns) or "none"
                 raise UserError(f"the index has no column {name!r}{near} to filter by; its columns are {has}.")
-            column, wanted = self.columns[name], [wanted] if isinstance(wanted, str) else list(wanted)
-            values, number = np.unique(column, return_inverse=True)
-            members = [{value, *value.split(";")} for value in values.tolist()]
+            column, wanted = self.columns[name].tolist(), [wanted] if isinstance(wanted, str) else list(wanted)
+            members = {value: {value, *value.split(";")} for value in set(column)}
+            known = {member for those in members.values() for member in those}
             for value in wanted:
-                if not any(value in those for those in members):
-                    known = sorted({one for those in members for one in those} - {""})
-                    some = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
-                    near = did_you_mean(value, known)
+                if value not in known:
+                    choices = sorted(known - {""})
+                    some = ", ".join(choices[:10]) + (", ..." if len(choices) > 10 else "")
+                    near = did_you_mean(value, choices)
                     raise UserError(f"no item has {value!r}{near} in column {name!r}; it has {some}.")
-            passing &= np.array([not those.isdisjoint(wanted) for those in members])[number]
+            good = {value for value, those in members.items() if not those.isdisjoint(wanted)}
+            passing &= np.fromiter((value in good for value in column), bool, len(column))
         return passing
 
     def _on_host(
@@ -261,8 +262,10 @@ class Index:
             known = [one for one in self._kept if isinstance(one, bytes)]
             for old in known[: len(known) + 1 - REMEMBERED]:
                 del self._kept[old]
-            squares = _weighted_squares(self.vectors, w)
-            absolute = _weighted_squares(self.vectors, np.abs(w)) if (w < 0).any() else squares
+            if (w < 0).any():
+                squares, absolute = _weighted_squares(self.vectors, np.stack([w, np.abs(w)]))
+            else:
+                (squares,) = (absolute,) = _weighted_squares(self.vectors, w[None])
             self._kept[key] = squares, float(absolute.max(initial=0))
         return self._kept[key]
 
@@ -283,14 +286,16 @@ class Index:
         return squared
 
 
-def _weighted_squares(vectors: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Sum over dimensions of w * x^2 of every vector [N, D]: float32 [N]."""
+def _weighted_squares(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sums over dimensions of w * x^2 of every vector [N, D] for each w of [W, D]: float32 [W, N]."""
     size = max(1, PIECE // vectors.shape[1])
-    squares, w = np.empty(len(vectors), np.float32), w.astype(np.float32)
+    squares, weights = np.empty((len(weights), len(vectors)), np.float32), weights.astype(np.float32)
     room = np.empty((size, vectors.shape[1]), np.float32)
     for start in range(0, len(vectors), size):
         piece = vectors[start : start + size]
-        squares[start : start + size] = np.square(piece, out=room[: len(piece)]) @ w
+        square = np.square(piece, out=room[: len(piece)])
+        for w, of_w in zip(weights, squares, strict=True):
+            of_w[start : start + size] = square @ w
     return squares
 
 

@@ -226,10 +226,11 @@ def _read_parquet(path: Path) -> tuple[Embeddings, dict[str, Any]] | None:
         table = file.read(columns=names)
         texts = [_shared(table.column(i)) for i in range(len(names))]
         vectors, row = np.empty((n, width), np.dtype(head["dtype"])), 0
-        for batch in file.iter_batches(ROWS, columns=["vector"]):  # and not whole, which would take the memory twice
-            values = batch.column(0).flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-            vectors[row : row + len(values)] = values
-            row += len(values)
+        for group in range(file.num_row_groups):  # whole, or by iter_batches, they would be in memory twice
+            for chunk in file.read_row_group(group, columns=["vector"]).column(0).chunks:
+                values = chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+                vectors[row : row + len(values)] = values
+                row += len(values)
     return _of_head(head, texts[0], vectors, texts[1:]), head
 
 
