@@ -79,7 +79,8 @@ def write_embeddings(path: Path, embeddings: Embeddings, *, by_condition: bool =
     Args:
         path: ends in .parquet or .npz. A file that is there is replaced.
         embeddings: vectors may be memory-mapped; they are read in pieces.
-        by_condition: add `vec_NAME` for each condition: the vector times its mask, its dimensions of weight 0 left out.
+        by_condition: add `vec_NAME` for each condition: the vector times its mask, dimensions of weight 0 left out; none
+            for a condition whose weights are all 0.
 
     Raises:
         UserError: for another ending, a column's name that the file needs itself, or a folder that cannot be written.
@@ -162,6 +163,14 @@ def _digest(embeddings: Embeddings, head: dict[str, Any]) -> str:
     return hasher.hexdigest()
 
 
+def _active(embeddings: Embeddings) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(condition, dimensions that it weighs, their weights)."""
+    for mask, (name, _) in zip(embeddings.masks, embeddings.conditions, strict=True):
+        active = np.flatnonzero(mask)
+        if len(active):  # Arrow crashes at a list of size 0
+            yield name, active, mask[active]
+
+
 def _pieces(n: int) -> Iterator[slice]:
     return (slice(start, min(start + ROWS, n)) for start in range(0, n, ROWS))
 
@@ -185,9 +194,8 @@ def _write_parquet(file: io.BufferedWriter, embeddings: Embeddings, head: str, b
 
     dtype = pyarrow.from_numpy_dtype(embeddings.vectors.dtype)
     vectors = [("vector", slice(None), None)]
-    for mask, (name, _) in zip(embeddings.masks, embeddings.conditions if by_condition else (), strict=False):
-        active = np.flatnonzero(mask)
-        vectors.append((BY_CONDITION + name, active, mask[active]))
+    for name, active, mask in _active(embeddings) if by_condition else ():
+        vectors.append((BY_CONDITION + name, active, mask))
     texts = {"id": embeddings.ids} | embeddings.columns
     width = embeddings.vectors.shape[1]
     fields = [pyarrow.field(name, pyarrow.string()) for name in texts]
@@ -222,6 +230,8 @@ def _read_parquet(path: Path) -> tuple[Embeddings, dict[str, Any]] | None:
         n, width = head["shape"]
         if file.metadata.num_rows != n:
             raise ValueError(f"it has {file.metadata.num_rows} rows and should have {n}")
+        if file.schema_arrow.field("vector").type.list_size != width:  # at 0 Arrow would crash
+            raise ValueError("its vectors have another length than its metadata says")
         names = ["id", *head["columns"]]
         table = file.read(columns=names)
         texts = [_shared(table.column(i)) for i in range(len(names))]
@@ -246,9 +256,8 @@ def _shared(column: Any) -> np.ndarray:
 def _write_npz(file: io.BufferedWriter, embeddings: Embeddings, head: str, by_condition: bool) -> None:
     arrays = {"csn_jax": np.array(head), "ids": embeddings.ids.astype(str), "vectors": embeddings.vectors}
     arrays |= {f"column_{name}": column.astype(str) for name, column in embeddings.columns.items()}
-    for mask, (name, _) in zip(embeddings.masks, embeddings.conditions if by_condition else (), strict=False):
-        active = np.flatnonzero(mask)
-        cut = embeddings.vectors[:, active] * mask[active]
+    for name, active, mask in _active(embeddings) if by_condition else ():
+        cut = embeddings.vectors[:, active] * mask
         arrays[BY_CONDITION + name] = cut.astype(embeddings.vectors.dtype)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
