@@ -8,6 +8,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from csn_jax.model import Model
 
 ASSETS = Path(__file__).parent / "explore_page"
-OURS = ("index.html", "page.css", "search.js", "map.js", "page.js", "data.js", "vectors.js")  # and pictures_<n>.<kind>
+OURS = ("index.html", "page.css", "search.js", "map.js", "page.js", "data.js", "vectors.js")
+SHEETS = re.compile(r"pictures_\d+\.(png|webp)")  # and these
+MARK = b'content="csn_jax.explore"'  # in index.html
 SEED = 0  # of the maps and of the sample
 PERPLEXITY = 30
 SHEET = 2048  # pixels a side of a sheet of thumbnails, which every browser takes
@@ -93,9 +96,11 @@ def check_out(out: Path) -> None:
     if not out.is_dir() or out.is_symlink():
         raise UserError(f"--out={out} is no folder; give a new one.")
     names = sorted(path.name for path in out.iterdir())
-    strange = [name for name in names if not (name in OURS or name.startswith("pictures_"))]
+    strange = [name for name in names if not (name in OURS or SHEETS.fullmatch(name))]
+    if not strange and names and not ((out / OURS[0]).is_file() and MARK in (out / OURS[0]).read_bytes()):
+        strange = names
     if strange:
-        raise UserError(f"--out={out} holds {strange[0]}, which is no part of such a page; give a new folder.")
+        raise UserError(f"--out={out} holds {strange[0]}, which this command did not write; give a new folder.")
 
 
 def embed(model: "Model", items: "ItemSet", rows: "np.ndarray") -> "np.ndarray":
@@ -203,7 +208,7 @@ def page_files(
     # Lists of pairs and not objects: a column may have any name, `__proto__` too.
     data["ids"] = items.ids[rows].tolist()
     data["conditions"] = [
-        {"name": name, "kind": kinds[name], "mask": mask.tolist()}
+        {"name": name, "kind": kinds.get(name, "triplets"), "mask": mask.tolist()}
         for name, mask in zip(model.conditions, model.masks, strict=True)
     ]
     data["dimensions"] = order_dimensions(model.masks).tolist()

@@ -92,6 +92,8 @@ HOMES = {
     "huggingface_hub": lambda module: module == "csn_jax.runtime.weights",
     "onnx": lambda module: module == "csn_jax.backbones.onnx_graph",
     "onnxruntime": lambda module: False,
+    "openTSNE": lambda module: module == "csn_jax.explore",
+    "playwright": lambda module: False,
     "tensorboardX": lambda module: False,
 }
 
@@ -113,7 +115,7 @@ def test_data_imports_jax_in_feeds_only():
 
 
 @pytest.mark.parametrize(
-    "module", ["csn_jax", "csn_jax.cli", "csn_jax.config", "csn_jax.train", "csn_jax.evaluate", "csn_jax.port"]
+    "module", [f"csn_jax{name}" for name in ("", ".cli", ".config", ".train", ".evaluate", ".port", ".explore")]
 )
 def test_importing_is_light(module):
     """Neither JAX nor TensorFlow nor NumPy nor tyro, so that --help answers at once."""

@@ -45,9 +45,10 @@ function appearances(xs, ys) {
 class ItemMap {
   // places: Float32Array [C][2][n] between 0 and 1. paint(context, item, x, y, side) draws a thumbnail; least is the
   // smallest side at which one can be read, overlap how much larger it is than the room it has to itself; pads() tells
-  // what covers the canvas above and below.
-  constructor(canvas, places, { paint, least, overlap, pads, hovered, chosen }) {
-    Object.assign(this, { canvas, places, paint, least, overlap, pads, hovered, chosen });
+  // what covers the canvas above and below; focused(item, x, y) is called whenever the item in focus is drawn or lost
+  // (-1), said(item) when keys bring one into focus, chosen(item) when one is chosen.
+  constructor(canvas, places, { paint, least, overlap, pads, focused, said, chosen }) {
+    Object.assign(this, { canvas, places, paint, least, overlap, pads, focused, said, chosen });
     this.context = canvas.getContext("2d");
     this.n = places[0][0].length;
     this.levels = places.map(() => null);
@@ -201,6 +202,7 @@ class ItemMap {
     if (this.focus >= 0 && this.focus !== this.selected) this.marked(this.focus, Math.max(44, thumb * 1.25), accent, page, 4);
     this.drawNames(ink, page);
     context.globalAlpha = 1;
+    this.focused(this.focus, ...(this.focus >= 0 ? this.screen(this.focus) : []));
     if (moving) this.refresh();
   }
 
@@ -381,11 +383,11 @@ class ItemMap {
     if (best < 0) return;
     this.focus = best;
     const [px, py] = this.screen(best);
-    const edge = 60;
-    if (px < edge || py < edge || px > this.width - edge || py > this.height - edge) {
+    const edge = 40;
+    if (px < edge || py < this.edges.top || px > this.width - edge || py > this.height - this.edges.bottom) {
       this.look({ x: this.x[best], y: this.y[best], zoom: this.view.zoom }, true);
     }
-    this.hovered(best, px, py, true);
+    this.said(best);
     this.refresh();
   }
 
@@ -399,7 +401,6 @@ class ItemMap {
     };
     const leave = () => {
       this.focus = -1;
-      this.hovered(-1);
       this.refresh();
     };
     canvas.addEventListener("pointerdown", (event) => {
@@ -420,7 +421,6 @@ class ItemMap {
           this.refresh();
         }
         canvas.style.cursor = item >= 0 ? "pointer" : "grab";
-        this.hovered(item, now.x, now.y, false);
         return;
       }
       const others = [...pointers].filter(([id]) => id !== event.pointerId).map(([, place]) => place);

@@ -245,20 +245,25 @@ const itemMap = new ItemMap($("map"), places, {
     const covered = $("map").parentElement.querySelector(".corner").offsetHeight;
     return { top: $("switch").parentElement.offsetTop + $("switch").offsetHeight + 22, bottom: covered + 36 };
   },
-  hovered(item, x, y, speak) {
+  focused(item, x, y) {
     const card = $("card");
     card.hidden = item < 0;
     if (item < 0) return;
-    card.replaceChildren(
-      ...(pictures ? [thumbnail(item, 96)] : []),
-      el("strong", {}, ids[item]),
-      ...told(item).slice(0, 5).map(([name, value]) => el("span", {}, el("i", {}, `${name} `), value)),
-    );
-    const box = $("map").getBoundingClientRect();
-    const gap = itemMap.thumb * 0.7 + 8;
-    card.style.left = `${x + gap + card.offsetWidth > box.width ? Math.max(4, x - gap - card.offsetWidth) : x + gap}px`;
-    card.style.top = `${Math.max(4, Math.min(y - 24, box.height - card.offsetHeight - 4))}px`;
-    if (speak) $("said").textContent = [ids[item], ...told(item).map((pair) => pair.join(" "))].join(", ");
+    if (card.dataset.item !== String(item)) {
+      card.dataset.item = String(item);
+      card.replaceChildren(
+        ...(pictures ? [thumbnail(item, 112)] : []),
+        el("strong", {}, ids[item]),
+        ...told(item).slice(0, 5).map(([name, value]) => el("span", {}, el("i", {}, `${name} `), value)),
+      );
+    }
+    const gap = Math.max(44, 1.25 * itemMap.thumb) / 2 + 10;
+    const right = x + gap + card.offsetWidth < itemMap.width - 4;
+    card.style.left = `${right ? x + gap : Math.max(4, x - gap - card.offsetWidth)}px`;
+    card.style.top = `${Math.max(4, Math.min(y - 24, itemMap.height - card.offsetHeight - 4))}px`;
+  },
+  said(item) {
+    $("said").textContent = [ids[item], ...told(item).map((pair) => pair.join(" "))].join(", ");
   },
   chosen: choose,
 });
@@ -382,7 +387,7 @@ function showMasks() {
   const used = order.filter((d) => live(d) > 0).length;
   const shared = order.filter((d) => live(d) > 1).length;
   $("masks-text").textContent =
-    `Each item is one vector of ${D} numbers. A notion's mask says how much each of them counts: the darker, the more. ` +
+    `Each item is one vector of ${D} numbers. A notion's mask says how much each of them counts: the stronger its colour, the more. ` +
     `${used} of ${D} are in use, ${shared} by several notions.`;
   const read = el("p", { className: "read", "aria-live": "polite" });
   let at = 0;
@@ -487,6 +492,7 @@ function start() {
   if (pictures) loadSheets();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     sheets.forEach(tint);
+    $("card").dataset.item = "";
     showItem();
     showMasks();
   });

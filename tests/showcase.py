@@ -1,0 +1,66 @@
+"""A small page of csn_jax.explore without a training: random vectors, pictures, and labels that would be markup."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from csn_jax import explore
+from csn_jax.data.embeddings import Embeddings
+from csn_jax.data.item_set import Condition, ItemSet
+from csn_jax.index import Index
+
+HOSTILE = '<img src=x onerror="window.hacked=1">'
+IDS = ("</script><script>window.hacked=1</script>", "\u2028\u2029 \\u003c ' \" ` ${window.hacked=1}", "<!--", "𝕏 ünï")
+CONDITIONS = (Condition("shape", "categorical"), Condition(HOSTILE, "categorical"), Condition("price", "numeric"))
+ABOUT = {"run": "<run>", "variant": "learned", "split": "test", "step": 7, "total": 80, "seed": 0}
+RESULTS = {
+    "split": "test",
+    "step": 7,
+    "conditions": [name for name, _ in CONDITIONS],
+    "triplet_error": {"overall": 0.25, "by_condition": {"shape": 0.125, HOSTILE: 0.25, "price": 0.5}},
+    "ci95": {"overall": [0.2, 0.3], "by_condition": {name: [0.1, 0.6] for name, _ in CONDITIONS}},
+    "n_triplets": {"overall": 3000, "by_condition": {name: 1000 for name, _ in CONDITIONS}},
+}
+
+
+def items(n: int = 80, channels: int = 3, side: int = 24) -> ItemSet:
+    """n items, the first few with hostile ids; labels of the three conditions and of a column `__proto__`."""
+    rng = np.random.default_rng(0)
+    labels = {
+        "__proto__": np.array([f"p{i % 2}" for i in range(n)]),
+        "shape": np.array([("round", "flat", "")[i % 3] for i in range(n)]),
+        HOSTILE: np.array([(HOSTILE, "x</script>")[i % 2] for i in range(n)]),
+        "price": np.array([f"{price:.2f}" for price in rng.uniform(1, 90, n)]),
+    }
+    ids = np.array([*IDS, *(f"item {i}" for i in range(n))])[:n]
+    inputs = rng.integers(0, 256, (n, side, side, channels), np.uint8)
+    split = np.array(["test"] * n)
+    return ItemSet(inputs, ids, labels, split, CONDITIONS, (*CONDITIONS, Condition("__proto__", "categorical")))
+
+
+def model(n: int = 80, width: int = 12) -> tuple[SimpleNamespace, np.ndarray]:
+    """What a page needs of a model, and vectors [n, D] that know the shapes."""
+    rng = np.random.default_rng(1)
+    masks = np.maximum(rng.normal(0.3, 0.7, (len(CONDITIONS), width)), 0).astype(np.float32)
+    vectors = rng.normal(0, 1, (n, width)).astype(np.float32)
+    vectors[:, :3] += 3 * np.eye(3, dtype=np.float32)[np.arange(n) % 3]
+    return SimpleNamespace(conditions=tuple(name for name, _ in CONDITIONS), masks=masks), vectors
+
+
+def index(shown: ItemSet) -> Index:
+    """The same items for csn_jax.Index.search."""
+    made, vectors = model(len(shown.ids))
+    stored = Embeddings(shown.ids, vectors, {}, CONDITIONS, made.masks, "", {})
+    return Index(stored, made.conditions, made.masks)
+
+
+def files(shown: ItemSet, ink: bool = False) -> dict[str, bytes]:
+    made, vectors = model(len(shown.ids))
+    return explore.page_files(made, shown, np.arange(len(shown.ids)), vectors, RESULTS, ABOUT, ink)
+
+
+def write(out: Path, shown: ItemSet) -> Path:
+    """The page of some items; its index.html."""
+    explore.write_page(out, files(shown))
+    return out / "index.html"

@@ -1,0 +1,261 @@
+"""The page of csn_jax.explore in a browser: Debian's Chromium, opened from disk.
+
+Without a browser these tests are skipped, unless CSN_JAX_BROWSER=required says that there must be one.
+"""
+
+import os
+import re
+import shutil
+
+import pytest
+import showcase
+
+pytestmark = pytest.mark.browser
+
+QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+QUIET += " --disable-component-update --disable-sync"
+K = 10
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        if os.environ.get("CSN_JAX_BROWSER") == "required":
+            pytest.fail("CSN_JAX_BROWSER=required and there is no chromium; apt-get install chromium")
+        pytest.skip("no chromium; apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=QUIET.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def shown():
+    return showcase.items()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory, shown):
+    return showcase.write(tmp_path_factory.mktemp("explore") / "a page # of 100%", shown).as_uri()
+
+
+@pytest.fixture
+def visit(browser):
+    """visit(address, **context) -> page. Anything in the console and any request but of files fails the test."""
+    contexts, complaints = [], []
+
+    def visit(address, width=1280, height=800, **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
+        page.on("request", lambda request: complaints.append(request.url) if not local(request.url) else None)
+        page.goto(address)
+        until(page, "sheets.length === (pictures ? pictures.files.length : 0) && !itemMap.waiting")
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def until(page, condition):
+    """Wait until an expression is true. Playwright's own waiting is refused by the page's policy, as it evaluates."""
+    for _ in range(500):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(f"never came: {condition}")
+
+
+def local(url):
+    return url.startswith(("file:", "data:", "blob:"))
+
+
+def click(page, item):
+    """Click an item where it lies on the map, looked at so closely that it shows."""
+    page.evaluate("(item) => itemMap.look({ x: itemMap.x[item], y: itemMap.y[item], zoom: 60 }, false)", item)
+    until(page, "!itemMap.waiting")
+    x, y = page.evaluate("(item) => itemMap.screen(item)", item)
+    box = page.locator("#map").bounding_box()
+    page.mouse.click(box["x"] + x, box["y"] + y)
+
+
+def hits(page, where):
+    """Ids and distances in a row of neighbours."""
+    found = page.locator(f"{where} .hit").evaluate_all("all => all.map(e => [ids[e.dataset.item], e.dataset.distance])")
+    return [one for one, _ in found], [float(distance) for _, distance in found]
+
+
+def expected(shown, item, weights):
+    """The same from Index.search, the query left out."""
+    index = showcase.index(shown)
+    ids, distances = index.search(index.vectors[item : item + 1], weights, K, exclude=[item])
+    return ids[0].tolist(), pytest.approx(distances[0].tolist(), rel=1e-6, abs=1e-6)
+
+
+def strip(c):
+    return f'#strips [data-condition="{c}"]'
+
+
+def test_it_opens_from_disk_in_light_and_dark(visit, address):
+    light = visit(address)
+    assert light.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(250, 249, 246)"
+    dark = visit(address, color_scheme="dark")
+    assert dark.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 21, 22)"
+    assert light.evaluate("document.querySelectorAll('#strips .hit').length") == 3 * K
+
+
+def test_a_click_shows_the_neighbours_that_search_finds(visit, address, shown):
+    page = visit(address)
+    for item in (5, 44, 0):
+        click(page, item)
+        assert page.locator("#chosen-id").text_content() == shown.ids[item]
+        for c, (name, _) in enumerate(showcase.CONDITIONS):
+            assert hits(page, strip(c)) == expected(shown, item, {name: 1})
+    page.locator(f"{strip(0)} .hit").first.click()  # a neighbour is chosen by a click as well
+    assert page.locator("#chosen-id").text_content() == expected(shown, 0, {"shape": 1})[0][0]
+
+
+def test_sliders_mix_as_search_does(visit, address, shown):
+    page = visit(address)
+    click(page, 9)
+    names = [name for name, _ in showcase.CONDITIONS]
+    assert hits(page, "#mixed") == expected(shown, 9, {names[0]: 1, names[1]: 1})
+    sliders = page.locator("#sliders input")
+    sliders.nth(1).focus()
+    for _ in range(30):  # by the keyboard, from 1 to -0.5
+        page.keyboard.press("ArrowLeft")
+    sliders.nth(2).fill("0.35")
+    assert page.locator("#sliders output").all_text_contents() == ["1.00", "−0.50", "0.35"]
+    assert hits(page, "#mixed") == expected(shown, 9, {names[0]: 1, names[1]: -0.5, names[2]: 0.35})
+    sliders.nth(0).fill("-1")
+    sliders.nth(2).fill("-0.2")
+    found = hits(page, "#mixed")
+    assert found == expected(shown, 9, {names[0]: -1, names[1]: -0.5, names[2]: -0.2})
+    assert found[1][0] < found[1][-1] < 0  # the furthest first
+    for i in range(3):
+        sliders.nth(i).fill("0")
+    assert "All weights are zero" in page.locator("#mixed").text_content()
+
+
+def test_labels_stay_text(visit, address, shown):
+    page = visit(address)
+    for item in range(4):
+        click(page, item)
+        assert page.locator("#chosen-id").text_content() == shown.ids[item]
+        page.mouse.move(5, 5)
+    page.locator("#legend select").select_option(label=showcase.HOSTILE)
+    assert showcase.HOSTILE[:10] in page.locator("#legend .entries").text_content()
+    page.locator("label", has_text=showcase.HOSTILE).first.click()
+    assert page.evaluate("typeof window.hacked") == "undefined"
+    assert page.evaluate("document.querySelectorAll('img, main script, header script').length") == 0
+    assert showcase.HOSTILE in page.locator("#errors-rows").text_content()
+    assert page.locator("dl dt").all_text_contents()[-1] == "__proto__"
+    assert page.evaluate("Object.getPrototypeOf(CSN_DATA) === Object.prototype")
+
+
+def test_items_glide_to_the_other_map(visit, address):
+    page = visit(address)
+    gap = "c => Math.max(...[0, 1].flatMap(a => [...places[c][a]].map((v, i) => Math.abs(v - itemMap['xy'[a]][i]))))"
+    assert page.evaluate(gap, 0) == 0
+    page.locator("#by-2").check()
+    page.wait_for_timeout(350)
+    assert page.evaluate(gap, 0) > 0.01 and page.evaluate(gap, 2) > 0.01  # on their way
+    until(page, "!itemMap.waiting")
+    assert page.evaluate(gap, 2) == 0
+    assert "price" in page.locator("#map").get_attribute("aria-label")
+    calm = visit(address, reduced_motion="reduce")
+    calm.locator("#by-2").check()
+    assert calm.evaluate(gap, 2) == 0
+
+
+def test_thumbnails_have_room_and_stay(visit, address):
+    """No two thumbnails that show at a magnification overlap, every one shows in the end, none ever goes again."""
+    page = visit(address)
+    assert (
+        page.evaluate("""() => {
+      const [xs, ys] = places[0];
+      const at = appearances(xs, ys);
+      for (let i = 0; i < xs.length; i++) for (let j = 0; j < i; j++) {
+        const cells = Math.max(at[i], at[j]);
+        if (Math.abs(xs[i] - xs[j]) * cells < 1 && Math.abs(ys[i] - ys[j]) * cells < 1) return `${i} over ${j}`;
+      }
+      return Math.max(...at) <= 1024 ? "fine" : "never shown";
+    }""")
+        == "fine"
+    )
+
+
+def test_every_part_can_be_reached_by_keyboard(visit, address, shown):
+    page = visit(address)
+    seen = []
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.id || document.activeElement.className"))
+        if seen[-1] == "heat":
+            break
+    names = [name for i, name in enumerate(seen) if name and name != seen[i - 1]]
+    order = ["map", "by-0", "colouring", "zoom-in", "zoom-out", "zoom-all", "weight-0", "weight-1", "weight-2", "heat"]
+    assert [name for name in names if name in order] == order
+    assert seen.count("hit alike") + seen.count("hit unlike") + seen.count("hit") == 4 * K
+    page.keyboard.press("ArrowRight")
+    assert re.match(r"dimension \d+: shape \d", page.locator(".read").text_content())
+    page.locator("#map").focus()
+    outline = page.evaluate("getComputedStyle(document.getElementById('map')).outlineStyle")
+    assert outline == "solid"
+    before = page.locator("#chosen-id").text_content()
+    page.keyboard.press("ArrowRight")
+    said = page.locator("#said").text_content()
+    page.keyboard.press("Enter")
+    now = page.locator("#chosen-id").text_content()
+    assert now != before and said.startswith(now)
+    page.keyboard.press("+")
+    until(page, "!itemMap.waiting && itemMap.view.zoom > 1.4")
+    page.keyboard.press("0")
+    until(page, "!itemMap.waiting && itemMap.view.zoom === 1")
+
+
+def test_everything_has_a_name_for_those_who_listen(visit, address):
+    page = visit(address)
+    nameless = page.evaluate("""() => [...document.querySelectorAll("button, input, select, canvas[tabindex]")]
+      .filter(e => !(e.getAttribute("aria-label") || e.textContent.trim() || e.labels?.length)).map(e => e.outerHTML)""")
+    assert nameless == []
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_it_fits_a_phone(visit, address, shown, width):
+    page = visit(address, width=width, height=844, has_touch=True, is_mobile=True)
+    page.wait_for_timeout(100)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    wide = page.evaluate("""() => [...document.querySelectorAll("main *, header *, .stage")]
+      .filter(e => e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.className || e.tagName)""")
+    assert wide == []
+    item, x, y = page.evaluate("""() => [...itemMap.order].reverse().map(i => [i, ...itemMap.screen(i)])
+      .find(([i, x, y]) => i !== state.item && itemMap.hit(x, y) === i)""")
+    box = page.locator("#map").bounding_box()
+    page.touchscreen.tap(box["x"] + x, box["y"] + y)
+    assert page.locator("#chosen-id").text_content() == shown.ids[item]
+
+
+def test_items_without_pictures_are_names(visit, tmp_path):
+    shown = showcase.items(40)
+    shown = type(shown)(shown.inputs[:, 0, 0, :].astype("f4"), *list(vars(shown).values())[1:])
+    page = visit(showcase.write(tmp_path / "page", shown).as_uri())
+    click(page, 7)
+    assert page.locator("#chosen-id").text_content() == "item 3"
+    assert page.locator(f"{strip(0)} .hit").first.text_content() in shown.ids
+    assert hits(page, strip(0)) == expected(shown, 7, {"shape": 1})
+
+
+def test_the_table_of_errors_is_that_of_the_results(visit, address):
+    page = visit(address)
+    rows = page.locator("#errors-rows tr").evaluate_all("all => all.map(r => [...r.children].map(c => c.textContent))")
+    assert rows[0] == ["shape", "12.5 %", "10.0 to 60.0", "1,000"]
+    assert rows[-1] == ["overall", "25.0 %", "20.0 to 30.0", "3,000"]
