@@ -204,7 +204,7 @@ def page_files(
     pictures = draw_sheets(items.inputs, rows, ink) if items.inputs.ndim == 4 else {}
     side = sprite_side(items.inputs, rows)
     kinds, data = dict(items.conditions), dict(about)
-    notions = {name: kind for name, kind in items.notions} | kinds
+    notions = dict(items.notions) | kinds
     # Lists of pairs and not objects: a column may have any name, `__proto__` too.
     data["ids"] = items.ids[rows].tolist()
     data["conditions"] = [

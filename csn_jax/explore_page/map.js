@@ -43,12 +43,13 @@ function appearances(xs, ys) {
 }
 
 class ItemMap {
-  // places: Float32Array [C][2][n] between 0 and 1. paint(context, item, x, y, side) draws a thumbnail; least is the
-  // smallest side at which one can be read, overlap how much larger it is than the room it has to itself; pads() tells
-  // what covers the canvas above and below; focused(item, x, y) is called whenever the item in focus is drawn or lost
-  // (-1), said(item) when keys bring one into focus, chosen(item) when one is chosen.
-  constructor(canvas, places, { paint, least, overlap, pads, focused, said, chosen }) {
-    Object.assign(this, { canvas, places, paint, least, overlap, pads, focused, said, chosen });
+  // places: Float32Array [C][2][n] between 0 and 1. paint(context, item, x, y, side, colour) draws a thumbnail,
+  // in that colour where it is text and gets no frame; least is the smallest side at which one can be read, overlap how
+  // much larger it is than the room it has to itself; pads() tells what covers the canvas above and below;
+  // focused(item, x, y) is called whenever the item in focus is drawn or lost (-1), said(item) when keys bring one into
+  // focus, chosen(item) when one is chosen.
+  constructor(canvas, places, { paint, text, least, overlap, pads, focused, said, chosen }) {
+    Object.assign(this, { canvas, places, paint, text, least, overlap, pads, focused, said, chosen });
     this.context = canvas.getContext("2d");
     this.n = places[0][0].length;
     this.levels = places.map(() => null);
@@ -113,7 +114,7 @@ class ItemMap {
 
   // Pixels across the whole map, and across one thumbnail: near things are larger, though not as much as they are near.
   get fit() {
-    return Math.max(40, Math.min(this.width * 0.93, this.height - this.edges.top - this.edges.bottom));
+    return Math.max(40, Math.min(this.width * 0.9, this.height - this.edges.top - this.edges.bottom));
   }
   get middle() {
     return (this.height + this.edges.top - this.edges.bottom) / 2;
@@ -211,8 +212,8 @@ class ItemMap {
     const { context } = this;
     context.globalAlpha = alpha;
     this.drawn.push(item, px, py, side);
-    this.paint(context, item, px - side / 2, py - side / 2, side);
-    if (frame) {
+    this.paint(context, item, px - side / 2, py - side / 2, side, this.colours[this.codes[item]]);
+    if (frame && !this.text) {
       const line = Math.max(1.5, side / 18);
       context.strokeStyle = frame;
       context.lineWidth = line;
@@ -227,10 +228,11 @@ class ItemMap {
     context.beginPath();
     if (side) {
       context.globalAlpha = 1;
+      const high = this.text ? 30 : side; // a line of text is not as high as it is wide
       context.fillStyle = page;
-      context.fillRect(px - side / 2, py - side / 2, side, side);
+      context.fillRect(px - side / 2, py - high / 2, side, high);
       this.tile(item, px, py, side, 1, null);
-      context.roundRect(px - side / 2 - 1, py - side / 2 - 1, side + 2, side + 2, 3);
+      context.roundRect(px - side / 2 - 1, py - high / 2 - 1, side + 2, high + 2, 3);
     } else {
       context.arc(px, py, 5, 0, 2 * Math.PI);
     }
@@ -256,7 +258,7 @@ class ItemMap {
     for (const { text, x, y } of this.names) {
       const half = context.measureText(text).width / 2 + 7;
       let [px, py] = this.at(x, y);
-      py -= 0.9 * this.thumb; // above the thick of it
+      py -= this.text ? 28 : 0.9 * this.thumb; // above the thick of it
       if (px < 0 || py < 0 || px > this.width || py > this.height) continue;
       px = Math.min(this.width - half - 8, Math.max(half + 8, px));
       if (taken.some((box) => Math.abs(box.px - px) < box.half + half + 4 && Math.abs(box.py - py) < 24)) continue;

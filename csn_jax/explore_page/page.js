@@ -72,16 +72,22 @@ function tint({ image, canvas }) {
   context.fillRect(0, 0, canvas.width, canvas.height);
 }
 
-function paint(context, item, x, y, size) {
+function paint(context, item, x, y, size, colour) {
   if (!pictures) {
-    const text = short(ids[item], 11);
+    const style = getComputedStyle(document.body);
+    const middle = y + size / 2;
+    context.fillStyle = colour;
+    context.beginPath();
+    context.arc(x + size / 2, middle - 7, 3.5, 0, 2 * Math.PI);
+    context.fill();
     context.font = "500 12px system-ui, sans-serif";
     context.textAlign = "center";
     context.textBaseline = "middle";
-    context.fillStyle = getComputedStyle(document.body).getPropertyValue("--surface");
-    context.fillRect(x, y + size / 2 - 11, size, 22);
-    context.fillStyle = getComputedStyle(document.body).getPropertyValue("--ink");
-    context.fillText(text, x + size / 2, y + size / 2, size - 4);
+    context.strokeStyle = style.getPropertyValue("--page");
+    context.lineWidth = 4;
+    context.strokeText(nameOf(item, 12), x + size / 2, middle + 6, size - 6);
+    context.fillStyle = style.getPropertyValue("--ink");
+    context.fillText(nameOf(item, 12), x + size / 2, middle + 6, size - 6);
     return;
   }
   const across = Math.floor(pictures.sheet / pictures.side);
@@ -94,9 +100,16 @@ function paint(context, item, x, y, size) {
 
 const short = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
 
+// What tells an item from others in few letters: the end of a path, and of that the beginning and the end.
+function nameOf(item, length) {
+  const name = ids[item].replace(/^.*\/(?=.)/, "");
+  const half = Math.floor(length / 2);
+  return name.length > length ? `${name.slice(0, half - 1)}…${name.slice(-half)}` : name;
+}
+
 // A thumbnail of some pixels a side, or a label where there are no pictures.
 function thumbnail(item, size) {
-  if (!pictures) return el("span", { className: "name" }, ids[item]);
+  if (!pictures) return el("span", { className: "name" }, nameOf(item, 14));
   const canvas = el("canvas", { width: 2 * size, height: 2 * size, "aria-hidden": "true" });
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
@@ -239,7 +252,8 @@ function regionsOf(c) {
 
 const itemMap = new ItemMap($("map"), places, {
   paint,
-  least: !pictures ? 76 : pictures.ink ? 25 : 34,
+  text: !pictures,
+  least: !pictures ? 84 : pictures.ink ? 25 : 34,
   overlap: !pictures ? 1 : pictures.ink ? 1.9 : 1.35, // glyphs are airy
   pads() {
     const covered = $("map").parentElement.querySelector(".corner").offsetHeight;
@@ -328,7 +342,7 @@ function showItem() {
     ...conditions.map(({ name, kind }, c) => {
       const column = columnOf.get(name);
       const { list, same, asked } = strip(`Nearest by ${name}`, nearest(vectors, D, item, single[c], K), column);
-      const word = kind === "numeric" ? "near in it" : kind === "set" ? "share a member" : "the same";
+      const word = kind === "numeric" ? "near" : kind === "set" ? "share a member" : "the same";
       const section = el(
         "section",
         { className: "strip" },
@@ -388,7 +402,7 @@ function showMasks() {
   const shared = order.filter((d) => live(d) > 1).length;
   $("masks-text").textContent =
     `Each item is one vector of ${D} numbers. A notion's mask says how much each of them counts: the stronger its colour, the more. ` +
-    `${used} of ${D} are in use, ${shared} by several notions.`;
+    `${used} of ${D} are in use${C > 1 ? `, ${shared} by several notions` : ""}.`;
   const read = el("p", { className: "read", "aria-live": "polite" });
   let at = 0;
   const say = () => {
