@@ -189,10 +189,9 @@ class Index:
                 raise UserError(f"the index has no column {name!r}{near} to filter by; its columns are {has}.")
             column, wanted = self.columns[name].tolist(), [wanted] if isinstance(wanted, str) else list(wanted)
             members = {value: {value, *value.split(";")} for value in set(column)}
-            known = {member for those in members.values() for member in those}
             for value in wanted:
-                if value not in known:
-                    choices = sorted(known - {""})
+                if not any(value in those for those in members.values()):
+                    choices = sorted({member for value in members for member in value.split(";")} - {""})
                     some = ", ".join(choices[:10]) + (", ..." if len(choices) > 10 else "")
                     near = did_you_mean(value, choices)
                     raise UserError(f"no item has {value!r}{near} in column {name!r}; it has {some}.")
@@ -260,7 +259,7 @@ class Index:
         key = w.tobytes()
         if key not in self._kept:
             known = [one for one in self._kept if isinstance(one, bytes)]
-            for old in known[: len(known) + 1 - REMEMBERED]:
+            for old in known[: max(0, len(known) + 1 - REMEMBERED)]:
                 del self._kept[old]
             if (w < 0).any():
                 squares, absolute = _weighted_squares(self.vectors, np.stack([w, np.abs(w)]))
