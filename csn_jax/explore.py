@@ -7,9 +7,7 @@ from the float32 vectors and the masks that lie beside it.
 import base64
 import io
 import json
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +23,8 @@ if TYPE_CHECKING:
     from csn_jax.model import Model
 
 ASSETS = Path(__file__).parent / "explore_page"
-OURS = ("index.html", "page.css", "search.js", "map.js", "page.js", "data.js", "vectors.js")
-SHEETS = re.compile(r"pictures_\d+\.(png|webp)")  # and these
-MARK = b'content="csn_jax.explore"'  # in index.html
-SEED = 0  # of the maps and of the sample
-PERPLEXITY = 30
+OURS = re.compile(r"(index\.html|page\.css|(search|map|page|data|vectors)\.js|pictures_\d+\.(png|webp))")
+MARK = ("index.html", b'content="csn_jax.explore"')
 SHEET = 2048  # pixels a side of a sheet of thumbnails, which every browser takes
 
 
@@ -50,17 +45,18 @@ def main(argv: Sequence[str]) -> None:
     out = Path(args.out).expanduser().absolute()
     if args.max_items < 2:
         raise UserError(f"--max_items={args.max_items} leaves no neighbours to show; give 2 or more.")
-    check_out(out)
-    try:
-        import openTSNE  # noqa: F401
-    except ImportError:
-        raise UserError("the maps need openTSNE, which is not installed; pip install 'csn_jax[explore]'.") from None
 
     import numpy as np
 
     from csn_jax.data.dataset import load_dataset
+    from csn_jax.layout import SEED, has_tsne
     from csn_jax.model import load
+    from csn_jax.runtime.whole_folder import check_folder, write_folder
     from csn_jax.runtime.workdir import check_record, read_config, read_results
+
+    check_folder(out, OURS, MARK)
+    if not has_tsne():
+        raise UserError("the maps need openTSNE, which is not installed; pip install 'csn_jax[explore]'.")
 
     workdir = Path(args.workdir).expanduser().absolute()
     model = load(workdir)
@@ -81,26 +77,8 @@ def main(argv: Sequence[str]) -> None:
         "seed": SEED,
     }
     ink = config.data.source in ("glyphs", "fonts")  # light on black, for the page to draw in the colour of its text
-    write_page(out, page_files(model, dataset.items, rows, vectors, results, about, ink))
+    write_folder(out, page_files(model, dataset.items, rows, vectors, results, about, ink), OURS, MARK)
     print(f"{out / 'index.html'} shows {len(rows):,} of {total:,} {args.split} items; open it in a browser")
-
-
-def check_out(out: Path) -> None:
-    """Whether a page may be written there: nothing is there yet, or nothing but a page of ours.
-
-    Raises:
-        UserError: naming what would be lost.
-    """
-    if not out.exists() and not out.is_symlink():
-        return
-    if not out.is_dir() or out.is_symlink():
-        raise UserError(f"--out={out} is no folder; give a new one.")
-    names = sorted(path.name for path in out.iterdir())
-    strange = [name for name in names if not (name in OURS or SHEETS.fullmatch(name))]
-    if not strange and names and not ((out / OURS[0]).is_file() and MARK in (out / OURS[0]).read_bytes()):
-        strange = names
-    if strange:
-        raise UserError(f"--out={out} holds {strange[0]}, which this command did not write; give a new folder.")
 
 
 def embed(model: "Model", items: "ItemSet", rows: "np.ndarray") -> "np.ndarray":
@@ -117,65 +95,6 @@ def embed(model: "Model", items: "ItemSet", rows: "np.ndarray") -> "np.ndarray":
         progress.advance(len(chunk))
     progress.close()
     return np.concatenate(parts).astype(np.float32)
-
-
-def draw_maps(vectors: "np.ndarray", masks: "np.ndarray", names: Sequence[str]) -> "np.ndarray":
-    """A t-SNE map for every condition.
-
-    Each starts from the two main axes of its own masked vectors, and is then turned and mirrored, not bent, to lie on
-    the first as well as it can: an item that moves between two maps moves because its neighbours changed.
-
-    Args:
-        vectors: [n, D] float32.
-        masks: [C, D] float32.
-
-    Returns:
-        [C, n, 2] float64 between 0 and 1, the longer side of each map filling it.
-    """
-    import numpy as np
-
-    from csn_jax.runtime.writer import Progress
-
-    progress, maps = Progress("drawing maps", len(masks) * len(vectors)), []
-    for mask, name in zip(masks, names, strict=True):
-        places = place(vectors.astype(np.float64) * mask)
-        places -= places.mean(axis=0)
-        if maps:
-            left, _, right = np.linalg.svd(places.T @ maps[0])
-            places = places @ (left @ right)
-        maps.append(places)
-        progress.advance(len(vectors), drawn=name)
-    progress.close()
-    scaled = []
-    for places in maps:
-        low, high = places.min(axis=0), places.max(axis=0)
-        side = (high - low).max()
-        scaled.append((places - (low + high) / 2) / (side or 1) + 0.5)
-    return np.stack(scaled)
-
-
-def place(masked: "np.ndarray") -> "np.ndarray":
-    """Points [n, D] in the plane: [n, 2] float64, the same for the same points. Fewer than 8, or points that are all
-    alike, have no map but their two main axes."""
-    import numpy as np
-    import openTSNE
-
-    centred = masked - masked.mean(axis=0)
-    _, axes = np.linalg.eigh(centred.T @ centred)
-    axes = axes[:, : -1 if masked.shape[1] == 1 else -3 : -1]  # the main one first
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])  # eigh leaves the sign open
-    plane = np.zeros((len(masked), 2))
-    plane[:, : axes.shape[1]] = centred @ axes
-    spread = plane[:, 0].std()
-    if len(masked) < 8 or spread == 0:
-        return plane
-    # A little noise, as a mask of one live dimension has no second axis to leave the line by.
-    start = 1e-4 * (plane / spread + np.random.default_rng(SEED).normal(0, 1e-2, plane.shape))
-    # One thread: as fast as two at these sizes, many times faster beside other work, and the same bits every time.
-    tsne = openTSNE.TSNE(
-        perplexity=min(PERPLEXITY, (len(masked) - 1) / 3), initialization=start, random_state=SEED, n_jobs=1
-    )
-    return np.array(tsne.fit(masked))
 
 
 def page_files(
@@ -198,6 +117,7 @@ def page_files(
     """
     import numpy as np
 
+    from csn_jax.layout import draw_maps
     from csn_jax.pictures import order_dimensions
 
     maps = draw_maps(vectors, model.masks, model.conditions)
@@ -220,7 +140,7 @@ def page_files(
     data["maps"] = packed(np.round(maps * 65535), "<u2")
     data["pictures"] = {"files": list(pictures), "side": side, "sheet": SHEET, "ink": ink} if pictures else None
     data["results"] = results and error_rows(results)
-    files = {name: (ASSETS / name).read_bytes() for name in OURS if (ASSETS / name).is_file()}
+    files = {path.name: path.read_bytes() for path in sorted(ASSETS.iterdir()) if OURS.fullmatch(path.name)}
     files["data.js"] = script("CSN_DATA", data)
     files["vectors.js"] = script("CSN_VECTORS", packed(vectors, "<f4"))
     return files | pictures
@@ -284,32 +204,6 @@ def script(name: str, value: Any) -> bytes:
     Labels are data: what they hold can neither end the script nor be read as anything but text.
     """
     return f"const {name} = {json.dumps(value).replace('<', chr(92) + 'u003c')};\n".encode("ascii")
-
-
-def write_page(out: Path, files: dict[str, bytes]) -> None:
-    """Write a folder whole or not at all, in place of an older page.
-
-    Raises:
-        UserError: when it cannot be written.
-        MachineError: when the disk is full.
-    """
-    from csn_jax.runtime.workdir import full_disk_told, write_atomically
-
-    temporary, old = (out.with_name(f".{out.name}.{os.getpid()}.{word}") for word in ("partial", "old"))
-    try:
-        temporary.mkdir(parents=True)
-        with full_disk_told(temporary):
-            for name, content in files.items():
-                write_atomically(temporary / name, content)
-        check_out(out)  # once more: making the page took minutes
-        if out.exists():
-            os.rename(out, old)
-        os.rename(temporary, out)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written ({error.strerror}); give a folder you may write to.") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from csn_jax import explore
 from csn_jax.data.embeddings import Embeddings
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.index import Index
+from csn_jax.runtime.whole_folder import write_folder
 
 HOSTILE = '<img src=x onerror="window.hacked=1">'
 IDS = ("</script><script>window.hacked=1</script>", "\u2028\u2029 \\u003c ' \" ` ${window.hacked=1}", "<!--", "𝕏 ünï")
@@ -62,5 +63,5 @@ def files(shown: ItemSet, ink: bool = False) -> dict[str, bytes]:
 
 def write(out: Path, shown: ItemSet) -> Path:
     """The page of some items; its index.html."""
-    explore.write_page(out, files(shown))
+    write_folder(out, files(shown), explore.OURS, explore.MARK)
     return out / "index.html"

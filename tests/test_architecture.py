@@ -16,7 +16,7 @@ LAYERS = (
     ("train", "evaluate", "embed", "search", "adapt", "explore", "report", "port", "benchmark"),
     ("loop", "answers"),
     ("sheet",),
-    ("pictures", "deploy", "model_card", "explain"),
+    ("pictures", "deploy", "model_card", "explain", "layout"),
     ("model", "index"),
     ("evaluators",),
     ("data",),
@@ -92,7 +92,7 @@ HOMES = {
     "huggingface_hub": lambda module: module == "csn_jax.runtime.weights",
     "onnx": lambda module: module == "csn_jax.backbones.onnx_graph",
     "onnxruntime": lambda module: False,
-    "openTSNE": lambda module: module == "csn_jax.explore",
+    "openTSNE": lambda module: module == "csn_jax.layout",
     "playwright": lambda module: False,
     "tensorboardX": lambda module: False,
 }

@@ -13,8 +13,9 @@ import showcase
 import tiny
 from PIL import Image
 
-from csn_jax import cli, explore
+from csn_jax import cli, explore, layout
 from csn_jax.errors import MachineError, UserError
+from csn_jax.runtime.whole_folder import check_folder, write_folder
 
 
 def read(script: bytes):
@@ -127,7 +128,7 @@ def test_maps_keep_what_a_mask_keeps_together():
     vectors = np.concatenate([8 * np.eye(4)[group], 8 * np.eye(4)[other]], axis=1) + rng.normal(0, 1, (90, 8))
     masks = np.repeat(np.eye(2, dtype=np.float32)[[0, 1, 0]], 4, axis=1)
     masks[2] *= -2  # turns every axis around
-    maps = explore.draw_maps(vectors.astype(np.float32), masks, ["a", "b", "c"])
+    maps = layout.draw_maps(vectors.astype(np.float32), masks, ["a", "b", "c"])
     assert maps.shape == (3, 90, 2) and maps.min() >= 0 and maps.max() <= 1
     for places, like, unlike in ((maps[0], group, other), (maps[1], other, group)):
         gaps = np.linalg.norm(places[:, None] - places, axis=-1) + np.eye(90)
@@ -143,18 +144,18 @@ def test_maps_keep_what_a_mask_keeps_together():
     ids=["a dead mask", "few and alike", "one dimension", "one item apart", "one item"],
 )
 def test_a_map_of_hardly_anything(masked):
-    places = explore.place(masked)
+    places = layout.place(masked)
     assert places.shape == (len(masked), 2) and np.isfinite(places).all()
     if np.ptp(masked) == 0:
         assert not places.any()
-    maps = explore.draw_maps(masked.astype(np.float32), np.ones((1, masked.shape[1]), np.float32), ["a"])
+    maps = layout.draw_maps(masked.astype(np.float32), np.ones((1, masked.shape[1]), np.float32), ["a"])
     assert np.isfinite(maps).all() and maps.min() >= 0 and maps.max() <= 1
 
 
 def test_a_mask_of_one_dimension_gives_a_map_and_no_line():
     masked = np.zeros((60, 4))
     masked[:, 1] = np.random.default_rng(0).normal(0, 1, 60)
-    assert explore.place(masked).std(axis=0).min() > 0.1
+    assert layout.place(masked).std(axis=0).min() > 0.1
 
 
 def test_an_older_page_is_replaced_whole(tmp_path):
@@ -169,7 +170,7 @@ def test_an_older_page_is_replaced_whole(tmp_path):
 
 def test_a_failure_leaves_the_older_page_as_it_was(tmp_path, monkeypatch, page):
     out = tmp_path / "page"
-    explore.write_page(out, page)
+    write_folder(out, page, explore.OURS, explore.MARK)
     before = tiny.contents(out)
 
     def full(path, data):
@@ -177,9 +178,9 @@ def test_a_failure_leaves_the_older_page_as_it_was(tmp_path, monkeypatch, page):
             raise OSError(28, "No space left on device", str(path))
         path.write_bytes(data)
 
-    monkeypatch.setattr("csn_jax.runtime.workdir.write_atomically", full)
+    monkeypatch.setattr("csn_jax.runtime.whole_folder.write_atomically", full)
     with pytest.raises(MachineError, match="vectors.js"):
-        explore.write_page(out, page | {"data.js": b"new"})
+        write_folder(out, page | {"data.js": b"new"}, explore.OURS, explore.MARK)
     assert tiny.contents(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ["page"]
 
@@ -190,21 +191,21 @@ def test_what_is_no_page_of_ours_is_never_replaced(tmp_path, name, page):
     out.mkdir()
     (out / name).write_text("mine")
     with pytest.raises(UserError, match=f"holds {name}, which this command did not write") as caught:
-        explore.write_page(out, page)
+        write_folder(out, page, explore.OURS, explore.MARK)
     assert tiny.is_one_sentence(str(caught.value))
     assert (out / name).read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_an_empty_folder_is_taken_and_a_file_or_link_is_not(tmp_path, page):
     (tmp_path / "empty").mkdir()
-    explore.write_page(tmp_path / "empty", page)
+    write_folder(tmp_path / "empty", page, explore.OURS, explore.MARK)
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     (tmp_path / "file").write_text("mine")
     for name in ("link", "file"):
         with pytest.raises(UserError, match="is no folder"):
-            explore.check_out(tmp_path / name)
+            check_folder(tmp_path / name, explore.OURS, explore.MARK)
     with pytest.raises(UserError, match="cannot be written"):
-        explore.write_page(tmp_path / "file" / "page", page)
+        write_folder(tmp_path / "file" / "page", page, explore.OURS, explore.MARK)
 
 
 def told(capsys, monkeypatch, *arguments):
