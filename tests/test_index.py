@@ -88,6 +88,9 @@ CASES = {
 }
 
 
+LOST = {"n": 3_000, "offset": 1_000.0, "scale": 1e-2}  # on float32
+
+
 @pytest.mark.parametrize("weights", MIXTURES, ids=str)
 @pytest.mark.parametrize("case", CASES)
 def test_hits_are_those_of_a_naive_scan(case, weights):
@@ -131,9 +134,8 @@ def test_ties_stand_in_the_order_of_the_file():
 
 def test_the_order_holds_where_float32_loses_it():
     """Near neighbours far from the origin: the bits of a float32 score do not tell them apart, the hits are right."""
-    rng = np.random.default_rng(0)
-    vectors = (1_000 + rng.normal(size=(3_000, 6)) * 1e-2).astype(np.float32)
-    index = make(vectors=vectors)
+    index = make(**LOST)
+    vectors = index.vectors
     queries = vectors[:3].astype(np.float64) + 1e-3
     assert_hits(index, queries, {"a": 1, "b": 0.5}, 20)
     scores = np.square(vectors) @ np.square(index.masks[0]) - 2 * vectors @ (np.square(index.masks[0]) * vectors[0])
@@ -157,10 +159,18 @@ def test_queries_in_pieces_and_remembered_squares(monkeypatch):
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("case", ["few", "several blocks", "far from the origin", "tiny", "huge"])
+def test_a_query_that_float32_cannot_hold():
+    """Its distances are taken in float64, where all items are as far."""
+    index = make(100)
+    rows, squares = index.nearest(np.full((1, 6), 1e39), {"a": 1}, 4)
+    assert rows.tolist() == [[0, 1, 2, 3]]
+    np.testing.assert_allclose(squares, 1e78 * np.sum(np.square(index.masks[0], dtype=np.float64)))
+
+
+@pytest.mark.parametrize("case", [*CASES.values(), LOST], ids=str)
 def test_an_accelerator_gives_the_same(case, monkeypatch):
     """By JAX on the devices of this test; where its candidates may not suffice, the host takes over."""
-    host = make(**CASES[case])
+    host = make(**case)
     queries = host.vectors[:4].astype(np.float64)
     monkeypatch.setattr(module, "_accelerator", lambda: True)
     for weights in (MIXTURES[0], MIXTURES[3]):

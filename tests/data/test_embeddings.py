@@ -167,6 +167,33 @@ def test_every_part_is_in_the_digest(suffix, tmp_path, monkeypatch):
     assert_same(read_embeddings(path), expected)
 
 
+def test_the_same_bytes_of_another_type_are_damage(tmp_path):
+    """The digest takes vectors as bytes, so the type is compared by itself."""
+    expected, path = make(), tmp_path / "e.npz"
+    write_embeddings(path, expected)
+    with np.load(path) as found:
+        arrays = dict(found)
+    np.savez(path, **arrays | {"vectors": arrays["vectors"].view(np.int32)})
+    with pytest.raises(UserError, match="damaged"):
+        read_embeddings(path)
+    np.savez(path, **arrays)
+    assert_same(read_embeddings(path), expected)
+
+
+def test_a_file_is_replaced_by_its_last_act(tmp_path, monkeypatch):
+    path = tmp_path / "e.npz"
+    write_embeddings(path, make())
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError(5, "died here")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UserError, match="cannot be written .died here."):
+        write_embeddings(path, make(n=20))
+    assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
+
+
 def test_what_is_refused(tmp_path):
     expected = make()
     for name, match in (("e.csv", "ends in '.csv'"), ("e", "ends in 'nothing'")):
