@@ -331,7 +331,8 @@ print(json.dumps(told))
 
 @pytest.mark.slow
 def test_a_million_items_answer_in_a_tenth_of_a_second(tmp_path, capsys):
-    """1,000,000 x 64 in less than 800 MB of process memory, without JAX. Prints what it measured:
+    """1,000,000 x 64 in less than 800 MB of process memory, without JAX; by the processor's time, since the clock also
+    measures who else is running. Prints what it measured:
 
     python -m pytest -m slow tests/test_index.py -k million -s
     """
@@ -352,7 +353,7 @@ def test_a_million_items_answer_in_a_tenth_of_a_second(tmp_path, capsys):
     told = json.loads(done.stdout)
     with capsys.disabled():
         print("\n" + "\n".join(f"  {name} {value:,.1f}" for name, value in told.items()))
-    assert told["one_query_ms"] < 100 and told["one_query_of_a_new_mixture_ms"] < 100
+    assert told["one_query_processor_ms"] < 100 and told["one_query_of_a_new_mixture_processor_ms"] < 100
     assert told["peak_mb"] < 800 and not told["jax"]
 
 
