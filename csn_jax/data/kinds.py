@@ -46,8 +46,10 @@ def parse_kinds(kinds: tuple[str, ...], columns: Columns) -> dict[str, str]:
     return parsed
 
 
-def notion_of(columns: Columns, name: str, forced: str | None) -> Notion | None:
+def notion_of(columns: Columns, name: str, forced: str | None, setting: str = "") -> Notion | None:
     """A column as a notion, of the forced kind or the inferred one; None for long text.
+
+    `setting`, with a kind behind it, is how the user forces one.
 
     Raises:
         UserError: when a value is no number in a column that shall hold numbers.
@@ -55,9 +57,10 @@ def notion_of(columns: Columns, name: str, forced: str | None) -> Notion | None:
     values = columns.text[name]
     if max(map(len, values), default=0) > LONGEST:
         return None
-    kind, note = (forced, "") if forced else _infer(name, values)
+    setting = setting or f"--config.data.kinds {name}="
+    kind, note = (forced, "") if forced else _infer(name, values, setting)
     if kind in ("numeric", "ordinal"):
-        return _of_numbers(columns, name, kind, note)
+        return _of_numbers(columns, name, kind, note, setting)
     if kind == "set":
         values = [";".join(sorted({m.strip() for m in value.split(";")} - {""})) for value in values]
     times = Counter(value for value in values if value)
@@ -69,7 +72,7 @@ def notion_of(columns: Columns, name: str, forced: str | None) -> Notion | None:
     return Notion(kind, values, len(times) >= 2 and alike, note)
 
 
-def _infer(name: str, values: list[str]) -> tuple[str, str]:
+def _infer(name: str, values: list[str], setting: str) -> tuple[str, str]:
     known = Counter(value for value in values if value)
     if any(";" in value for value in known):
         return "set", ""
@@ -88,19 +91,19 @@ def _infer(name: str, values: list[str]) -> tuple[str, str]:
     if levels <= LEVELS:
         return "ordinal", (
             f"{name}: {levels} different numbers, taken as levels in their order; "
-            f"--config.data.kinds {name}=categorical (or numeric) if they are not"
+            f"{setting}categorical (or numeric) if they are not"
         )
     return "numeric", ""
 
 
-def _of_numbers(columns: Columns, name: str, kind: str, note: str) -> Notion:
+def _of_numbers(columns: Columns, name: str, kind: str, note: str, setting: str) -> Notion:
     values, numbers = [], []
     for row, value in enumerate(columns.text[name]):
         number = _number(value) if value else None
         if value and number is None:
             raise UserError(
                 f"{columns.where(row)}: {name} is {value!r} and no number, which kind {kind} needs; blank it, or take "
-                f"another kind with --config.data.kinds {name}=categorical."
+                f"another kind with {setting}categorical."
             )
         values.append(number_text(number) if value else "")
         numbers += [number] if value else []

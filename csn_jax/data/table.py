@@ -35,7 +35,7 @@ def read(config: Config) -> Rows:
         raise UserError(f"{path} has no row; give a row for each item.")
     names = columns.column(data.image, "config.data.image") if not data.vectors else columns.text.get(data.image)
     ids, id_column = item_ids(columns, names, data)
-    split = _split(columns)
+    split = given_split(columns)
     if split is not None and data.split_by:
         raise UserError(
             f"config.data.split_by is {data.split_by} and {path} has a column {SPLIT!r} that gives every item's split; "
@@ -89,7 +89,7 @@ def item_ids(
     return ids, source
 
 
-def _split(columns: Columns) -> np.ndarray | None:
+def given_split(columns: Columns) -> np.ndarray | None:
     """The table's own split [N], if it has one."""
     if SPLIT not in columns.text:
         return None

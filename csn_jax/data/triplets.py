@@ -10,6 +10,7 @@ from csn_jax.data.item_set import ItemSet
 from csn_jax.errors import UserError
 
 CLEARLY = 0.1  # of the range of a numeric condition: by so much a negative's gap exceeds a positive's, at least
+REMEDY = "give more items or leave the condition out of config.data.conditions"  # where a condition has no triplet
 BINS = 10  # equal parts of that range, from which anchors come equally often
 
 
@@ -64,13 +65,13 @@ def scale_of(labels: np.ndarray, kind: str) -> Scale:
     return Scale(values, CLEARLY * (high - low), np.minimum(bins, BINS - 1).astype(int))
 
 
-def draw_triplets(items: ItemSet, split: str, per_condition: int, seed: int) -> Triplets:
+def draw_triplets(items: ItemSet, split: str, per_condition: int, seed: int, remedy: str = REMEDY) -> Triplets:
     """Draw triplets for every condition from the items of one split, by the condition's kind (see `data/draw.py`).
 
     Items whose value is missing take no part.
 
     Raises:
-        UserError: when a condition has no possible triplet in this split.
+        UserError: with the remedy, when a condition has no possible triplet in this split.
     """
     members = np.flatnonzero(items.split == split)
     parts = []
@@ -93,8 +94,7 @@ def draw_triplets(items: ItemSet, split: str, per_condition: int, seed: int) -> 
             values = len(np.unique(column[known]))
             raise UserError(
                 f"condition {name!r} has no triplet in the {split} split: it needs {needs}, and has {len(known)} "
-                f"labelled items of {values} {'value' if values == 1 else 'values'}; give more items or leave the "
-                "condition out of config.data.conditions."
+                f"labelled items of {values} {'value' if values == 1 else 'values'}; {remedy}."
             )
         columns = [known[role].astype(np.int32) for role in roles]
         parts.append(Triplets(*columns, np.full(per_condition, row, np.int32)))
