@@ -42,6 +42,25 @@ def train(workdir: Path, *flags: str) -> dict[str, Any]:
         pictures.QUERIES, pictures.NEIGHBOURS = queries, neighbours
 
 
+def untrained(workdir: Path, config: Any) -> Any:
+    """A workdir of a config as training would leave it before its first step; its Model."""
+    from contextlib import closing
+
+    from csn_jax import load
+    from csn_jax.data.dataset import load_dataset
+    from csn_jax.model import build_network
+    from csn_jax.runtime.checkpoint import Checkpoints
+    from csn_jax.runtime.workdir import claim, open_workdir
+
+    dataset = load_dataset(config)
+    open_workdir(workdir)
+    claim(workdir, config, dataset.record)
+    n = len(dataset.items.conditions)
+    with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+        checkpoints.save(build_network(config, dataset.items.inputs.shape[1:], n, 1).state)
+    return load(workdir)
+
+
 def command(verb: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """`python -m csn_jax.<verb>` in a process of its own."""
     return subprocess.run(

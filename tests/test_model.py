@@ -1,0 +1,110 @@
+"""Model: its digest, and the features before its last layer."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import csn_jax
+from csn_jax.config import BackboneConfig, Config, PreprocessConfig
+from csn_jax.data.dataset import load_dataset
+from csn_jax.model import build_network, make_model, make_programs
+from csn_jax.runtime.sharding import make_shardings
+
+CONFIG = Config(backbone=BackboneConfig("small", 8), preprocess=PreprocessConfig(8))
+
+
+def model_of(config=CONFIG, change=lambda state: state, **settings):
+    network = build_network(config, (8, 8, len(config.preprocess.mean)), 2, 100)
+    return make_model(config, "ab", change(network.state), make_programs(network), make_shardings(), **settings)
+
+
+def nudged(leaf_of):
+    """A change of a state: one value of the leaf that is found by a path."""
+
+    def change(state):
+        def nudge(path, leaf):
+            if leaf_of not in jax.tree_util.keystr(path, simple=True, separator="/"):
+                return leaf
+            leaf = np.array(leaf)
+            leaf.flat[-1] += 1e-3
+            return leaf
+
+        return jax.tree_util.tree_map_with_path(nudge, state)
+
+    return change
+
+
+def test_the_digest_is_of_all_that_decides_over_embeddings():
+    """Every weight, every statistic, the network's and the preprocessing's settings; and of nothing else."""
+    own = model_of().sha256
+    assert len(own) == 64 and own == model_of().sha256
+    for leaf in ("fc/kernel", "fc/bias", "conv1/kernel", "bn0/scale", "bn2/mean", "bn1/var"):
+        assert model_of(change=nudged(leaf)).sha256 != own, leaf
+    for change in ({"mean": (0.2,)}, {"std": (0.2,)}):
+        other = dataclasses.replace(CONFIG, preprocess=dataclasses.replace(CONFIG.preprocess, **change))
+        assert model_of(other).sha256 != own
+    bfloat16 = dataclasses.replace(CONFIG, backbone=dataclasses.replace(CONFIG.backbone, dtype="bfloat16"))
+    assert model_of(bfloat16).sha256 != own
+    same = dataclasses.replace(
+        CONFIG,
+        steps=7,
+        variant="fixed",
+        preprocess=dataclasses.replace(CONFIG.preprocess, flip=True),
+        backbone=dataclasses.replace(CONFIG.backbone, freeze="all", learning_rate_ratio=0.5),
+    )
+    assert model_of(same).sha256 == own
+    assert model_of(change=nudged("beta")).sha256 == model_of(rectified=False).sha256 == own
+    assert model_of(change=lambda state: state._replace(step=np.int32(9))).sha256 == own
+
+
+def test_a_loaded_model_keeps_its_digest(finished, tmp_path):
+    """Through a copy, and an export and import."""
+    own = csn_jax.load(finished).sha256
+    assert csn_jax.load(shutil.copytree(finished, tmp_path / "copy")).sha256 == own
+    for arguments in (
+        ("export", f"--workdir={finished}", f"--out={tmp_path / 'out'}"),
+        ("import", str(tmp_path / "out"), f"--workdir={tmp_path / 'back'}"),
+    ):
+        done = tiny.command("port", *arguments)
+        assert done.returncode == 0, done.stderr
+    assert csn_jax.load(tmp_path / "back").sha256 == own
+
+
+@pytest.mark.parametrize(("name", "scale"), [("small", 0.2), ("vgg", 1), ("resnet18_csn", 1), ("projection", 0.05)])
+def test_features_are_what_the_last_layer_is_given(name, scale):
+    """That layer, applied by NumPy to the features, gives the embeddings, for any number of inputs."""
+    shape = (12,) if name == "projection" else (32, 32, 3)
+    config = Config(
+        backbone=BackboneConfig(name, 8, hidden=6 if name == "projection" else 0),
+        preprocess=PreprocessConfig(32, mean=(0.5,) * 3, std=(0.2,) * 3),
+    )
+    network = build_network(config, shape, 2, 100)
+    model = make_model(config, "ab", network.state, make_programs(network), make_shardings())
+    inputs = np.random.default_rng(0).normal(size=(5, *shape)).astype(np.float32)
+    layer = network.state.params["backbone"]["fc"]
+    features = model.features(inputs)
+    assert features.dtype == np.float32 and features.shape == (5, len(layer["kernel"]))
+    assert name != "projection" or (features.min() == 0 and features.shape == (5, 6))  # after the ReLU
+    expected = scale * (features.astype(np.float64) @ layer["kernel"] + layer["bias"])
+    np.testing.assert_allclose(model.embed(inputs), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_specialists_are_side_by_side(tmp_path):
+    """Features and digests of all their networks."""
+    config = tiny.config("--config.variant=specialists")
+    models = []
+    for number, name in enumerate(("character", "font")):
+        own = dataclasses.replace(config, variant="standard", seed=number)
+        own = dataclasses.replace(own, data=dataclasses.replace(config.data, conditions=(name,)))
+        models.append(tiny.untrained(tmp_path / "run" / name, own))
+    for name, text in (("config.json", config.to_json()), ("data.json", json.dumps(load_dataset(config).record))):
+        (tmp_path / "run" / name).write_text(text)
+    joined = csn_jax.load(tmp_path / "run")
+    inputs = np.random.default_rng(0).integers(256, size=(3, 32, 32, 1)).astype(np.uint8)
+    np.testing.assert_array_equal(joined.features(inputs), np.hstack([model.features(inputs) for model in models]))
+    assert joined.sha256 not in [model.sha256 for model in models] and models[0].sha256 != models[1].sha256
