@@ -158,6 +158,12 @@ def test_a_mask_of_one_dimension_gives_a_map_and_no_line():
     assert layout.place(masked).std(axis=0).min() > 0.1
 
 
+@pytest.mark.slow  # of so many items, neighbours are found approximately, by seeded trees
+def test_a_larger_map_is_the_same_twice():
+    masked = np.random.default_rng(0).normal(0, 1, (1100, 8))
+    np.testing.assert_array_equal(layout.place(masked), layout.place(masked))
+
+
 def test_an_older_page_is_replaced_whole(tmp_path):
     out = tmp_path / "page"
     showcase.write(out, showcase.items(70))
@@ -185,15 +191,34 @@ def test_a_failure_leaves_the_older_page_as_it_was(tmp_path, monkeypatch, page):
     assert [path.name for path in tmp_path.iterdir()] == ["page"]
 
 
+def test_a_page_that_cannot_take_its_place_leaves_the_older_one(tmp_path, monkeypatch, page):
+    out = tmp_path / "page"
+    write_folder(out, page, explore.OURS, explore.MARK)
+    before = tiny.contents(out)
+    rename = os.rename
+
+    def refuse(source, target):
+        if str(source).endswith(".partial"):
+            raise PermissionError(13, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(UserError, match="cannot be written"):
+        write_folder(out, page | {"data.js": b"new"}, explore.OURS, explore.MARK)
+    assert tiny.contents(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["page"]
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "index.html", "pictures_holiday.png"])
 def test_what_is_no_page_of_ours_is_never_replaced(tmp_path, name, page):
     out = tmp_path / "page"
-    out.mkdir()
+    write_folder(out, page if name != "index.html" else {}, explore.OURS, explore.MARK)
     (out / name).write_text("mine")
+    before = tiny.contents(out)
     with pytest.raises(UserError, match=f"holds {name}, which this command did not write") as caught:
         write_folder(out, page, explore.OURS, explore.MARK)
     assert tiny.is_one_sentence(str(caught.value))
-    assert (out / name).read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+    assert tiny.contents(out) == before and len(list(tmp_path.iterdir())) == 1
 
 
 def test_an_empty_folder_is_taken_and_a_file_or_link_is_not(tmp_path, page):

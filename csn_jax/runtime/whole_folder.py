@@ -48,7 +48,12 @@ def write_folder(out: Path, files: dict[str, bytes], ours: re.Pattern[str], mark
         check_folder(out, ours, mark)  # once more: making it took minutes
         if out.exists():
             os.rename(out, old)
-        os.rename(temporary, out)
+        try:
+            os.rename(temporary, out)
+        except OSError:
+            if old.exists():
+                os.rename(old, out)
+            raise
     except OSError as error:
         raise UserError(f"--out={out} cannot be written ({error.strerror}); give a folder you may write to.") from None
     finally:
