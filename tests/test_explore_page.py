@@ -225,7 +225,8 @@ def test_every_part_can_be_reached_by_keyboard(visit, address, shown):
 def test_everything_has_a_name_for_those_who_listen(visit, address):
     page = visit(address)
     nameless = page.evaluate("""() => [...document.querySelectorAll("button, input, select, canvas[tabindex]")]
-      .filter(e => !/\\w\\w/.test([e.ariaLabel, e.textContent, e.labels?.[0]?.textContent].join())).map(e => e.outerHTML)""")
+      .filter(e => !/\\w\\w/.test([e.ariaLabel, e.textContent, e.labels?.[0]?.textContent].join()))
+      .map(e => e.outerHTML)""")
     assert nameless == []
 
 
