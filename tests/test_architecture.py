@@ -15,7 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = (
     ("train", "evaluate", "embed", "search", "adapt", "explore", "report", "port", "benchmark"),
     ("loop", "answers"),
-    ("sheet",),
+    ("sheet", "image_map", "report_pictures", "report_text"),
     ("pictures", "deploy", "model_card", "explain", "layout"),
     ("model", "index"),
     ("evaluators",),
@@ -115,7 +115,8 @@ def test_data_imports_jax_in_feeds_only():
 
 
 @pytest.mark.parametrize(
-    "module", [f"csn_jax{name}" for name in ("", ".cli", ".config", ".train", ".evaluate", ".port", ".explore")]
+    "module",
+    [f"csn_jax{name}" for name in ("", ".cli", ".config", ".train", ".evaluate", ".port", ".explore", ".report")],
 )
 def test_importing_is_light(module):
     """Neither JAX nor TensorFlow nor NumPy nor tyro, so that --help answers at once."""

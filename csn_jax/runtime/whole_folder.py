@@ -55,7 +55,8 @@ def write_folder(out: Path, files: dict[str, bytes], ours: re.Pattern[str], mark
                 os.rename(old, out)
             raise
     except OSError as error:
-        raise UserError(f"--out={out} cannot be written ({error.strerror}); give a folder you may write to.") from None
+        what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        raise UserError(f"--out={out} cannot be written ({what}); give a folder you may write to.") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
