@@ -257,7 +257,7 @@ const itemMap = new ItemMap($("map"), places, {
   overlap: !pictures ? 1 : pictures.ink ? 1.9 : 1.35, // glyphs are airy
   pads() {
     const covered = $("map").parentElement.querySelector(".corner").offsetHeight;
-    return { top: $("switch").parentElement.offsetTop + $("switch").offsetHeight + 22, bottom: covered + 36 };
+    return { top: $("switch").parentElement.offsetTop + $("switch").offsetHeight + 32, bottom: covered + 40 };
   },
   focused(item, x, y) {
     const card = $("card");
