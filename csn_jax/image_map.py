@@ -10,7 +10,7 @@ from csn_jax.data.item_set import ItemSet
 from csn_jax.pictures import GREY, fit, font_of
 
 EACH = 10  # items of a value on average that a map should have, or its groups do not show
-SPARE = 1.3  # cells for each item: some stay empty, between the groups
+SPARE = 1.2  # cells for each item: some stay empty, between the groups
 
 
 def choose_items(items: ItemSet, rows: np.ndarray, n: int) -> tuple[np.ndarray, tuple[str, int, int] | None]:

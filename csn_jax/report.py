@@ -137,7 +137,13 @@ def draw_maps(run: "Run", model: "Model", n_items: int) -> list[tuple[str, bytes
     drawn = []
     for places, those in zip(maps, shared.values(), strict=True):
         names = " and ".join(model.conditions[i] for i in those)
-        picture = draw_map(items.inputs[rows], places, f"By {names}", f"{among}; near each other: alike", ink=ink)
+        picture = draw_map(
+            items.inputs[rows],
+            places,
+            f"By {names}",
+            f"{among}; neighbours are alike under the mask of {names}",
+            ink=ink,
+        )
         told = (
             f"Of {run.name}, as its row has the lowest error: {among}, placed by {how} of the masked embeddings, then "
             "each moved to a cell of its own, with as little moving as possible."

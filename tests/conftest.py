@@ -28,3 +28,13 @@ def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished") / "run"
     tiny.train(workdir)
     return workdir
+
+
+@pytest.fixture(scope="session")
+def specialists(tmp_path_factory):
+    """The workdir of finished tiny specialists. Copy it to change it."""
+    import tiny
+
+    workdir = tmp_path_factory.mktemp("specialists") / "run"
+    tiny.train(workdir, "--config.variant=specialists")
+    return workdir

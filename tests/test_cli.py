@@ -15,7 +15,7 @@ import csn_jax
 from csn_jax import cli, evaluate, train
 from csn_jax.config import VARIANTS
 
-VERBS = ("train", "evaluate", "port")
+VERBS = ("train", "evaluate", "port", "report")
 
 
 def run(verb, monkeypatch, capsys, *argv: str) -> tuple[int, str]:
@@ -52,7 +52,8 @@ def test_help_imports_nothing_heavy_and_is_quick(verb):
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0 and done.stderr == "[]\n"
-    assert done.stdout.startswith(f"usage: python -m csn_jax.{verb}") and "--workdir" in done.stdout
+    assert done.stdout.startswith(f"usage: python -m csn_jax.{verb}")
+    assert ("--out" if verb == "report" else "--workdir") in done.stdout
     # A quarter of a second of work; the processor's time, since the clock also measures who else is running.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 

@@ -103,13 +103,6 @@ def test_a_run_killed_before_its_results_ends_with_the_same_bytes(finished, tmp_
     assert ".results.json.123.tmp" not in tiny.contents(workdir)
 
 
-@pytest.fixture(scope="module")
-def specialists(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("specialists") / "run"
-    tiny.train(workdir, "--config.variant=specialists")
-    return workdir
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_trains_and_evaluate_agrees(variant, finished, specialists, tmp_path, capsys):
     ready = {"learned": finished, "specialists": specialists}
