@@ -183,6 +183,18 @@ def results_table(results: dict[str, Any]) -> str:
         rows.append((name, f"{value:.2%}", f"{low:.2%} to {high:.2%}", f"{n:,}"))
     head = f"{results['variant']} masks, {results['split']} split, step {results['step']:,}"
     parts = [f"{head}\n{table(rows)}"]
+    if found := results.get("adapted"):
+        rows = [("learned by adapt", "triplet error", "95 % interval", "unmasked", "triplets", "from")]
+        for one in found:
+            (low, high), plain = one["ci95"], one["unmasked"]["triplet_error"]
+            figures = (
+                f"{one['triplet_error']:.2%}",
+                f"{low:.2%} to {high:.2%}",
+                f"{plain:.2%}",
+                f"{one['n_triplets']:,}",
+            )
+            rows.append((one["condition"], *figures, one["learned_from"]))
+        parts.append(table(rows))
     if found := results.get("baselines"):
         rows = [("same triplets, error under", "these masks", "raw Euclidean", "raw cosine", "linear probe")]
         for name in [*results["conditions"], "overall"]:

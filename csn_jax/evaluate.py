@@ -28,14 +28,19 @@ def main(argv: Sequence[str]) -> None:
     from csn_jax.data.dataset import load_dataset
     from csn_jax.loop import evaluate
     from csn_jax.model import load
-    from csn_jax.runtime.workdir import check_record, read_config
+    from csn_jax.runtime.workdir import check_record, read_config, read_record
 
     workdir = Path(args.workdir)
     model = load(workdir)
     config = read_config(workdir)
     dataset = load_dataset(config)
     check_record(workdir, dataset.record)
-    results, _ = evaluate(model, dataset, args.split, config.variant, args.full)
+    n = len(dataset.items.conditions)  # behind these come what csn_jax.adapt learned from other data
+    results, _ = evaluate(
+        model.with_masks(model.conditions[:n], model.masks[:n]), dataset, args.split, config.variant, args.full
+    )
+    if adapted := read_record(workdir).get("adapted"):
+        results["adapted"] = adapted
     print(json.dumps(results, indent=2) if args.json else cli.results_table(results))
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,6 +91,10 @@ class Model:
             chunk = rows[start : start + CHUNK]
             embeddings[chunk] = self.embed(inputs[chunk])
         return embeddings
+
+    def with_masks(self, conditions: Sequence[str], masks: np.ndarray) -> "Model":
+        """The same embedding under other masks [C, D]."""
+        return replace(self, conditions=tuple(conditions), masks=masks)
 
     def mask(self, condition: str) -> np.ndarray:
         """The mask [D] of a condition by name.

@@ -110,12 +110,21 @@ def choose_conditions(available: tuple[Condition, ...], wanted: tuple[str, ...])
         raise UserError(f"config.data.conditions names a condition twice: {' '.join(wanted)}; name each once.")
     chosen = tuple(by_name[name] for name in wanted) or available
     for name, _ in chosen:
-        # neighbours_<name>.png, and the folder of a specialist beside the workdir's own files
-        if not name.isprintable() or "/" in name or name.startswith(".") or len(name.encode()) > 200:
-            raise UserError(f"condition {name!r} cannot name a file, as its pictures need; rename that column.")
-        if name in TAKEN:
-            raise UserError(f"condition {name!r} has a name that results and workdirs use; rename that column.")
+        check_name(name)
     return chosen
+
+
+def check_name(name: str) -> None:
+    """Whether a condition can have this name: neighbours_<name>.png, and the folder of a specialist beside the
+    workdir's own files.
+
+    Raises:
+        UserError: when it can not.
+    """
+    if not name.isprintable() or "/" in name or name.startswith(".") or len(name.encode()) > 200:
+        raise UserError(f"condition {name!r} cannot name a file, as its pictures need; rename that column.")
+    if name in TAKEN:
+        raise UserError(f"condition {name!r} has a name that results and workdirs use; rename that column.")
 
 
 def check_values(labels: dict[str, np.ndarray], conditions: tuple[Condition, ...]) -> None:

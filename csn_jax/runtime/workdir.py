@@ -166,12 +166,15 @@ def read_record(workdir: Path) -> dict:
 
 
 def check_record(workdir: Path, record: dict) -> None:
-    """Refuse data other than the workdir was trained on.
+    """Refuse data other than the workdir was trained on. Conditions that csn_jax.adapt learned from elsewhere are none
+    of that data's.
 
     Raises:
         UserError: naming the field that differs, the digests first of all.
     """
     old, new = read_record(workdir), json.loads(json.dumps(record))
+    foreign = {one["condition"] for one in old.get("adapted", ()) if not one["own_data"]}
+    old["conditions"] = [condition for condition in old["conditions"] if condition["name"] not in foreign]
     for field in new:
         if old.get(field) != new[field]:
             raise UserError(
