@@ -28,11 +28,13 @@ class Index:
     items: ids, vectors [N, D] float32, attribute columns, and where the pictures are.
     conditions: names, in the order of the masks' rows.
     masks: [C, D] float32, as applied.
+    name: for messages.
     """
 
     items: Embeddings
     conditions: tuple[str, ...]
     masks: np.ndarray
+    name: str = "the index"
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
@@ -50,7 +52,7 @@ class Index:
                 "--config.data.vectors=vector, or embed without --features."
             )
         items = items._replace(vectors=items.vectors.astype(np.float32, copy=False))
-        return Index(items, tuple(name for name, _ in items.conditions), items.masks)
+        return Index(items, tuple(name for name, _ in items.conditions), items.masks, str(path))
 
     def of_model(self, model_sha256: str, conditions: Sequence[str], masks: np.ndarray) -> "Index":
         """The same items under the masks of a model, which may have got new ones after the items were embedded.
@@ -60,7 +62,7 @@ class Index:
         """
         if model_sha256 != self.items.model_sha256:
             raise UserError(
-                f"the index was made by another model ({self.items.model_sha256[:12]}) than the workdir's "
+                f"{self.name} was made by another model ({self.items.model_sha256[:12]}) than the workdir's "
                 f"({model_sha256[:12]}); give the workdir that it was embedded with, or embed the items again."
             )
         return dataclasses.replace(self, conditions=tuple(conditions), masks=np.asarray(masks, np.float32))
@@ -89,7 +91,7 @@ class Index:
         ids = self.ids.tolist()
         holding = [one for one in ids if item and item.lower() in one.lower()][:3]
         near = f" (did you mean {' or '.join(holding)}?)" if holding else did_you_mean(item, ids[:20_000])
-        raise UserError(f"no item of the index has the id {item!r}{near}; its ids are like {ids[0]}.")
+        raise UserError(f"no item of {self.name} has the id {item!r}{near}; its ids are like {ids[0]}.")
 
     def search(
         self,
@@ -186,7 +188,7 @@ class Index:
             if name not in self.columns:
                 near = did_you_mean(name, self.columns)
                 has = ", ".join(self.columns) or "none"
-                raise UserError(f"the index has no column {name!r}{near} to filter by; its columns are {has}.")
+                raise UserError(f"{self.name} has no column {name!r}{near} to filter by; its columns are {has}.")
             column, wanted = self.columns[name].tolist(), [wanted] if isinstance(wanted, str) else list(wanted)
             members = {value: {value, *value.split(";")} for value in set(column)}
             for value in wanted:
