@@ -169,6 +169,8 @@ def save_sheet(path: Path, answers: Answers) -> None:
         tiles = [Tile(next(pictures), lines(hit.row, query.row, f"{hit.distance:.4f}")) for hit in hits]
         drawn.append((Tile(next(files) if query.path else next(own), told), tiles))
     told = f"{answers.among()}; below each hit its id and distance"
+    if named and any(query.row >= 0 for query in answers.queries):
+        told += f", then its {' and '.join(named)}: green where the query has it too"
     buffer = io.BytesIO()
     draw_hits(f"Nearest by {answers.mixture()}", told, drawn).save(buffer, "PNG")
     write_atomically(path, buffer.getvalue())
