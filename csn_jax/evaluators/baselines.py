@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+from scipy.linalg import solve
 
 from csn_jax.data.item_set import ItemSet
 from csn_jax.data.triplets import Triplets, scale_of
@@ -83,7 +84,7 @@ def probe(
     gram, moments = (known.T @ known).astype(np.float64), (known.T @ targets).astype(np.float64)
     best, lowest = None, np.inf
     for ridge in RIDGES:
-        weights = np.linalg.solve(gram + ridge * len(rows) * np.eye(x.shape[1]), moments)
+        weights = solve(gram + ridge * len(rows) * np.eye(x.shape[1]), moments, assume_a="pos")
         answers = x @ weights.astype(np.float32)
         error = wrong_by(answers, validation).mean()
         if error < lowest:
