@@ -31,9 +31,14 @@ class Hit(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """Hits of each query, nearest first, and the reasons where they were asked for."""
+    """Hits of each query, nearest first, and the reasons where they were asked for.
+
+    index: that rows are of; of a store, only those of its items that were looked at.
+    n_items: of all that was searched in.
+    """
 
     index: Index
+    n_items: int
     weights: Mapping[str, float]
     filters: Mapping[str, Sequence[str]]
     queries: Sequence[Query]
@@ -50,7 +55,7 @@ class Answers(NamedTuple):
 
     def among(self) -> str:
         of = "".join(f", {name} {' or '.join(values)}" for name, values in self.filters.items())
-        return f"among {len(self.index.ids):,} items{of}"
+        return f"among {self.n_items:,} items{of}"
 
 
 def as_json(answers: Answers) -> list[dict[str, Any]]:

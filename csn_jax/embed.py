@@ -47,8 +47,13 @@ class Args:
     left out."""
     features: bool = False
     """Store what the last linear layer makes embeddings of instead: vectors for configs/features.py to train on."""
+    to_qdrant: str = ""
+    """Bring the file's content to Qdrant too: a folder, in which it runs embedded, or the http(s) URL of a server, whose
+    key is read from the environment's QDRANT_API_KEY."""
+    collection: str = ""
+    """The collection there. Empty: the name of the file."""
     rebuild: bool = False
-    """Replace the file if it is there."""
+    """Replace the file if it is there, and the collection if it holds other vectors."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -59,6 +64,10 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"{what} is given; give one of --images=FOLDER, --table=FILE and --split=test.")
     if args.features and args.by_condition:
         raise UserError("--by_condition is given with --features, which no condition masks; leave out one of them.")
+    if args.features and args.to_qdrant:
+        raise UserError("--to_qdrant is given with --features, which no condition masks; leave out one of them.")
+    if args.collection and not args.to_qdrant:
+        raise UserError("--collection is given without --to_qdrant; add that, or leave it out.")
 
     from csn_jax.data.embeddings import Embeddings, check_columns, check_path, write_embeddings
     from csn_jax.data.item_set import Condition
@@ -80,9 +89,16 @@ def main(argv: Sequence[str]) -> None:
     made_from = _sha256_of_json(
         [model.sha256, args.features, args.dtype, args.by_condition, masks.tolist(), to_embed.made_from]
     )
+    if args.to_qdrant:  # before hours of embedding
+        from csn_jax.qdrant import connected
+
+        with connected(args.to_qdrant, "--to_qdrant", create=True) as client:
+            client.get_collections()
     if out.exists() and not args.rebuild:
         n = _check_finished(out, made_from)
         print(f"{out} holds these {n:,} vectors already; nothing to embed")
+        if args.to_qdrant:
+            _to_qdrant(args, out)
         return
     for note in to_embed.notes:
         say(note)
@@ -116,6 +132,18 @@ def main(argv: Sequence[str]) -> None:
     what = "features" if args.features else f"dimensions, with the masks of {', '.join(model.conditions)}"
     told = f"; {left_out:,} of {len(to_embed.ids):,} could not be read" if left_out else ""
     print(f"{out} holds {len(vectors):,} vectors of {vectors.shape[1]:,} {what}{told}")
+    if args.to_qdrant:
+        _to_qdrant(args, out)
+
+
+def _to_qdrant(args: Args, out: Path) -> None:
+    from csn_jax.data.embeddings import read_embeddings
+    from csn_jax.qdrant import upload
+
+    embeddings, name = read_embeddings(out), args.collection or out.stem
+    sent = upload(embeddings, args.to_qdrant, name, rebuild=args.rebuild)
+    already = "" if sent else " already"
+    print(f"{args.to_qdrant} holds these {len(embeddings.ids):,} vectors{already}, in the collection {name}")
 
 
 def _to_embed(args: Args, workdir: Path, config: Any, input_shape: list[int]) -> "ToEmbed":

@@ -12,15 +12,23 @@ from csn_jax.config import did_you_mean
 from csn_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from csn_jax.answers import Query
-    from csn_jax.index import Index
+    import numpy as np
+
+    from csn_jax.answers import Answers, Hit
     from csn_jax.model import Model
 
 
 @dataclass(frozen=True)
 class Args:
-    index: str
+    index: str = ""
     """A file that csn_jax.embed wrote."""
+    qdrant: str = ""
+    """Instead of --index: a folder or http(s) URL of Qdrant that embed --to_qdrant wrote to. The key of a server is read
+    from the environment's QDRANT_API_KEY."""
+    collection: str = ""
+    """The collection there. Empty: the only one."""
+    candidates: int = 200
+    """Of a mixture in Qdrant, how many items of each condition are looked at; more find more."""
     workdir: str = ""
     """The run whose model embedded it: embeds --image, and its masks are used, also those added since. Searching by
     --id needs none."""
@@ -44,33 +52,71 @@ class Args:
 
 def main(argv: Sequence[str]) -> None:
     args = cli.parse(Args, argv, "python -m csn_jax.search")
+    _check(args)
+
+    from csn_jax.answers import as_json, as_text, save_sheet
+
+    model = None
+    if args.workdir:
+        from csn_jax.model import load
+
+        model = load(args.workdir)
+    answers = _in_qdrant(args, model) if args.qdrant else _in_index(args, model)
+    if args.save:
+        save_sheet(Path(args.save).expanduser().absolute(), answers)
+    if args.json:
+        found = as_json(answers)
+        one = not args.image or not Path(args.image).expanduser().is_dir()
+        print(json.dumps(found[0] if one else found, indent=2, ensure_ascii=False))
+    else:
+        print(as_text(answers))
+
+
+def _check(args: Args) -> None:
+    """Raises UserError for flags that do not go together."""
+    if bool(args.index) == bool(args.qdrant):
+        what = "--index and --qdrant are both" if args.index else "nothing to search in is"
+        raise UserError(f"{what} given; give one of --index=FILE and --qdrant=FOLDER_OR_URL.")
+    if args.collection and not args.qdrant:
+        raise UserError("--collection is given without --qdrant; add that, or leave it out.")
+    if args.explain and args.qdrant:
+        raise UserError("--explain compares hits with all items, which are not fetched from Qdrant; give --index=FILE.")
     if bool(args.image) == bool(args.id):
         what = "--image and --id are both" if args.id else "no query is"
         raise UserError(f"{what} given; give one of --image=FILE.jpg, --image=FOLDER and --id=ID.")
     if args.image and not args.workdir:
         raise UserError("--image needs the model that embeds it; give the --workdir that the index was made with.")
-    if args.k < 1:
-        raise UserError(f"--k is {args.k}; give a whole number of at least 1.")
+    for name in ("k", "candidates"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} is {getattr(args, name)}; give a whole number of at least 1.")
     if args.save and (not args.save.endswith(".png") or not Path(args.save).expanduser().absolute().parent.is_dir()):
         raise UserError(f"--save={args.save} is no place for a picture; give FILE.png in a folder that is there.")
 
+
+def _in_index(args: Args, model: "Model | None") -> "Answers":
     import numpy as np
 
-    from csn_jax.answers import Answers, Hit, Query, as_json, as_text, save_sheet
+    from csn_jax.answers import Answers, Query
     from csn_jax.explain import explain
     from csn_jax.index import Index
 
-    index, model = Index.open(args.index), None
-    if args.workdir:
-        from csn_jax.model import load
-
-        model = load(args.workdir)
+    index = Index.open(args.index)
+    if model:
         index = index.of_model(model.sha256, model.conditions, model.masks)
     weights = parse_weights(args.condition, index.conditions)
     filters = parse_filters(args.filter, index.columns)
     index.weight(weights)  # before anything is embedded
-    if args.image:
-        queries = _embedded(Path(args.image).expanduser(), Path(args.workdir), model, index)
+    if model and args.image:
+        names = index.ids if not index.items.pictures.get("image") else index.columns[index.items.pictures["image"]]
+
+        def row_of(path: Path) -> int:
+            found = np.flatnonzero(names == _below(path, index.items.pictures))
+            return int(found[0]) if len(found) else -1
+
+        queries = [
+            Query(name, vector, row_of(path), path)
+            for name, vector, path in _embedded(Path(args.image).expanduser(), Path(args.workdir), model)
+        ]
     else:
         row = index.row(args.id)
         queries = [Query(args.id, index.vectors[row], row, None)]
@@ -81,25 +127,56 @@ def main(argv: Sequence[str]) -> None:
         filters=filters,
         exclude=[query.row for query in queries],
     )
-    results = [
-        [Hit(row, math.copysign(math.sqrt(abs(s)), s)) for row, s in zip(*pair, strict=True) if row >= 0]
-        for pair in zip(rows.tolist(), squares.tolist(), strict=True)
-    ]
+    results = _hits(rows, squares)
     why = None
     if args.explain:
         why = [
             explain(index, query.vector, [hit.row for hit in hits], weights, query.row)
             for query, hits in zip(queries, results, strict=True)
         ]
-    answers = Answers(index, weights, filters, queries, results, why)
-    if args.save:
-        save_sheet(Path(args.save).expanduser().absolute(), answers)
-    if args.json:
-        found = as_json(answers)
-        one = not args.image or not Path(args.image).expanduser().is_dir()
-        print(json.dumps(found[0] if one else found, indent=2, ensure_ascii=False))
-    else:
-        print(as_text(answers))
+    return Answers(index, len(index.ids), weights, filters, queries, results, why)
+
+
+def _in_qdrant(args: Args, model: "Model | None") -> "Answers":
+    import numpy as np
+
+    from csn_jax.answers import Answers, Query
+    from csn_jax.qdrant import connected
+    from csn_jax.qdrant_search import Collection
+
+    with connected(args.qdrant, "--qdrant") as client:
+        collection = Collection.open(client, args.collection, f"--qdrant={args.qdrant}")
+        if model:
+            collection.check_model(model.sha256, model.conditions, model.masks)
+        weights = parse_weights(args.condition, collection.empty.conditions)
+        filters = parse_filters(args.filter, collection.empty.columns)
+        collection.check(weights, filters)  # before anything is embedded
+        if model and args.image:
+            embedded = _embedded(Path(args.image).expanduser(), Path(args.workdir), model)
+            pictures = collection.empty.items.pictures
+            own = [collection.item_of(_below(path, pictures)) for _, _, path in embedded]
+        else:
+            embedded, own = [(args.id, collection.vector(args.id), None)], [args.id]
+        found = collection.search(
+            np.stack([vector for _, vector, _ in embedded]),
+            own,
+            weights,
+            args.k,
+            filters=filters,
+            candidates=args.candidates,
+        )
+        n_items = collection.count()
+    queries = [Query(name, vector, row, path) for (name, vector, path), row in zip(embedded, found.own, strict=True)]
+    return Answers(found.index, n_items, weights, filters, queries, _hits(found.rows, found.squares), None)
+
+
+def _hits(rows: "np.ndarray", squares: "np.ndarray") -> list[list["Hit"]]:
+    from csn_jax.answers import Hit
+
+    return [
+        [Hit(row, math.copysign(math.sqrt(abs(s)), s)) for row, s in zip(*pair, strict=True) if row >= 0]
+        for pair in zip(rows.tolist(), squares.tolist(), strict=True)
+    ]
 
 
 def parse_weights(words: Sequence[str], conditions: Sequence[str]) -> dict[str, float]:
@@ -144,11 +221,10 @@ def parse_filters(words: Sequence[str], columns: Mapping[str, Any]) -> dict[str,
     return filters
 
 
-def _embedded(path: Path, workdir: Path, model: "Model", index: "Index") -> list["Query"]:
-    """The images of a file or folder as queries."""
+def _embedded(path: Path, workdir: Path, model: "Model") -> list[tuple[str, "np.ndarray", Path]]:
+    """(name, vector, path) of the images of a file or folder."""
     import numpy as np
 
-    from csn_jax.answers import Query
     from csn_jax.data import to_embed
     from csn_jax.runtime.workdir import read_record
     from csn_jax.runtime.writer import say
@@ -162,14 +238,14 @@ def _embedded(path: Path, workdir: Path, model: "Model", index: "Index") -> list
         files = [path / name for name in names]
     else:
         names, files, chunks = [str(path)], [path], to_embed.decoded([path], [None], *shape[1:], 0)
-    queries: list[Query] = []
+    queries: list[tuple[str, np.ndarray, Path]] = []
     told = []
     for images, faults in chunks:
         start = len(told)
         told += faults
         places = [start + i for i, fault in enumerate(faults) if not fault]
         for place, vector in zip(places, model.embed(images) if len(images) else (), strict=True):
-            queries.append(Query(names[place], np.asarray(vector), _row_of(files[place], index), files[place]))
+            queries.append((names[place], np.asarray(vector), files[place]))
     if not queries:
         raise UserError(f"--image={files[0]} {told[0]}; give a JPEG, PNG or WebP image.")
     for name, fault in zip(names, told, strict=True):
@@ -178,17 +254,12 @@ def _embedded(path: Path, workdir: Path, model: "Model", index: "Index") -> list
     return queries
 
 
-def _row_of(path: Path, index: "Index") -> int:
-    """The row of the item whose image a file is, or -1."""
-    import numpy as np
-
-    where = index.items.pictures
-    if where.get("kind") not in ("folder", "table"):
-        return -1
-    names = index.columns[where["image"]] if where.get("image") else index.ids
-    root, path = Path(where["root"]), path.resolve()
-    found = np.flatnonzero(names == path.relative_to(root).as_posix()) if path.is_relative_to(root) else ()
-    return int(found[0]) if len(found) else -1
+def _below(path: Path, pictures: Mapping[str, str]) -> str:
+    """The path of an image file relative to the folder that the items' pictures are in, or the empty string."""
+    if pictures.get("kind") not in ("folder", "table"):
+        return ""
+    root, path = Path(pictures["root"]), path.resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ LAYERS = (
     ("train", "evaluate", "embed", "search", "adapt", "explore", "report", "port", "benchmark"),
     ("loop", "answers"),
     ("sheet", "image_map", "report_pictures", "report_text"),
-    ("pictures", "deploy", "model_card", "explain", "layout"),
+    ("pictures", "deploy", "model_card", "explain", "layout", "qdrant_search"),
+    ("qdrant",),
     ("model", "index"),
     ("evaluators",),
     ("data",),
@@ -94,6 +95,7 @@ HOMES = {
     "onnxruntime": lambda module: False,
     "openTSNE": lambda module: module == "csn_jax.layout",
     "playwright": lambda module: False,
+    "qdrant_client": lambda module: module in ("csn_jax.qdrant", "csn_jax.qdrant_search"),
     "tensorboardX": lambda module: False,
 }
 
