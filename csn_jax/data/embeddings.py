@@ -79,8 +79,8 @@ def write_embeddings(path: Path, embeddings: Embeddings, *, by_condition: bool =
     Args:
         path: ends in .parquet or .npz. A file that is there is replaced.
         embeddings: vectors may be memory-mapped; they are read in pieces.
-        by_condition: add `vec_NAME` for each condition: the vector times its mask, dimensions of weight 0 left out; none
-            for a condition whose weights are all 0.
+        by_condition: add `vec_NAME` for each condition: the vector times its mask, dimensions of weight 0 left out;
+            none for a condition whose weights are all 0.
 
     Raises:
         UserError: for another ending, a column's name that the file needs itself, or a folder that cannot be written.
