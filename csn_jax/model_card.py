@@ -1,5 +1,6 @@
 """The model card of an export: what the model is, how good, on which data, how to use it and how it was made."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -24,10 +25,16 @@ def model_card(name: str, config: Config, record: dict[str, Any], results: str) 
     measured = _block("", results) if results else "Not measured here: it came without data."
     data = {field: record[field] for field in ("source", "split_unit", "items", "triplets") if field in record}
     data |= {field: value for field, value in record.items() if "sha256" in field}
+    adapted = {one["condition"]: one for one in record.get("adapted", ())}
+    trained = tuple(name for name in config.data.conditions if name not in adapted)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, conditions=trained))
     command = ["python", "-m", "csn_jax.train", *flags(config)]
     if config.data.source == "imported":
         command = ["python", "-m", "csn_jax.port", "import", record["checkpoint"], "--conditions"]
         command += [*config.data.conditions, *([] if record["rectified"] else ["--unrectified"])]
+    made = _block("bash", shlex.join(command))
+    for name, one in adapted.items():
+        made += f"\n\nThen a mask for {_cell(name)} was added by csn_jax.adapt, from {_cell(one['learned_from'])}."
     run = f"runs/{name}"
     again = ["python", "-m", "csn_jax.port", "import", name, f"--workdir={run}"]
     use = (
@@ -65,7 +72,7 @@ One embedding and a mask over its dimensions for each notion of similarity: a
 
 ## How it was made
 
-{_block("bash", shlex.join(command))}
+{made}
 """
 
 

@@ -15,7 +15,7 @@ import csn_jax
 from csn_jax import cli, evaluate, train
 from csn_jax.config import VARIANTS
 
-VERBS = ("train", "evaluate", "embed", "search", "port", "report")
+VERBS = ("train", "evaluate", "embed", "search", "adapt", "port", "report")
 
 
 def run(verb, monkeypatch, capsys, *argv: str) -> tuple[int, str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 FOLDS = 5
 STEPS, TOLERANCE = 200, 1e-9  # of the fit: at most so many, until weights move by less
-STRENGTHS = tuple(10.0**power for power in range(2, -4, -1))  # of the regularisation, from strong to weak
+STRENGTHS = tuple(10.0**power for power in range(2, -6, -1))  # of the regularisation, from strong to weak
 
 
 def gains(vectors: np.ndarray, anchor: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:

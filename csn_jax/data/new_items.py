@@ -67,7 +67,7 @@ def of_table(
         if not has_inputs or (known and set(ids) <= set(known.ids.tolist())):
             return columns, ids, known
     items = from_table(columns.path, data, shape)
-    progress, embedded, faults = Progress("embedding", len(items.ids), unit="image"), [], []
+    progress, embedded, faults = Progress("embedding", len(items.ids), unit="image" if pictures else "vector"), [], []
     for inputs, of_chunk in items.chunks(0):
         embedded += [embed(inputs)] if len(inputs) else []
         faults += of_chunk
@@ -82,7 +82,7 @@ def of_table(
     text = {name: [values[row] for row in kept] for name, values in columns.text.items()}
     lines = [columns.lines[row] for row in kept] if columns.lines else None
     known = Known(items.ids[kept], np.concatenate(embedded), True, None, str(columns.path))
-    return columns._replace(text=text, lines=lines), known.ids.tolist(), known
+    return Columns(columns.path, text, lines, None), known.ids.tolist(), known
 
 
 def table_of(config: Config) -> Path:
