@@ -48,7 +48,7 @@ class Args:
     features: bool = False
     """Store what the last linear layer makes embeddings of instead: vectors for configs/features.py to train on."""
     to_qdrant: str = ""
-    """Bring the file's content to Qdrant too: a folder, in which it runs embedded, or the http(s) URL of a server, whose
+    """Bring the file's content to Qdrant too: a folder, in which it runs embedded, or the http(s) URL of a server. Its
     key is read from the environment's QDRANT_API_KEY."""
     collection: str = ""
     """The collection there. Empty: the name of the file."""
@@ -90,10 +90,9 @@ def main(argv: Sequence[str]) -> None:
         [model.sha256, args.features, args.dtype, args.by_condition, masks.tolist(), to_embed.made_from]
     )
     if args.to_qdrant:  # before hours of embedding
-        from csn_jax.qdrant import connected
+        from csn_jax.qdrant import check_place
 
-        with connected(args.to_qdrant, "--to_qdrant", create=True) as client:
-            client.get_collections()
+        check_place(args.to_qdrant, args.collection or out.stem, model.sha256, rebuild=args.rebuild)
     if out.exists() and not args.rebuild:
         n = _check_finished(out, made_from)
         print(f"{out} holds these {n:,} vectors already; nothing to embed")

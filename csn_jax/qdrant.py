@@ -104,6 +104,29 @@ def short(error: object) -> str:
     return " ".join(str(error).split()).split(". ")[0].rstrip(".")[:200] or type(error).__name__
 
 
+def check_place(where: str, name: str, model_sha256: str, flag: str = "--to_qdrant", *, rebuild: bool = False) -> None:
+    """Whether `upload` can bring a model's embeddings to a collection, as far as is known before they are there.
+
+    Raises:
+        UserError: as there.
+        MachineError: as there.
+    """
+    if re.search(r'[<>:"/\\|?*\x00-\x1f]', name) or not 0 < len(name) < 200:
+        raise UserError(f"--collection={name!r} is no name for a collection; give letters, digits, - and _.")
+    with connected(where, flag, create=True) as client:
+        if client.collection_exists(name):
+            found = read_head(client, name, f"{flag}={where}")
+            if found["model_sha256"] != model_sha256 and not rebuild:
+                raise _holds_other(f"{flag}={where}", name, "another model")
+
+
+def _holds_other(told: str, name: str, other: str) -> UserError:
+    return UserError(
+        f"{told}: the collection {name!r} is there and holds vectors of {other}; give another --collection, or "
+        "--rebuild to replace it."
+    )
+
+
 def upload(embeddings: Embeddings, where: str, name: str, flag: str = "--to_qdrant", *, rebuild: bool = False) -> bool:
     """Bring a collection to hold these embeddings, adding only what it lacks; whether anything was sent.
 
@@ -120,7 +143,7 @@ def upload(embeddings: Embeddings, where: str, name: str, flag: str = "--to_qdra
         rebuild: replace a collection of other embeddings.
 
     Raises:
-        UserError: when the collection holds anything else, or a name cannot be used.
+        UserError: when the collection holds anything else, or a column has a name that Qdrant cannot filter by.
         MachineError: when the server fails.
     """
     from qdrant_client import models
@@ -128,8 +151,6 @@ def upload(embeddings: Embeddings, where: str, name: str, flag: str = "--to_qdra
     for column in embeddings.columns:
         if '"' in column:
             raise UserError(f"a column is called {column!r} and Qdrant has no way to filter by a name with a quote.")
-    if re.search(r'[<>:"/\\|?*\x00-\x1f]', name) or not 0 < len(name) < 200:
-        raise UserError(f"--collection={name!r} is no name for a collection; give letters, digits, - and _.")
     head = {
         "format": 1,
         "model_sha256": embeddings.model_sha256,
@@ -148,10 +169,7 @@ def upload(embeddings: Embeddings, where: str, name: str, flag: str = "--to_qdra
             found = read_head(client, name, f"{flag}={where}")
             other = _other(found, head)
             if other and not rebuild:
-                raise UserError(
-                    f"{flag}={where}: the collection {name!r} is there and holds vectors of {other}; give another "
-                    "--collection, or --rebuild to replace it."
-                )
+                raise _holds_other(f"{flag}={where}", name, other)
             if other:
                 client.delete_collection(name)
         if not client.collection_exists(name):

@@ -23,7 +23,7 @@ class Args:
     index: str = ""
     """A file that csn_jax.embed wrote."""
     qdrant: str = ""
-    """Instead of --index: a folder or http(s) URL of Qdrant that embed --to_qdrant wrote to. The key of a server is read
+    """Instead of --index: a folder or http(s) URL of Qdrant that embed --to_qdrant wrote to. A server's key is read
     from the environment's QDRANT_API_KEY."""
     collection: str = ""
     """The collection there. Empty: the only one."""
