@@ -14,24 +14,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Of Okabe and Ito, which colour-blind readers can tell apart; then again with other dashes.
+# Of Okabe and Ito, which colour-blind readers can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-DASHES = ("-", "--", ":", "-.")
+DASHES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1, 1, 1, 1, 1)))
 MARKERS = "osD^vP*"
 DPI = 130
 POINTS = 120  # of a loss curve at most: each the mean of as many steps as that takes
 
 
-def styles(names: Sequence[str]) -> dict[str, dict]:
-    """Colour, dash and marker of each name."""
-    return {
-        name: {
-            "color": COLOURS[i % len(COLOURS)],
-            "linestyle": DASHES[i // len(COLOURS) % len(DASHES)],
-            "marker": MARKERS[i % len(MARKERS)],
-        }
-        for i, name in enumerate(names)
-    }
+def styles(rows: Sequence[Row]) -> dict[str, dict]:
+    """Colour, dash and marker of each label: a colour for each series, dash and marker for its rows."""
+    series: dict[str, list[str]] = {}
+    for row in rows:
+        series.setdefault(row.series, []).append(row.label)
+    looks = {}
+    for i, labels in enumerate(series.values()):
+        for j, label in enumerate(labels):
+            again = j + i // len(COLOURS)
+            looks[label] = {
+                "color": COLOURS[i % len(COLOURS)],
+                "linestyle": DASHES[again % len(DASHES)],
+                "marker": MARKERS[(i + again) % len(MARKERS)],
+            }
+    return looks
 
 
 def draw_curves(section: Section) -> bytes | None:
@@ -43,10 +48,10 @@ def draw_curves(section: Section) -> bytes | None:
     }
     if not any(steps for rows in curves.values() for runs in rows for steps, _ in runs):
         return None
-    figure_, (left, right) = _figure(11, 4.2, columns=2)
-    looks = styles([row.label for row in section.rows])
+    figure_, panels = _figure(11, 4.2, columns=2)
+    looks = styles(section.rows)
     for axes, (metric, rows), title in zip(
-        (left, right), curves.items(), ("triplet error on validation, %", "training loss"), strict=True
+        panels, curves.items(), ("triplet error on validation, %", "training loss"), strict=True
     ):
         scale = 100 if metric.startswith("validation") else 1
         for row, runs in zip(section.rows, rows, strict=True):
@@ -60,7 +65,7 @@ def draw_curves(section: Section) -> bytes | None:
                 axes.plot(*_thinned(np.array(steps), mean), **look, lw=2.4, zorder=3)
         axes.set(xlabel="step", xlim=(0, None), ylim=(0, None))
         axes.set_title(title, size=10)
-    _legend(figure_, left, [row.label for row in section.rows], looks)
+    _legend(figure_, looks)
     return _png(figure_)
 
 
@@ -113,8 +118,8 @@ def draw_triplets(section: Section) -> bytes | None:
     if max(len({row.triplets for row in rows}) for rows in series.values()) < 2:
         return None
     figure_, axes = _figure(7.5, 4.4)
-    looks = styles(list(series))
-    for name, rows in series.items():
+    looks = styles([rows[0] for rows in series.values()])
+    for rows in series.values():
         means, reach = [], []
         for row in rows:
             found = summarise(row, "triplet_error", "overall")
@@ -122,7 +127,12 @@ def draw_triplets(section: Section) -> bytes | None:
             means.append(100 * found.mean)
             reach.append((100 * (found.mean - low), 100 * (high - found.mean)))
         axes.errorbar(
-            [row.triplets for row in rows], means, np.maximum(np.transpose(reach), 0), **looks[name], capsize=3, ms=5
+            [row.triplets for row in rows],
+            means,
+            np.maximum(np.transpose(reach), 0),
+            **looks[rows[0].label],
+            capsize=3,
+            ms=5,
         )
     axes.set_xscale("log")
     axes.set(xlabel="training triplets, of all conditions together", ylim=(0, None))
@@ -130,7 +140,7 @@ def draw_triplets(section: Section) -> bytes | None:
     ticks = sorted({row.triplets for row in section.rows})
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30 if len(ticks) > 5 else 0)
     axes.minorticks_off()
-    _legend(figure_, axes, list(series), looks, markers=True)
+    _legend(figure_, {name: looks[rows[0].label] for name, rows in series.items()}, markers=True)
     return _png(figure_)
 
 
@@ -139,7 +149,7 @@ def draw_errors(section: Section) -> bytes:
     seed small and their mean large."""
     names = [*section.conditions, "overall"]
     figure_, axes = _figure(min(14, max(6, 1 + len(names) * (0.6 + 0.2 * len(section.rows)))), 4.2)
-    looks = styles([row.label for row in section.rows])
+    looks = styles(section.rows)
     for i, row in enumerate(section.rows):
         at = np.arange(len(names)) + 0.7 * ((i + 0.5) / len(section.rows) - 0.5)
         look = looks[row.label] | {"linestyle": "none"}
@@ -160,7 +170,7 @@ def draw_errors(section: Section) -> bytes:
     axes.tick_params(axis="x", length=0)
     axes.set(ylim=(0, None))
     axes.set_title(f"triplet error on {_split(section)}, %", size=10)
-    _legend(figure_, axes, [row.label for row in section.rows], looks, markers=True, lines=False)
+    _legend(figure_, looks, markers=True, lines=False)
     return _png(figure_)
 
 
@@ -182,28 +192,15 @@ def _figure(
     return figure_, axes
 
 
-def _legend(
-    figure_: "Figure",
-    axes: "Axes",
-    labels: Sequence[str],
-    looks: dict[str, dict],
-    *,
-    markers: bool = False,
-    lines: bool = True,
-) -> None:
+def _legend(figure_: "Figure", looks: dict[str, dict], *, markers: bool = False, lines: bool = True) -> None:
     """Below the panels, where it covers nothing."""
     from matplotlib.lines import Line2D
 
-    shown = []
-    for label in labels:
-        look = dict(looks[label])
-        if not markers:
-            look.pop("marker")
-        shown.append(Line2D([], [], **(look if lines else look | {"linestyle": "none"}), lw=2, ms=6))
-    longest = max(map(len, labels))
-    columns = max(1, min(len(labels), int(figure_.get_figwidth() * 11 // (longest + 6))))
-    texts = [textwrap.fill(label, 90) for label in labels]
-    figure_.legend(shown, texts, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    hidden = ({} if markers else {"marker": "none"}) | ({} if lines else {"linestyle": "none"})
+    shown = [Line2D([], [], **(look | hidden), lw=2, ms=6) for look in looks.values()]
+    columns = max(1, min(len(looks), int(figure_.get_figwidth() * 11 // (max(map(len, looks)) + 6))))
+    texts = [textwrap.fill(label, 90) for label in looks]
+    figure_.legend(shown, texts, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=2.6)
 
 
 def _png(figure_: "Figure") -> bytes:
