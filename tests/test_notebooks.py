@@ -63,7 +63,7 @@ def test_a_notebook_runs(name, tmp_path):
 
     book = read(name)
     environment = os.environ | {"XLA_FLAGS": "", "TQDM_DISABLE": "1"}
-    client = NotebookClient(book, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
+    client = NotebookClient(book, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=environment)
     last = book.cells[-1]
     assert last.cell_type == "code" and any("image/png" in output.get("data", {}) for output in last.outputs)
