@@ -73,6 +73,8 @@ def place(name: str, mark: str) -> str:
 
 def draw(section: "Section", n_items: int) -> tuple[list[tuple[str, bytes, str, str]], list[str]]:
     """The pictures of a section: ([(name, PNG, title, what it shows)], what could not be drawn and why)."""
+    import numpy as np
+
     from csn_jax.model import load
     from csn_jax.report_pictures import draw_curves, draw_errors, draw_masks, draw_triplets
     from csn_jax.runtime.runs import summarise
@@ -89,7 +91,8 @@ def draw(section: "Section", n_items: int) -> tuple[list[tuple[str, bytes, str, 
     masked = {row.series: row for row in section.rows if row.runs[0].config.variant != "specialists"}
     models = {row.label: load(row.runs[0].workdir) for row in masked.values()}  # of most training triplets, sorted last
     if models:
-        panels = [(label, model.masks) for label, model in models.items()]
+        # By name, as csn_jax.adapt may have added a mask that the results know nothing of.
+        panels = [(label, np.stack([*map(model.mask, section.conditions)])) for label, model in models.items()]
         told = "The masks as applied, of the first seed. Specialists have networks of their own and no masks."
         pictures.append(("masks", draw_masks(panels, section.conditions), "Masks", told))
     best = min(section.rows, key=lambda row: summarise(row, "triplet_error", "overall").mean)
