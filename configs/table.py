@@ -16,7 +16,7 @@ _IMAGES = PreprocessConfig(size=64, mean=(0.485, 0.456, 0.406), std=(0.229, 0.22
 
 def default() -> Config:
     """The small network on colour pictures of 64x64."""
-    return Config(batch_size=64, steps=800, data=DataConfig(source="table"), preprocess=_IMAGES)
+    return Config(batch_statistics="shared", data=DataConfig(source="table"), preprocess=_IMAGES)
 
 
 def tiny() -> Config:
