@@ -95,7 +95,8 @@ def draw(section: "Section", n_items: int) -> tuple[list[tuple[str, bytes, str, 
         panels = [(label, np.stack([*map(model.mask, section.conditions)])) for label, model in models.items()]
         told = "The masks as applied, of the first seed. Specialists have networks of their own and no masks."
         pictures.append(("masks", draw_masks(panels, section.conditions), "Masks", told))
-    best = min(section.rows, key=lambda row: summarise(row, "triplet_error", "overall").mean)
+    one_embedding = list(masked.values()) or section.rows  # before specialists, of whose networks each has its own map
+    best = min(one_embedding, key=lambda row: summarise(row, "triplet_error", "overall").mean)
     run = best.runs[0]
     model = models.get(best.label) or load(run.workdir)
     try:
@@ -148,7 +149,7 @@ def draw_maps(run: "Run", model: "Model", n_items: int) -> list[tuple[str, bytes
             ink=ink,
         )
         told = (
-            f"Of {run.name}, as its row has the lowest error: {among}, placed by {how} of the masked embeddings, then "
+            f"Of {run.name}, of lowest error: {among}, placed by {how} of the masked embeddings, then "
             "each moved to a cell of its own, with as little moving as possible."
         )
         drawn.append((f"map_{model.conditions[those[0]]}", picture, f"Map by {names}", told))
