@@ -197,3 +197,16 @@ def test_a_damaged_newest_step_costs_only_its_own_work(finished, tmp_path, capsy
     assert f"checkpoint {workdir / 'checkpoints' / '24'} is damaged: " in told and "goes on from step 20" in told
     assert "going on from step 20" in told
     assert tiny.fingerprint(workdir) == tiny.fingerprint(finished)
+
+
+@pytest.mark.parametrize(("given", "shared"), [("by_role", False), ("shared", True)])
+def test_batch_statistics_reach_the_step(tmp_path, monkeypatch, given, shared):
+    class Seen(Exception):
+        pass
+
+    def step(*_, shared_statistics, **__):
+        raise Seen(shared_statistics)
+
+    monkeypatch.setattr(loop, "make_train_step", step)
+    with pytest.raises(Seen, match=str(shared)):
+        tiny.train(tmp_path / "run", f"--config.batch_statistics={given}")
