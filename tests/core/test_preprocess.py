@@ -100,7 +100,7 @@ def test_step_gives_every_role_and_step_its_own_key():
         apply = lambda params, statistics, x, train, valid: (x * params, statistics)  # noqa: E731
         optimizer = optax.sgd(0.1)
         train_step = make_train_step(
-            Backbone(None, apply), preprocess, optimizer, LossConfig(), train_masks=True, seed=seed
+            Backbone(None, apply, None), preprocess, optimizer, LossConfig(), train_masks=True, seed=seed
         )
         state = initial_state(np.float32(1), {}, np.ones((1, 4), np.float32), optimizer)
         roles = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
