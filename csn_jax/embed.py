@@ -93,15 +93,18 @@ def main(argv: Sequence[str]) -> None:
         from csn_jax.qdrant import check_place
 
         check_place(args.to_qdrant, args.collection or out.stem, model.sha256, rebuild=args.rebuild)
+    parts = out.with_name(f".{out.name}.parts")
     if out.exists() and not args.rebuild:
         n = _check_finished(out, made_from)
+        if parts.is_dir():  # killed when the file was whole and its parts not yet gone
+            with locked(parts, "--out"):
+                shutil.rmtree(parts)
         print(f"{out} holds these {n:,} vectors already; nothing to embed")
         if args.to_qdrant:
             _to_qdrant(args, out)
         return
     for note in to_embed.notes:
         say(note)
-    parts = out.with_name(f".{out.name}.parts")
     try:
         parts.mkdir(exist_ok=True)
     except OSError as error:

@@ -321,6 +321,10 @@ def test_a_file_that_is_there(of_pictures, folder, tmp_path, monkeypatch, capsys
     capsys.readouterr()
     embed.main(argv)
     assert "nothing to embed" in capsys.readouterr().out and tiny.contents(tmp_path) == before
+    (tmp_path / ".e.parquet.parts").mkdir()  # left by a kill just after the file was whole
+    (tmp_path / ".e.parquet.parts" / "000000.npz").write_bytes(b"")
+    embed.main(argv)
+    assert tiny.contents(tmp_path) == before and os.listdir(tmp_path) == ["e.parquet"]
     for more in (["--dtype=float16"], ["--by_condition"], ["--features"]):
         assert_told(*run(embed, monkeypatch, capsys, *argv, *more), 2, str(out), "with other flags", "--rebuild")
     whole = out.read_bytes()
