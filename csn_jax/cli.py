@@ -183,6 +183,15 @@ def results_table(results: dict[str, Any]) -> str:
         rows.append((name, f"{value:.2%}", f"{low:.2%} to {high:.2%}", f"{n:,}"))
     head = f"{results['variant']} masks, {results['split']} split, step {results['step']:,}"
     parts = [f"{head}\n{table(rows)}"]
+    if found := results.get("against"):
+        rows = [(f"against {found['workdir']}", "higher by", "95 % interval")]
+        for name in [*results["conditions"], "overall"]:
+            value, (low, high) = (
+                part["overall"] if name == "overall" else part["by_condition"][name]
+                for part in (found["difference"], found["ci95"])
+            )
+            rows.append((name, f"{value * 100:.2f} points", f"{low * 100:.2f} to {high * 100:.2f}"))
+        parts.append(table(rows))
     if found := results.get("adapted"):
         rows = [("learned by adapt", "triplet error", "95 % interval", "unmasked", "triplets", "from")]
         for one in found:

@@ -4,9 +4,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from csn_jax import cli
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from csn_jax.data.dataset import Dataset
+    from csn_jax.model import Model
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,9 @@ class Args:
     full: bool = False
     """Retrieval by every query however many, and besides: what else each condition's space tells (leakage), and what a
     linear probe on the embeddings tells of labels that are no condition (off-task)."""
+    against: str = ""
+    """The folder of another run on the same data: tells besides how much higher its error is on the same triplets, with
+    an interval of that difference, which overlapping intervals of the two errors hide."""
     json: bool = False
     """Print the results as JSON instead of a table."""
 
@@ -36,12 +45,30 @@ def main(argv: Sequence[str]) -> None:
     dataset = load_dataset(config)
     check_record(workdir, dataset.record)
     n = len(dataset.items.conditions)  # behind these come what csn_jax.adapt learned from other data
-    results, _ = evaluate(
-        model.with_masks(model.conditions[:n], model.masks[:n]), dataset, args.split, config.variant, args.full
-    )
+    model = model.with_masks(model.conditions[:n], model.masks[:n])
+    results, embeddings = evaluate(model, dataset, args.split, config.variant, args.full)
     if adapted := read_record(workdir).get("adapted"):
         results["adapted"] = adapted
+    if args.against:
+        results["against"] = {"workdir": args.against} | _against(args, model, embeddings, dataset)
     print(json.dumps(results, indent=2) if args.json else cli.results_table(results))
+
+
+def _against(args: Args, model: "Model", embeddings: "np.ndarray", dataset: "Dataset") -> dict[str, Any]:
+    """The other run's error less this one's, on the same triplets."""
+    from csn_jax.evaluators.triplet_error import difference, wrong_triplets
+    from csn_jax.model import load
+    from csn_jax.runtime.workdir import check_record
+
+    other = load(args.against)
+    check_record(Path(args.against), dataset.record)
+    triplets = dataset.triplets[args.split]
+    others = other.embed_rows(dataset.items.inputs, dataset.rows(args.split))
+    wrong, wrong_there = (
+        wrong_triplets(vectors, masks, triplets)
+        for vectors, masks in ((embeddings, model.masks), (others, other.masks))
+    )
+    return difference(wrong, wrong_there, dataset.items, triplets)
 
 
 if __name__ == "__main__":

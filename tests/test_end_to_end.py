@@ -114,6 +114,12 @@ def test_every_variant_trains_and_evaluate_agrees(variant, finished, specialists
     assert json.loads(capsys.readouterr().out) == results
     evaluate.main([f"--workdir={workdir}", "--split=validation"])
     assert f"{variant} masks, validation split" in capsys.readouterr().out
+    evaluate.main([f"--workdir={workdir}", f"--against={finished}", "--json"])
+    there, against = json.loads((finished / "results.json").read_text()), json.loads(capsys.readouterr().out)["against"]
+    for name, error in results["triplet_error"]["by_condition"].items():
+        higher = there["triplet_error"]["by_condition"][name] - error
+        assert against["difference"]["by_condition"][name] == pytest.approx(higher, abs=1e-12)
+    assert (against["difference"]["overall"] == 0) == (workdir == finished)
 
     model = csn_jax.load(workdir)
     masks = model.masks

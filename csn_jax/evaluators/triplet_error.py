@@ -66,6 +66,36 @@ def interval(wrong: np.ndarray, anchor: np.ndarray, seed: int = 0) -> tuple[floa
     return float(low), float(high)
 
 
+def difference(
+    wrong: np.ndarray, other: np.ndarray, items: ItemSet, triplets: Triplets, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """How much higher the error of another model is on the same triplets, in pairs.
+
+    Two models often fail on the same triplets, so that their difference is known far better than either error:
+    intervals that overlap do not say that two models are alike.
+
+    Args:
+        wrong, other: bool [T], which triplets each model has wrong.
+
+    Returns:
+        `difference`, the other's error less this one's, and its 95 % interval `ci95` by a bootstrap over anchor items;
+        each {"overall": x, "by_condition": {name: x}}.
+    """
+    more = other.astype(float) - wrong
+    values, ranges = {}, {}
+    names = [condition.name for condition in items.conditions]
+    for name in ("overall", *names):
+        of = slice(None) if name == "overall" else triplets.condition == names.index(name)
+        _, group = np.unique(triplets.anchor[of], return_inverse=True)
+        values[name] = float(more[of].mean())
+        ranges[name] = intervals(np.bincount(group, weights=more[of])[None], np.bincount(group), seed)[0].tolist()
+    return {"difference": _shaped(values), "ci95": _shaped(ranges)}
+
+
+def _shaped(values: dict[str, Any]) -> dict[str, Any]:
+    return {"overall": values["overall"], "by_condition": {k: v for k, v in values.items() if k != "overall"}}
+
+
 def results(embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, triplets: Triplets) -> dict[str, dict[str, Any]]:
     """The parts of results.json that come from triplets: `triplet_error`, `ci95` and `n_triplets`, each
     {"overall": x, "by_condition": {name: x}}."""
@@ -76,12 +106,8 @@ def results(embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, triplets:
         of = triplets.condition == row
         ranges[condition.name] = interval(wrong[of], triplets.anchor[of])
 
-    def shaped(values: dict[str, Any]) -> dict[str, Any]:
-        overall = values.pop("overall")
-        return {"overall": overall, "by_condition": values}
-
     return {
-        "triplet_error": shaped({name: wrong / total for name, (wrong, total) in counts.items()}),
-        "ci95": shaped({name: list(bounds) for name, bounds in ranges.items()}),
-        "n_triplets": shaped({name: total for name, (_, total) in counts.items()}),
+        "triplet_error": _shaped({name: wrong / total for name, (wrong, total) in counts.items()}),
+        "ci95": _shaped({name: list(bounds) for name, bounds in ranges.items()}),
+        "n_triplets": _shaped({name: total for name, (_, total) in counts.items()}),
     }

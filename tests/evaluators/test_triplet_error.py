@@ -10,7 +10,7 @@ import pytest
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.data.triplets import Triplets
 from csn_jax.evaluators import triplet_error as module
-from csn_jax.evaluators.triplet_error import interval, results, triplet_error, wrong_triplets
+from csn_jax.evaluators.triplet_error import difference, interval, results, triplet_error, wrong_triplets
 
 
 class Case(NamedTuple):
@@ -225,3 +225,30 @@ def test_evaluation_embeds_each_item_once():
     computed = np.concatenate(computed)
     assert set(computed) == set(np.flatnonzero(split == "test")) and len(computed) - n_test < CHUNK
     assert found["n_triplets"]["overall"] == 40_000 and found["step"] == 7
+
+
+def test_a_difference_is_paired():
+    """The difference is that of the two errors, and its interval that of a bootstrap which draws whole anchors, each
+    with both models' failures; it is far narrower than the errors' own where the models fail alike."""
+    case = make_case(3000)
+    wrong = wrong_triplets(case.embeddings, case.masks, case.triplets)
+    rng = np.random.default_rng(1)
+    other = wrong | (rng.random(3000) < 0.04)  # fails wherever the first does, and elsewhere too
+    found = difference(wrong, other, case.items, case.triplets)
+    for name in ("overall", "c0", "c1", "c2"):
+        of = np.full(3000, True) if name == "overall" else case.triplets.condition == int(name[1])
+        value, (low, high) = (
+            part["overall"] if name == "overall" else part["by_condition"][name] for part in found.values()
+        )
+        assert value == pytest.approx(np.mean(other[of]) - np.mean(wrong[of]), abs=1e-12)
+        groups = {}
+        for t in np.flatnonzero(of):
+            groups.setdefault(int(case.triplets.anchor[t]), []).append(float(other[t]) - float(wrong[t]))
+        groups, drawn = list(groups.values()), []
+        for _ in range(1000):
+            some = [groups[i] for i in rng.integers(len(groups), size=len(groups))]
+            drawn.append(sum(map(sum, some)) / sum(map(len, some)))
+        naive_low, naive_high = np.percentile(drawn, [2.5, 97.5])
+        assert (low, high) == pytest.approx((naive_low, naive_high), abs=0.15 * (naive_high - naive_low))
+    low, high = interval(wrong, case.triplets.anchor)
+    assert found["ci95"]["overall"][0] > 0 and np.diff(found["ci95"]["overall"]) < (high - low) / 2
