@@ -12,12 +12,7 @@ from typing import Any
 import numpy as np
 
 from csn_jax.errors import MachineError
-from csn_jax.runtime.workdir import write_atomically
-
-
-def cache_folder() -> Path:
-    """$CSN_JAX_CACHE, or ~/.cache/csn_jax."""
-    return Path(os.environ.get("CSN_JAX_CACHE") or Path.home() / ".cache" / "csn_jax").expanduser().absolute()
+from csn_jax.runtime.workdir import cache_folder, write_atomically
 
 
 def file_digest(path: Path) -> str:

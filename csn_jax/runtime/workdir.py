@@ -17,6 +17,11 @@ from csn_jax.errors import MachineError, UserError
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+def cache_folder() -> Path:
+    """$CSN_JAX_CACHE, or ~/.cache/csn_jax: what can be made again, of all runs."""
+    return Path(os.environ.get("CSN_JAX_CACHE") or Path.home() / ".cache" / "csn_jax").expanduser().absolute()
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Readers see the old file or the whole new one, also after a power cut: file and folder are fsynced."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from csn_jax.data import cache
-from csn_jax.data.cache import cache_folder, cached
+from csn_jax.data.cache import cached
 from csn_jax.errors import MachineError
+from csn_jax.runtime.workdir import cache_folder
 
 SHAPE = (5, 2, 3, 3)
 
