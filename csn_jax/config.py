@@ -134,8 +134,9 @@ class Config:
     """Batch norm of a batch of triplets. by_role: anchors, positives and negatives apart, as in the reference; shared:
     over the three as one batch. By role, the statistics give the negatives away where conditions have few values, and
     training learns that instead; take shared there."""
-    feed: Literal["tfdata", "device"] = "tfdata"
-    """tfdata: tf.data gathers rows on the host, ahead; device: all items lie on the accelerator. Same batches."""
+    feed: Literal["tfdata", "device", "auto"] = "tfdata"
+    """tfdata: tf.data gathers rows on the host, ahead; device: all items lie on the accelerator; auto: device where
+    they take at most a quarter of its memory. Same batches."""
     log_every: int = 50
     """Steps between two lines of training metrics."""
     eval_every: int = 200

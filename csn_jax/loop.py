@@ -17,7 +17,7 @@ from csn_jax import pictures
 from csn_jax.config import Config
 from csn_jax.core.steps import make_in_batch_step, make_train_step
 from csn_jax.data.dataset import Dataset, load_dataset
-from csn_jax.data.feed import AnyBatch, device_feed, labelled_batches, triplet_batches
+from csn_jax.data.feed import AnyBatch, Watched, device_feed, fits, labelled_batches, triplet_batches
 from csn_jax.data.report import report
 from csn_jax.errors import MachineError, Stopped
 from csn_jax.evaluators import baselines, leakage, off_task, retrieval, triplet_error
@@ -155,7 +155,8 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
         train_step = make_train_step(*parts, **options, shared_statistics=config.batch_statistics == "shared")
     train_step = jit(train_step, donate_argnums=0)
     programs = make_programs(network)
-    on_device = jax.device_put(items.inputs, shardings.state) if config.feed == "device" else None
+    from_device = config.feed == "device" or (config.feed == "auto" and fits(items.inputs))
+    on_device = jax.device_put(items.inputs, shardings.state) if from_device else None
     batch_at = _batches(config, dataset, shardings)
     writer, pending = Writer(workdir, start), Pending(batch_at, items.ids, workdir, start)
     images = config.batch_size * (1 if in_batch else 3)  # in a step
@@ -163,8 +164,10 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
     progress = Progress("training", config.steps * images, start * images, unit=unit)
     began = time.perf_counter()
     with stop.deferred(), closing(checkpoints), closing(writer), closing(progress):
-        for step, batch in enumerate(_feed(config, items.inputs, batch_at, start, shardings), start + 1):
+        feed = Watched(_feed(from_device, items.inputs, batch_at, start, config.steps, shardings))
+        for step, batch in enumerate(feed, start + 1):
             state, metrics = train_step(state, batch, on_device)
+            feed.working_on(metrics["loss"])
             pending.add(metrics)
             last, stopping = step == config.steps, stop.signum is not None
             evaluating = last or step % config.eval_every == 0
@@ -176,9 +179,10 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
                 values = pending.take()
                 if step % config.log_every == 0 or last:
                     writer.log(step, {f"train/{name}": value for name, value in values.items()})
-                    rate = (step - start) * images / (time.perf_counter() - began)
-                    writer.log_timing(step, {"images_per_second": rate})
-                    shown["loss"] = f"{values['loss']:.3f}"
+                    spent = time.perf_counter() - began
+                    rate, waiting = (step - start) * images / spent, feed.idle / spent
+                    writer.log_timing(step, {"images_per_second": rate, "waiting_for_feed": waiting})
+                    shown |= {"loss": f"{values['loss']:.3f}", "waiting": f"{waiting:.1%}"}
             error = None
             if evaluating:
                 counts = _validate(make_model(config, names, state, programs, shardings), dataset)
@@ -204,13 +208,18 @@ def _batches(config: Config, dataset: Dataset, shardings: Shardings) -> Callable
 
 
 def _feed(
-    config: Config, inputs: np.ndarray, batch_at: Callable[[int], AnyBatch], start: int, shardings: Shardings
+    from_device: bool,
+    inputs: np.ndarray,
+    batch_at: Callable[[int], AnyBatch],
+    start: int,
+    stop: int,
+    shardings: Shardings,
 ) -> Iterator[AnyBatch]:
-    if config.feed == "device":
-        return device_feed(batch_at, start, config.steps, shardings.batch)
+    if from_device:
+        return device_feed(batch_at, start, stop, shardings.batch)
     from csn_jax.data.tf_feed import tf_feed  # TensorFlow takes seconds to import and is not needed otherwise
 
-    return tf_feed(inputs, batch_at, start, config.steps, shardings.batch)
+    return tf_feed(inputs, batch_at, start, stop, shardings.batch)
 
 
 def _validate(model: Model, dataset: Dataset) -> dict[str, float]:

@@ -74,6 +74,7 @@ def test_the_metrics_log_is_json_lines_without_a_clock(finished):
         assert all(np.isfinite(line[f"train/{name}"]) for line in lines if "train/loss" in line)
     timing = [json.loads(line) for line in (finished / "timing.jsonl").read_text().splitlines()]
     assert [line["step"] for line in timing] == trained and all(line["images_per_second"] > 0 for line in timing)
+    assert all(0 <= line["waiting_for_feed"] < 1 for line in timing)
 
 
 def test_the_best_checkpoint_is_the_one_with_the_lowest_validation_error(finished):

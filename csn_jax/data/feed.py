@@ -4,8 +4,10 @@ What a batch is made of is said by a function of the step alone, `batch_at(step)
 positions of items: those of `triplet_batches` or of `labelled_batches`.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +18,44 @@ from csn_jax.data.order import batch_rows, label_items, labelled_rows
 from csn_jax.data.triplets import Triplets
 
 AnyBatch = TypeVar("AnyBatch", Batch, LabelledBatch)
+
+SHARE = (
+    4  # of a device's memory, a quarter is what the items may take; network, activations and optimizer need the rest
+)
+
+
+def fits(inputs: np.ndarray) -> bool:
+    """Whether all items may lie on the device: in a quarter of its memory, or of the machine's where it is a CPU."""
+    memory = jax.local_devices()[0].memory_stats() or {}
+    limit = memory.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return inputs.nbytes * SHARE <= limit
+
+
+class Watched(Generic[AnyBatch]):
+    """A feed whose every batch is timed against the work of the one before: where that was done before the next batch
+    came, the device stood idle for want of it. Asks the device whether it is done, and never waits for it.
+
+    idle: seconds so far, at most; the filling of the feed before the first step is not among them.
+    """
+
+    def __init__(self, feed: Iterable[AnyBatch]):
+        self.idle = 0.0
+        self._feed = iter(feed)
+        self._result: jax.Array | None = None
+
+    def __iter__(self) -> Iterator[AnyBatch]:
+        return self
+
+    def __next__(self) -> AnyBatch:
+        began = time.perf_counter()
+        batch = next(self._feed)
+        if self._result is not None and self._result.is_ready():
+            self.idle += time.perf_counter() - began
+        return batch
+
+    def working_on(self, result: jax.Array) -> None:
+        """What the device gives when it is done with the newest batch."""
+        self._result = result
 
 
 def triplet_batches(triplets: Triplets, seed: int, batch_size: int, padded_size: int) -> Callable[[int], Batch]:

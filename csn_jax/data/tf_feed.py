@@ -18,7 +18,7 @@ try:
     import tensorflow as tf
 except ImportError as error:
     raise UserError(
-        f"config.feed is tfdata and TensorFlow cannot be imported ({error}); "
+        f"the feed is tfdata and TensorFlow cannot be imported ({error}); "
         "install tensorflow, or use --config.feed=device."
     ) from None
 

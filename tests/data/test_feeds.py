@@ -1,11 +1,14 @@
 """Feeds: batches that depend on the step alone, and are the same from the host and from the device."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
 
 from csn_jax.core.steps import Batch
-from csn_jax.data.feed import device_feed, gather, labelled_batches, triplet_batches
+from csn_jax.data import feed as module
+from csn_jax.data.feed import Watched, device_feed, fits, gather, labelled_batches, triplet_batches
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.data.order import batch_rows, label_items, labelled_rows, steps_per_epoch
 from csn_jax.data.triplets import Triplets, draw_triplets
@@ -147,3 +150,40 @@ def test_both_feeds_give_the_same_labelled_batches(pixels, items):
         for one, other in zip(tail, whole[2:], strict=True):
             assert_same(one, other)
     assert from_host(pixels, *labelled_plan(items, 4, 4)) == []
+
+
+class Result:
+    """What a device would give: ready or not."""
+
+    def __init__(self, ready: bool):
+        self.ready = ready
+
+    def is_ready(self) -> bool:
+        return self.ready
+
+
+def test_idle_is_what_the_device_waited_and_no_more(monkeypatch):
+    """A slow batch counts where the device had nothing left to do, and neither before the first step nor while the
+    device is busy."""
+    now = iter([0, 10, 13, 20, 30, 34, 40])  # looked at before a batch, and after it where it counts
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    watched, idle = Watched(["a", "b", "c", "d"]), []
+    for batch, ready in zip("abcd", (True, False, True, None), strict=True):
+        assert next(watched) == batch
+        idle.append(watched.idle)
+        watched.working_on(Result(ready))
+    assert idle == [0, 3, 3, 7]
+    with pytest.raises(StopIteration):
+        next(watched)
+
+
+def test_items_fit_in_a_quarter_of_the_memory(monkeypatch):
+    class Device:
+        @staticmethod
+        def memory_stats():
+            return {"bytes_limit": 4_000}
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device])
+    assert fits(np.zeros(1_000, np.uint8)) and not fits(np.zeros(1_001, np.uint8))
+    Device.memory_stats = staticmethod(lambda: None)  # a CPU tells of none: the machine's counts
+    assert fits(np.zeros(1_001, np.uint8))
