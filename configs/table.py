@@ -21,6 +21,10 @@ def default() -> Config:
     and of --config.variant=standard: category 11.2 and 16.1 %, gender 20.0 and 22.3, colour 19.2 and 26.7, season 39.2
     and 42.2. With --config.batch_size=64 --config.steps=800, all conditions together: 23.9 %, and 26.8 % where
     batch_statistics is by_role.
+
+    A notion that csn_jax.adapt teaches later needs dimensions that can carry it, and a wide embedding has more of them.
+    `usage`, unknown in training, then learned from its labels: 18.5 % with 64 dimensions and 17.8 % with
+    --config.backbone.embedding_dim=256; trained with it, 14.3 and 15.3 %.
     """
     return Config(batch_statistics="shared", data=DataConfig(source="table"), preprocess=_IMAGES)
 
