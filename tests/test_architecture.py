@@ -14,6 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From top to bottom. A module imports from layers below its own, and a package's modules from each other.
 LAYERS = (
     ("train", "evaluate", "embed", "search", "adapt", "explore", "report", "port", "benchmark"),
+    ("suites",),
     ("loop", "answers"),
     ("sheet", "image_map", "report_pictures", "report_text"),
     ("pictures", "deploy", "model_card", "explain", "layout", "qdrant_search"),

@@ -1,0 +1,70 @@
+"""The networks in PyTorch, as a PyTorch programmer writes them."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.down = None
+        if stride > 1:
+            self.down = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(y)) + (self.down(x) if self.down else x), inplace=True)
+
+
+def resnet18_csn(size, channels, dim=64):
+    """ResNet-18 without its fourth stage."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 64, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, 1),
+        *(Block(64, 64, 1), Block(64, 64, 1)),
+        *(Block(64, 128, 2), Block(128, 128, 1)),
+        *(Block(128, 256, 2), Block(256, 256, 1)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(256, dim),
+    )
+
+
+class Scale(nn.Module):
+    def forward(self, x):
+        return 0.2 * x
+
+
+def small(size, channels, dim=64):
+    """Three strided convolutions and a linear layer, scaled."""
+    layers, inputs = [], channels
+    for kernel, outputs in ((5, 32), (3, 64), (3, 128)):
+        layers += [nn.Conv2d(inputs, outputs, kernel, 2, kernel // 2, bias=False)]
+        layers += [nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+        inputs, size = outputs, (size + 1) // 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * size * size, dim), Scale())
+
+
+class ConditionalNet(nn.Module):
+    """A network and learned masks; the loss of the paper over a batch of triplets."""
+
+    def __init__(self, network, conditions, dim=64):
+        super().__init__()
+        self.network = network
+        self.masks = nn.Parameter(torch.empty(conditions, dim).normal_(0.9, 0.7))
+
+    def loss(self, embedded, condition):
+        anchor, negative, positive = embedded
+        mask = F.relu(self.masks[condition])
+        near = F.pairwise_distance(anchor * mask, positive * mask)
+        far = F.pairwise_distance(anchor * mask, negative * mask)
+        size = len(condition)
+        norms = sum(one.norm(2) for one in embedded) / 3
+        return F.relu(near - far + 0.2).mean() + 5e-3 * norms / size**0.5 + 5e-4 * mask.norm(1) / size
