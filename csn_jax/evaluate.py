@@ -29,20 +29,32 @@ class Args:
     an interval of that difference, which overlapping intervals of the two errors hide."""
     json: bool = False
     """Print the results as JSON instead of a table."""
+    distributed: str = ""
+    """Be one of several processes that share the embedding of the items; as in csn_jax.train."""
 
 
 def main(argv: Sequence[str]) -> None:
     args = cli.parse(Args, argv, "python -m csn_jax.evaluate")
 
+    from csn_jax.runtime.hosts import is_first, joined
+
+    with joined(args.distributed):
+        results = _measure(args)
+        if is_first():
+            print(json.dumps(results, indent=2) if args.json else cli.results_table(results))
+
+
+def _measure(args: Args) -> dict[str, Any]:
     from csn_jax.data.dataset import load_dataset
     from csn_jax.loop import evaluate
     from csn_jax.model import load
+    from csn_jax.runtime.hosts import first_of_all
     from csn_jax.runtime.workdir import check_record, read_config, read_record
 
     workdir = Path(args.workdir)
     model = load(workdir)
     config = read_config(workdir)
-    dataset = load_dataset(config)
+    dataset = first_of_all(lambda: load_dataset(config))
     check_record(workdir, dataset.record)
     n = len(dataset.items.conditions)  # behind these come what csn_jax.adapt learned from other data
     model = model.with_masks(model.conditions[:n], model.masks[:n])
@@ -51,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
         results["adapted"] = adapted
     if args.against:
         results["against"] = {"workdir": args.against} | _against(args, model, embeddings, dataset)
-    print(json.dumps(results, indent=2) if args.json else cli.results_table(results))
+    return results
 
 
 def _against(args: Args, model: "Model", embeddings: "np.ndarray", dataset: "Dataset") -> dict[str, Any]:

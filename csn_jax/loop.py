@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from csn_jax.core.steps import make_in_batch_step, make_train_step
 from csn_jax.data.dataset import Dataset, load_dataset
 from csn_jax.data.feed import AnyBatch, Watched, device_feed, fits, labelled_batches, triplet_batches
 from csn_jax.data.report import report
+from csn_jax.data.triplets import Triplets
 from csn_jax.errors import MachineError, Stopped
 from csn_jax.evaluators import baselines, leakage, off_task, retrieval, triplet_error
 from csn_jax.model import Model, build_network, examples, load, make_model, make_programs, pretrained, restore_target
+from csn_jax.runtime import hosts
 from csn_jax.runtime.checkpoint import Checkpoints, has_steps
 from csn_jax.runtime.compiler import jit
-from csn_jax.runtime.sharding import Shardings, make_shardings
+from csn_jax.runtime.sharding import Shardings, make_shardings, place, summed
 from csn_jax.runtime.signals import StopRequest, catch_stop
 from csn_jax.runtime.workdir import (
     check_config,
@@ -35,7 +37,7 @@ from csn_jax.runtime.workdir import (
     read_results,
     write_atomically,
 )
-from csn_jax.runtime.writer import Progress, Writer, say
+from csn_jax.runtime.writer import NoWriter, Progress, Writer, say
 
 QUERIES = 10_000  # of retrieval for each condition in a plain evaluation; the gallery is always whole
 
@@ -61,17 +63,18 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
     config.validate()
     workdir = open_workdir(Path(workdir))
     check_config(workdir, config)
-    results = read_results(workdir)
+    results = hosts.on_first(lambda: read_results(workdir))
     if results:
         say(f"{workdir} holds a finished run; nothing to train.")
         return results
-    with locked(workdir), full_disk_told(workdir), catch_stop() as stop:
+    with ExitStack() as lock, full_disk_told(workdir), catch_stop() as stop:
+        hosts.on_first(lambda: lock.enter_context(locked(workdir)))
         if config.feed == "tfdata":
             import csn_jax.data.tf_feed  # noqa: F401  (tells that TensorFlow is missing before anything is written)
-        dataset = load_dataset(config)
+        dataset = hosts.first_of_all(lambda: load_dataset(config))
         say(report(config, dataset))
         if config.variant == "specialists":
-            claim(workdir, config, dataset.record)
+            hosts.first_of_all(lambda: claim(workdir, config, dataset.record))
             for row in range(len(dataset.items.conditions)):
                 _train_specialist(config, workdir, dataset, row, stop)
         else:
@@ -79,8 +82,12 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
         with stop.shielded():
             model = load(workdir)
         results, embeddings = evaluate(model, dataset, "test", config.variant)
-        pictures.draw_all(workdir, model, embeddings, dataset)
-        write_atomically(workdir / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+
+        def write() -> None:
+            pictures.draw_all(workdir, model, embeddings, dataset)
+            write_atomically(workdir / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+
+        hosts.on_first(write)
         return results
 
 
@@ -97,6 +104,15 @@ def evaluate(
     if full and off_task.off_task_labels(items):
         rows = np.union1d(rows, off_task.fitting_rows(items))
     embeddings = model.embed_rows(items.inputs, rows)
+    measured = hosts.on_first(lambda: _measured(model, dataset, embeddings, split, variant, full))
+    return measured, embeddings
+
+
+def _measured(
+    model: Model, dataset: Dataset, embeddings: np.ndarray, split: str, variant: str, full: bool
+) -> dict[str, Any]:
+    """The results of `evaluate`, from the embeddings of all items that take part."""
+    items = dataset.items
     results = {"variant": variant, "conditions": list(model.conditions), "split": split, "step": model.step}
     results |= triplet_error.results(embeddings, model.masks, items, dataset.triplets[split])
     if items.inputs.ndim == 2:
@@ -107,7 +123,7 @@ def evaluate(
     if full:
         results["leakage"] = leakage.results(embeddings, model.masks, items, split)
         results["off_task"] = off_task.results(embeddings, items, split)
-    return results, embeddings
+    return results
 
 
 def _train_specialist(config: Config, workdir: Path, dataset: Dataset, row: int, stop: StopRequest) -> None:
@@ -137,12 +153,14 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
         record = record | {"init_sha256": sha256}
         unused = ", ".join(dict.fromkeys(re.split("[./]", name)[0] for name in left_out))
         say(f"the backbone starts from {config.backbone.init}" + (f", without its {unused}" if unused else ""))
-    claim(workdir, config, record)  # not sooner: a config that cannot be trained leaves the workdir free
+    hosts.first_of_all(
+        lambda: claim(workdir, config, record)
+    )  # not sooner: a config that cannot be trained leaves the workdir free
     with stop.shielded():
         checkpoints = Checkpoints(folder)
         state = checkpoints.restore_newest(restore_target(network.state, shardings), say)
     if state is None:
-        state = jax.device_put(initial, shardings.state)
+        state = place(initial, shardings.state)
     start = int(state.step)
     if start:
         say(f"going on from step {start}")
@@ -155,10 +173,11 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
         train_step = make_train_step(*parts, **options, shared_statistics=config.batch_statistics == "shared")
     train_step = jit(train_step, donate_argnums=0)
     programs = make_programs(network)
-    from_device = config.feed == "device" or (config.feed == "auto" and fits(items.inputs))
-    on_device = jax.device_put(items.inputs, shardings.state) if from_device else None
+    from_device = config.feed == "device" or (config.feed == "auto" and hosts.on_first(lambda: fits(items.inputs)))
+    on_device = place(items.inputs, shardings.state) if from_device else None
     batch_at = _batches(config, dataset, shardings)
-    writer, pending = Writer(workdir, start), Pending(batch_at, items.ids, workdir, start)
+    writer = Writer(workdir, start) if hosts.is_first() else NoWriter()
+    pending = Pending(batch_at, items.ids, workdir, start)
     images = config.batch_size * (1 if in_batch else 3)  # in a step
     unit = "image" if items.inputs.ndim == 4 else "vector"
     progress = Progress("training", config.steps * images, start * images, unit=unit)
@@ -169,7 +188,7 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
             state, metrics = train_step(state, batch, on_device)
             feed.working_on(metrics["loss"])
             pending.add(metrics)
-            last, stopping = step == config.steps, stop.signum is not None
+            last, stopping = step == config.steps, stop.asked()
             evaluating = last or step % config.eval_every == 0
             saving = last or step % config.checkpoint_every == 0 or stopping
             # The order matters: losses are checked before anything is measured or kept, the log is on disk before
@@ -215,17 +234,24 @@ def _feed(
     stop: int,
     shardings: Shardings,
 ) -> Iterator[AnyBatch]:
+
+    def share_at(step: int) -> AnyBatch:
+        """This process's rows of a batch, of which all draw the same positions."""
+        return jax.tree.map(lambda column: column[shardings.share(len(column))], batch_at(step))
+
     if from_device:
-        return device_feed(batch_at, start, stop, shardings.batch)
+        return device_feed(share_at, start, stop, shardings.batch)
     from csn_jax.data.tf_feed import tf_feed  # TensorFlow takes seconds to import and is not needed otherwise
 
-    return tf_feed(inputs, batch_at, start, stop, shardings.batch)
+    return tf_feed(inputs, share_at, start, stop, shardings.batch)
 
 
 def _validate(model: Model, dataset: Dataset) -> dict[str, float]:
     items, triplets = dataset.items, dataset.triplets["validation"]
     embeddings = model.embed_rows(items.inputs, dataset.rows("validation"))
-    counts = triplet_error.triplet_error(embeddings, model.masks, items, triplets)
+    share = Triplets(*(column[hosts.index() :: hosts.count()] for column in triplets))
+    counts = triplet_error.triplet_error(embeddings, model.masks, items, share)
+    counts = dict(zip(counts, summed(np.array(list(counts.values()))).tolist(), strict=True))  # (wrong, total) each
     return {name: wrong / total for name, (wrong, total) in counts.items()}
 
 

@@ -25,7 +25,7 @@ from csn_jax.data.order import steps_per_epoch
 from csn_jax.errors import UserError
 from csn_jax.runtime.checkpoint import Checkpoints
 from csn_jax.runtime.compiler import jit
-from csn_jax.runtime.sharding import Shardings, make_shardings
+from csn_jax.runtime.sharding import Shardings, fetch, make_shardings, place
 from csn_jax.runtime.weights import read_weights
 from csn_jax.runtime.workdir import read_config, read_record
 
@@ -65,23 +65,30 @@ class Model:
         Returns:
             [B, D], unmasked and not normalised.
         """
-        return self._in_chunks(self._embed, inputs) if len(inputs) else np.zeros((0, self.masks.shape[1]), np.float32)
+        if not len(inputs):
+            return np.zeros((0, self.masks.shape[1]), np.float32)
+        return self._in_chunks(self._embed, inputs, np.arange(len(inputs)))
 
     def features(self, inputs: np.ndarray) -> np.ndarray:
         """What the last linear layer makes embeddings of, for inputs as `embed` takes them: float32 [B, F].
 
         Of specialists, those of one network beside those of the next.
         """
-        return self._in_chunks(self._features, inputs)
+        return self._in_chunks(self._features, inputs, np.arange(len(inputs)))
 
-    def _in_chunks(self, function: Callable[[np.ndarray], jax.Array], inputs: np.ndarray) -> np.ndarray:
+    def _in_chunks(
+        self, function: Callable[[jax.Array], jax.Array], inputs: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """A function of some rows of the inputs. Of several processes each reads and computes its share of every chunk,
+        and all return the whole."""
         parts = []
-        for start in range(0, len(inputs), CHUNK):
-            chunk = np.asarray(inputs[start : start + CHUNK])
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
             # Sizes are powers of two up to CHUNK, so a handful of programs serve every number of inputs.
             size = self._shardings.padded(min(CHUNK, 1 << (len(chunk) - 1).bit_length()))
-            padded = np.concatenate([chunk, np.repeat(chunk[:1], size - len(chunk), axis=0)])
-            parts.append(function(jax.device_put(padded, self._shardings.batch))[: len(chunk)])
+            padded = np.concatenate([chunk, np.repeat(chunk[:1], size - len(chunk))])
+            share = np.asarray(inputs[padded[self._shardings.share(size)]])
+            parts.append(fetch(function(place(share, self._shardings.batch)), len(chunk)))
         return np.concatenate([np.asarray(part) for part in parts])
 
     def embed_rows(self, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -89,7 +96,7 @@ class Model:
         embeddings = np.zeros((len(inputs), self.masks.shape[1]), np.float32)  # untouched pages cost no memory
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
-            embeddings[chunk] = self.embed(inputs[chunk])
+            embeddings[chunk] = self._in_chunks(self._embed, inputs, chunk)
         return embeddings
 
     def with_masks(self, conditions: Sequence[str], masks: np.ndarray) -> "Model":

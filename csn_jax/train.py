@@ -21,6 +21,9 @@ class Args:
     """Stop after the data report, which tells what there is to learn from and what is wrong with it."""
     write_triplets: str = ""
     """Write the triplets into this new folder as the reference's lists, with their seed and digests, and stop."""
+    distributed: str = ""
+    """Be one of several processes on as many hosts, each with this command, on a shared folder: auto where Slurm, a TPU
+    pod or GKE says who is who, else HOST:PORT,N,ID with the address of process 0, their number and this one's."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -39,12 +42,15 @@ def main(argv: Sequence[str]) -> None:
         return
 
     from csn_jax.loop import train_and_evaluate
+    from csn_jax.runtime.hosts import is_first, joined
     from csn_jax.runtime.writer import say
 
-    say(f"workdir {workdir}")
-    results = train_and_evaluate(config, workdir)
-    print(cli.results_table(results))
-    say(f"pictures and records are in {workdir}: masks.png, neighbours_*.png for images, results.json")
+    with joined(args.distributed):
+        say(f"workdir {workdir}")
+        results = train_and_evaluate(config, workdir)
+        if is_first():
+            print(cli.results_table(results))
+        say(f"pictures and records are in {workdir}: masks.png, neighbours_*.png for images, results.json")
 
 
 if __name__ == "__main__":

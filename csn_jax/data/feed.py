@@ -16,6 +16,7 @@ from csn_jax.core.steps import Batch, LabelledBatch
 from csn_jax.data.item_set import ItemSet
 from csn_jax.data.order import batch_rows, label_items, labelled_rows
 from csn_jax.data.triplets import Triplets
+from csn_jax.runtime.sharding import place
 
 AnyBatch = TypeVar("AnyBatch", Batch, LabelledBatch)
 
@@ -92,4 +93,4 @@ def gather(inputs: np.ndarray, batch: AnyBatch) -> AnyBatch:
 def device_feed(batch_at: Callable[[int], AnyBatch], start: int, stop: int, sharding: Any) -> Iterator[AnyBatch]:
     """Batches of positions, for a step that gathers from an array of all items on the device."""
     for step in range(start, stop):
-        yield jax.device_put(batch_at(step), sharding)
+        yield place(batch_at(step), sharding)

@@ -5,11 +5,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 from csn_jax.data.feed import AnyBatch, gather
 from csn_jax.errors import UserError
+from csn_jax.runtime.sharding import place
 
 # Before the import, which prints a page of notices otherwise. oneDNN: we only use tf.data.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -48,7 +48,7 @@ def tf_feed(
     ready: deque[AnyBatch] = deque()
     for arrays in dataset.as_numpy_iterator():
         # Returns at once; the copy overlaps the running step.
-        ready.append(jax.device_put(type(first)(*arrays), sharding))
+        ready.append(place(type(first)(*arrays), sharding))
         if len(ready) > AHEAD:
             yield ready.popleft()
     yield from ready

@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 
 from csn_jax.core.steps import State
 from csn_jax.errors import MachineError, UserError
+from csn_jax.runtime import hosts
 
 FULL_DISK = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "Disk quota exceeded")
 
@@ -235,14 +236,17 @@ class Checkpoints:
                 )
 
     def _empty_trash(self) -> None:
-        if not self._read_only:
+        if not self._read_only and hosts.is_first():
             shutil.rmtree(self.folder / "trash", ignore_errors=True)
 
     def _set_aside(self, step: int) -> None:
-        aside = self.folder / "damaged"
-        aside.mkdir(exist_ok=True)
-        shutil.rmtree(aside / str(step), ignore_errors=True)
-        (self.folder / str(step)).rename(aside / str(step))
+        def move() -> None:
+            aside = self.folder / "damaged"
+            aside.mkdir(exist_ok=True)
+            shutil.rmtree(aside / str(step), ignore_errors=True)
+            (self.folder / str(step)).rename(aside / str(step))
+
+        hosts.on_first(move)
         self._manager.reload()
 
     def _no_way_on(self, step: int, damage: Damaged) -> MachineError:

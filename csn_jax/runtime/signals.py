@@ -1,11 +1,15 @@
 """SIGTERM and SIGUSR1 end a run: at once where nothing is lost, after saving where there is something to save."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from jax.experimental import multihost_utils
+
 from csn_jax.errors import Stopped
+from csn_jax.runtime import hosts
 
 
 class StopRequest:
@@ -14,6 +18,17 @@ class StopRequest:
     def __init__(self):
         self.signum: int | None = None
         self._waiting = False
+        self._asked = 0
+
+    def asked(self) -> bool:
+        """Whether the run is to stop; to be asked after every step, and of several processes by all of them. They agree
+        on one step, whichever of them was signalled, a few steps after the signal."""
+        if hosts.count() > 1:
+            # Counted here, since steps begin anew with each specialist and JAX wants them to rise.
+            self._asked += 1
+            if multihost_utils.reached_preemption_sync_point(self._asked):
+                self.signum = signal.SIGTERM
+        return self.signum is not None
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -44,13 +59,17 @@ class StopRequest:
 def catch_stop() -> Iterator[StopRequest]:
     """Raise Stopped at these signals instead of dying of them, or have them noted under `StopRequest.deferred`.
 
-    Outside the main thread Python allows no handlers: then nothing changes.
+    Outside the main thread Python allows no handlers: then nothing changes. Of several processes JAX takes SIGTERM and
+    tells it to all, which a handler of ours would keep from it: SIGUSR1 is passed on as one, and `asked` knows.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    previous = {number: signal.signal(number, request.note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    handlers = dict.fromkeys((signal.SIGTERM, signal.SIGUSR1), request.note)
+    if hosts.count() > 1:
+        handlers = {signal.SIGUSR1: lambda *_: os.kill(os.getpid(), signal.SIGTERM)}
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield request
     finally:

@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from csn_jax.runtime import hosts
 from csn_jax.runtime.event_file import EventFile
 from csn_jax.runtime.workdir import write_atomically
 
 
 class Writer:
-    """Records of a run. metrics.jsonl holds no wall-clock figure, so that a resumed run writes the same bytes."""
+    """Records of a run, which of several processes the first one writes. metrics.jsonl holds no wall-clock figure, so that a resumed run writes the same bytes."""
 
     def __init__(self, workdir: Path, start: int):
         """Open the records, cutting back what was written after step `start`, which will be written again."""
@@ -40,6 +41,20 @@ class Writer:
         self._metrics.close()
         self._timing.close()
         self._board.close()
+
+
+class NoWriter:
+    """The writer of a process that is not the first: it takes the same calls and writes nothing."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    log_timing = log
+
+    def flush(self) -> None:
+        pass
+
+    close = flush
 
 
 def _append(file: io.FileIO, step: int, values: dict[str, float]) -> None:
@@ -70,7 +85,7 @@ class Progress:
         self._what, self._total, self._done, self._unit, self._shown = what, total, done, unit, {}
         self._first, self._began = done, time.perf_counter()
         self._told, self._bar = self._began, None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and hosts.is_first():
             from tqdm import tqdm
 
             self._bar = tqdm(
@@ -99,7 +114,10 @@ class Progress:
 
 
 def say(text: str) -> None:
-    """One line for people, on standard error, above the bar if there is one. Results alone go to standard output."""
+    """One line for people, on standard error, above the bar if there is one. Results alone go to standard output. Of
+    several processes only the first speaks."""
+    if not hosts.is_first():
+        return
     if sys.stderr.isatty():
         from tqdm import tqdm
 

@@ -34,7 +34,7 @@ def train(devices):
     columns = [rng.integers(0, 12, TRIPLETS, np.int32) for _ in range(3)]
     triplets = Triplets(*columns, condition=rng.integers(0, 2, TRIPLETS, np.int32))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "local_devices", lambda: devices)
+        patch.setattr(jax, "devices", lambda: devices)
         shardings = make_shardings()
     assert shardings.devices == len(devices)
     network = build_network(CONFIG, items.shape[1:], 2, TRIPLETS)
@@ -83,7 +83,7 @@ def test_one_device_equals_four_in_batch():
 
     def train(devices):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(jax, "local_devices", lambda: devices)
+            patch.setattr(jax, "devices", lambda: devices)
             shardings = make_shardings()
         step = make_in_batch_step(
             network.backbone, network.preprocess, network.optimizer, LossConfig("batch_all"), train_masks=True, seed=0
