@@ -4,6 +4,7 @@ Two reasons for our own. Numbers: PyTorch's running variance is unbiased, Linen'
 automatic gradients of both cost a fifth of a ResNet's training step.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 EPSILON = 1e-5
 MOMENTUM = 0.1  # PyTorch's: the weight of the new batch
+WIDTH = 512  # numbers that a sum over rows has in hand
 
 
 class BatchNorm(nn.Module):
@@ -61,6 +63,20 @@ def _spread(values: jax.Array, like: jax.Array) -> jax.Array:
     return values.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
+def _channel_sum(x: jax.Array) -> jax.Array:
+    """The sum over all axes but the last, [ch].
+
+    On CPUs, XLA walks the rows with as many numbers in hand as there are channels. Rows put side by side keep it five
+    times as busy.
+    """
+    axes, channels = tuple(range(x.ndim - 1)), x.shape[-1]
+    if jax.default_backend() != "cpu":
+        return jnp.sum(x, axis=axes)
+    n = x.size // channels
+    beside = math.gcd(n, max(1, WIDTH // channels))
+    return jnp.sum(jnp.sum(x.reshape(n // beside, beside * channels), axis=0).reshape(beside, channels), axis=0)
+
+
 def widen(x: jax.Array) -> jax.Array:
     """x in float32, or as it is where it is wider."""
     return x.astype(np.promote_types(x.dtype, np.float32))
@@ -80,11 +96,11 @@ def batch_norm(
 
     y is rectified if `relu`. No gradient flows through the returned statistics: they feed the running ones only.
     """
-    wide, axes, rows = widen(x), tuple(range(x.ndim - 1)), _rows(x, valid)
+    wide, rows = widen(x), _rows(x, valid)
     n = _count(x, valid, wide.dtype)
-    mean = jnp.sum(wide * rows, axis=axes) / n
+    mean = _channel_sum(wide * rows) / n
     # Two passes: the mean of squares minus the squared mean loses the digits that parity needs.
-    var = jnp.sum(jnp.square(wide - _spread(mean, x)) * rows, axis=axes) / n
+    var = _channel_sum(jnp.square(wide - _spread(mean, x)) * rows) / n
     return _normalise(x, scale, bias, mean, var, relu), mean, var
 
 
@@ -96,14 +112,13 @@ def _batch_norm_forward(x, scale, bias, valid, relu):
 def _batch_norm_backward(relu, saved, gradients):
     """dx = scale / std * (g - (mean(g) + x_hat * mean(g * x_hat)) on valid rows): the textbook's form, with padding."""
     x, scale, bias, valid, mean, var = saved
-    g, axes, rows = gradients[0].astype(mean.dtype), tuple(range(x.ndim - 1)), _rows(x, valid)
+    g, rows = gradients[0].astype(mean.dtype), _rows(x, valid)
     n = _count(x, valid, mean.dtype)
     inverse = jax.lax.rsqrt(var + EPSILON)
     x_hat = (widen(x) - _spread(mean, x)) * _spread(inverse, x)
     if relu:  # recomputed from x, so that the activation need not be kept
         g = jnp.where(x_hat * _spread(scale, x) + _spread(bias, x) > 0, g, 0)
-    d_bias = jnp.sum(g, axis=axes)
-    d_scale = jnp.sum(g * x_hat, axis=axes)
+    d_bias, d_scale = _channel_sum(g), _channel_sum(g * x_hat)
     dx = _spread(inverse * scale, x) * (g - rows * (_spread(d_bias / n, x) + x_hat * _spread(d_scale / n, x)))
     return dx.astype(x.dtype), d_scale, d_bias, None
 
