@@ -23,6 +23,7 @@ from csn_jax.errors import MachineError, UserError
 from csn_jax.suites import Case
 from csn_jax.text import table
 
+MEMORY = ", peak memory"  # ends the name of a figure
 PEERS = Path(__file__).resolve().parents[1] / "benchmarks" / "peers.py"
 
 
@@ -129,7 +130,7 @@ def compare(args: Args, number: int, case: Case, peer: str, words: Sequence[str]
             )
     name = case.name + (f", against {peer}" if peer else "")
     memory = [(ours.peak_bytes / 1e6, theirs.peak_bytes / 1e6 if theirs else None)]
-    return [summary(name, values, case.unit, case.more), summary(f"{name}: peak memory", memory, "MB", False)]
+    return [summary(name, values, case.unit, case.more), summary(f"{name}{MEMORY}", memory, "MB", False)]
 
 
 def summary(name: str, values: Sequence[tuple[float, float | None]], unit: str, more: bool) -> dict[str, Any]:
@@ -151,13 +152,16 @@ def summary(name: str, values: Sequence[tuple[float, float | None]], unit: str, 
 
 
 def told(results: Sequence[dict[str, Any]]) -> str:
-    """The figures as a table."""
-    rows = [("", "csn_jax", "the other", "unit", "times better", "from", "to")]
-    for one in results:
-        figures = ("-" if one[part] is None else f"{one[part]:,.4g}" for part in ("ours", "theirs"))
-        ratios = ("-" if one[part] is None else f"{one[part]:.2f}" for part in ("ratio", "low", "high"))
-        rows.append((one["name"], *figures, one["unit"], *ratios))
-    return table(rows)
+    """The figures as a table for each comparison."""
+    parts, width = [], max(len(one["unit"]) for one in results)
+    for speed, memory in zip(results[::2], results[1::2], strict=True):
+        rows = [("".ljust(len(MEMORY)), "unit".rjust(width), "csn_jax", "the other", "times better", "from", "to")]
+        for what, one in (("", speed), (MEMORY.lstrip(", "), memory)):
+            figures = ("-" if one[part] is None else f"{one[part]:,.4g}" for part in ("ours", "theirs"))
+            ratios = ("-" if one[part] is None else f"{one[part]:.2f}" for part in ("ratio", "low", "high"))
+            rows.append((what or "speed", one["unit"], *(figure.rjust(7) for figure in figures), *ratios))
+        parts.append(f"{speed['name']}\n{table(rows)}")
+    return "\n\n".join(parts)
 
 
 def machine() -> str:
