@@ -1,0 +1,81 @@
+"""A training of a few seconds for several processes: pictures of a small shop, 20 steps of the small network."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import shop
+
+ROOT = Path(__file__).parents[1]
+STEPS, HEARTBEAT = 20, 5
+FLAGS = (
+    f"--config={ROOT / 'configs' / 'table.py'}:tiny",
+    f"--config.steps={STEPS}",
+    "--config.batch_size=10",  # padded to 12 on four devices
+    "--config.learning_rate=2e-5",
+    "--config.log_every=2",
+    "--config.eval_every=8",
+    "--config.checkpoint_every=3",
+    "--config.preprocess.size=16",
+    "--config.data.train_triplets=60",
+    "--config.data.validation_triplets=61",
+    "--config.data.test_triplets=60",
+    "--config.backbone.embedding_dim=8",
+)
+
+
+def flags(folder: Path) -> tuple[str, ...]:
+    """The flags of the run, whose table is made in a folder."""
+    table = folder / "shop" / "products.csv"
+    if not table.exists():
+        shop.write(table, shop.columns(120), pictures=True)
+    return (*FLAGS, f"--config.data.path={table}", "--config.data.conditions", "category", "colour")
+
+
+def environment(folder: Path, devices: int) -> dict[str, str]:
+    """That of a process with some devices."""
+    rest = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return rest | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(folder / "compiled"),
+        "CSN_JAX_CACHE": str(folder / "cache"),
+        "CSN_JAX_HEARTBEAT": str(HEARTBEAT),
+        "PJRT_NPROC": "4",
+        "PYTHON": sys.executable,
+    }
+
+
+def launch(folder: Path, workdir: Path, *more: str, processes: int = 2, devices: int = 2) -> subprocess.Popen:
+    """launch/local.sh, its output in one pipe. `processes` 0: one alone, not joined to anything."""
+    return subprocess.Popen(
+        [str(ROOT / "launch" / "local.sh"), *flags(folder), "--config.feed=device", f"--workdir={workdir}", *more],
+        env=environment(folder, devices) | {"PROCESSES": str(processes or "")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    """The processes that launch/local.sh has started, in their order; the first one is the coordinator."""
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    found = [int(word) for word in path.read_text().split()] if path.exists() else []
+    return [child for child in found if b"csn_jax.train" in _command(child)]
+
+
+def _command(process: int) -> bytes:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""  # it has ended meanwhile
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a launch and what it started."""
+    for child in children(process):
+        os.kill(child, signal.SIGKILL)
+    process.kill()
+    process.wait()

@@ -1,0 +1,197 @@
+"""Several processes give the bits of one with as many devices, stop together, and come back together."""
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pair
+import pytest
+import tiny
+from oracles import flat
+
+from csn_jax.errors import UserError
+from csn_jax.model import build_network, examples, restore_target
+from csn_jax.runtime import hosts
+from csn_jax.runtime.checkpoint import Checkpoints
+from csn_jax.runtime.sharding import make_shardings
+from csn_jax.runtime.workdir import read_config, read_record
+
+FILES = ("metrics.jsonl", "results.json", "data.json", f"checkpoints/{pair.STEPS}/meta/metadata")
+
+
+def test_the_forms_of_distributed():
+    assert hosts.parse("") is None
+    assert hosts.parse("auto") == (None, None, None)
+    assert hosts.parse("10.0.0.1:1234,4,3") == ("10.0.0.1:1234", 4, 3)
+    assert hosts.parse("[::1]:1234,1,0") == ("[::1]:1234", 1, 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["Auto", "host,2,0", ":80,2,0", "host:80", "host:80,2", "host:80,2,0,1", "host:x,2,0", "host:80,2,-1"]
+)
+def test_another_form_is_refused(text):
+    with pytest.raises(UserError, match="cannot be read; leave it out .* auto .* HOST:PORT,N,ID") as told:
+        hosts.parse(text)
+    assert tiny.is_one_sentence(str(told.value)) and f"--distributed={text} " in str(told.value)
+
+
+@pytest.mark.parametrize("text", ["host:80,2,2", "host:80,0,0", "host:0,2,1", "host:65536,2,1"])
+def test_numbers_out_of_range_are_refused(text):
+    with pytest.raises(UserError, match="out of its range"):
+        hosts.parse(text)
+
+
+def test_a_time_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("CSN_JAX_HEARTBEAT", "soon")
+    with pytest.raises(UserError, match="CSN_JAX_HEARTBEAT=soon .* whole seconds"), hosts.joined("auto"):
+        pass
+
+
+def test_one_process_alone_asks_nobody():
+    with hosts.joined(""):
+        assert (hosts.count(), hosts.index(), hosts.is_first()) == (1, 0, True)
+        assert hosts.on_first(lambda: (1, 2)) == (1, 2) == hosts.first_of_all(lambda: (1, 2))
+
+
+def test_nobody_else_comes(tmp_path):
+    """One sentence after the start-up time, where JAX would end the process with a page."""
+    done = tiny.command("train", f"--workdir={tmp_path}", "--distributed=127.0.0.1:1,2,1", CSN_JAX_START_UP="1")
+    message = done.stderr.splitlines()[0].removeprefix("error: ")
+    assert done.returncode == 1 and tiny.is_one_sentence(message), done.stderr
+    assert "--distributed=127.0.0.1:1,2,1: the 2 processes did not all meet within 1 s" in message
+
+
+def run(folder, name, *more, **options):
+    """The workdir of a whole run through launch/local.sh."""
+    workdir = folder / name
+    process = pair.launch(folder, workdir, *more, **options)
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, out
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("pair")
+
+
+@pytest.fixture(scope="module")
+def two(folder):
+    """The workdir of two processes with two devices each."""
+    return run(folder, "two")
+
+
+@pytest.fixture(scope="module")
+def one(folder):
+    """The workdir of one process with four devices."""
+    return run(folder, "one", processes=1, devices=4)
+
+
+def same(workdir, other):
+    """The same log, results and record of the last checkpoint, which holds the SHA-256 of every array."""
+    return [name for name in FILES if (workdir / name).read_bytes() != (other / name).read_bytes()] == []
+
+
+def test_two_processes_give_the_bits_of_one(two, one):
+    assert same(two, one)
+    assert len((two / "metrics.jsonl").read_bytes().splitlines()) == 10 + 3  # written once, by the first
+
+
+def parameters(workdir):
+    """(initial, last) parameters of a run, by name, restored on the devices of this process."""
+    config, record = read_config(workdir), read_record(workdir)
+    network = build_network(config, record["input_shape"], len(record["conditions"]), examples(config, record))
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    state = checkpoints.restore(pair.STEPS, restore_target(network.state, make_shardings()))
+    return flat(network.state.params), flat(state.params)
+
+
+def test_one_device_agrees(two, folder):
+    """Restored here, on four devices of one process."""
+    alone = run(folder, "alone", processes=0, devices=1)
+    (before, ours), (_, theirs) = parameters(two), parameters(alone)
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=0, atol=1e-6, err_msg=name)
+    assert all(np.abs(value - before[name]).max() > 1e-4 for name, value in theirs.items())
+
+
+def wait_for(what, seconds=120):
+    """Wait until something holds, and return it."""
+    until = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return found
+
+
+def training(process, workdir: Path, lines: int = 1):
+    """Wait until a run of two processes has written some lines; its processes."""
+    log = workdir / "metrics.jsonl"
+    wait_for(lambda: process.poll() is not None or (log.exists() and log.read_bytes().count(b"\n") >= lines))
+    assert process.poll() is None, process.communicate()[0]
+    return pair.children(process)
+
+
+@contextlib.contextmanager
+def launched(*arguments, **options):
+    process = pair.launch(*arguments, **options)
+    try:
+        yield process
+    finally:
+        pair.end(process)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("to", ["all", "one"])
+def test_a_signal_stops_both_at_one_step(folder, tmp_path, number, to):
+    """SIGTERM to the launcher goes to both; SIGTERM or SIGUSR1 to one of the two is told to the other."""
+    if to == "all" and number == signal.SIGUSR1:
+        pytest.skip("the launcher does not pass it on")
+    workdir = tmp_path / "run"
+    longer = "--config.steps=2000"
+    with launched(folder, workdir, longer) as process:
+        _, second = training(process, workdir)
+        os.kill(process.pid if to == "all" else second, number)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, out
+    assert out.count("stopped by signal 15 at step ") == 2, out
+    saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+    assert f"at step {saved};" in out and saved < 2000
+
+
+@pytest.mark.slow
+def test_stopped_on_two_it_goes_on_on_one_and_back(folder, tmp_path, one):
+    """Two processes with two devices, then one with four: the bits of an unbroken run."""
+    workdir, longer = tmp_path / "run", "--config.steps=600"
+    whole = run(folder, "whole", longer, processes=1, devices=4)
+    for processes in (2, 1, 2):
+        lines = len(path.read_bytes().splitlines()) if (path := workdir / "metrics.jsonl").exists() else 0
+        with launched(folder, workdir, longer, processes=processes, devices=4 // processes) as process:
+            training(process, workdir, lines + 2)
+            process.send_signal(signal.SIGTERM)
+            out, _ = process.communicate(timeout=60)
+        assert process.returncode == 143, out
+    process = pair.launch(folder, workdir, longer)
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0 and "going on from step" in out, out
+    names = ("metrics.jsonl", "results.json", "checkpoints/600/meta/metadata")
+    assert [name for name in names if (workdir / name).read_bytes() != (whole / name).read_bytes()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_killed_one_ends_the_other_and_the_relaunch_goes_on(folder, two, tmp_path, which):
+    workdir = tmp_path / "run"
+    with launched(folder, workdir) as process:
+        pids = training(process, workdir, 3)
+        os.kill(pids[which], signal.SIGKILL)
+        killed = time.monotonic()
+        wait_for(lambda: pids[1 - which] not in pair.children(process))
+        assert time.monotonic() - killed < pair.HEARTBEAT + 10
+        out, _ = process.communicate(timeout=200)  # the launcher starts both again
+    assert process.returncode == 0 and "attempt 1 ended with status 13" in out, out
+    assert same(workdir, two)
