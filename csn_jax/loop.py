@@ -153,15 +153,19 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
         record = record | {"init_sha256": sha256}
         unused = ", ".join(dict.fromkeys(re.split("[./]", name)[0] for name in left_out))
         say(f"the backbone starts from {config.backbone.init}" + (f", without its {unused}" if unused else ""))
-    hosts.first_of_all(
-        lambda: claim(workdir, config, record)
-    )  # not sooner: a config that cannot be trained leaves the workdir free
+    # Not sooner: a config that cannot be trained leaves the workdir free.
+    hosts.first_of_all(lambda: claim(workdir, config, record))
     with stop.shielded():
         checkpoints = Checkpoints(folder)
         state = checkpoints.restore_newest(restore_target(network.state, shardings), say)
     if state is None:
         state = place(initial, shardings.state)
     start = int(state.step)
+    if (theirs := hosts.on_first(lambda: start)) != start:
+        raise MachineError(
+            f"process {hosts.index()} goes on from step {start} of {folder} and the first one from step {theirs}; see "
+            "that all hosts can read the same folder, and run the same command again."
+        )
     if start:
         say(f"going on from step {start}")
 
@@ -283,7 +287,8 @@ class Pending:
         batch = self._batch_at(self._step - 1)  # its padding repeats items
         ids = self._ids[np.unique(np.concatenate([getattr(batch, column) for column in batch.ITEMS]))].tolist()
         path = self._workdir / "nonfinite_batch.json"
-        write_atomically(path, json.dumps({"step": self._step, "items": ids}, indent=1).encode())
+        if hosts.is_first():
+            write_atomically(path, json.dumps({"step": self._step, "items": ids}, indent=1).encode())
         return (
             f"step {self._step} has loss {float(metrics['loss'])} and gradient norm {float(metrics['gradient_norm'])} "
             f"on {len(ids)} items ({', '.join(ids[:5])}, ...; all in {path}); the last good checkpoint is kept: lower "

@@ -1,4 +1,5 @@
-"""A training of a few seconds for several processes: pictures of a small shop, 20 steps of the small network."""
+"""A training of a few seconds for several processes, on the pictures or the vectors of a small shop: 20 steps of the
+small network or of a projection."""
 
 import os
 import signal
@@ -10,28 +11,31 @@ import shop
 
 ROOT = Path(__file__).parents[1]
 STEPS, HEARTBEAT = 20, 5
-FLAGS = (
-    f"--config={ROOT / 'configs' / 'table.py'}:tiny",
+PLAN = (
     f"--config.steps={STEPS}",
     "--config.batch_size=10",  # padded to 12 on four devices
-    "--config.learning_rate=2e-5",
     "--config.log_every=2",
     "--config.eval_every=8",
     "--config.checkpoint_every=3",
-    "--config.preprocess.size=16",
     "--config.data.train_triplets=60",
     "--config.data.validation_triplets=61",
     "--config.data.test_triplets=60",
-    "--config.backbone.embedding_dim=8",
 )
+KINDS = {
+    "pictures": ("table.py", "products.csv", "--config.learning_rate=2e-5", "--config.preprocess.size=16"),
+    "vectors": ("features.py", "products.parquet"),
+}
 
 
-def flags(folder: Path) -> tuple[str, ...]:
-    """The flags of the run, whose table is made in a folder."""
-    table = folder / "shop" / "products.csv"
+def flags(folder: Path, kind: str) -> tuple[str, ...]:
+    """The flags of the run of a kind, whose table is made in a folder."""
+    preset, name, *more = KINDS[kind]
+    table = folder / "shop" / name
     if not table.exists():
-        shop.write(table, shop.columns(120), pictures=True)
-    return (*FLAGS, f"--config.data.path={table}", "--config.data.conditions", "category", "colour")
+        columns = shop.columns(120)
+        shop.write(table, columns, pictures=kind == "pictures", vector=shop.vectors(columns))
+    preset = f"--config={ROOT / 'configs' / preset}:tiny"
+    return (preset, *PLAN, *more, f"--config.data.path={table}", "--config.data.conditions", "category", "colour")
 
 
 def environment(folder: Path, devices: int) -> dict[str, str]:
@@ -48,10 +52,12 @@ def environment(folder: Path, devices: int) -> dict[str, str]:
     }
 
 
-def launch(folder: Path, workdir: Path, *more: str, processes: int = 2, devices: int = 2) -> subprocess.Popen:
+def launch(
+    folder: Path, workdir: Path, kind: str, *more: str, processes: int = 2, devices: int = 2
+) -> subprocess.Popen:
     """launch/local.sh, its output in one pipe. `processes` 0: one alone, not joined to anything."""
     return subprocess.Popen(
-        [str(ROOT / "launch" / "local.sh"), *flags(folder), "--config.feed=device", f"--workdir={workdir}", *more],
+        [str(ROOT / "launch" / "local.sh"), *flags(folder, kind), f"--workdir={workdir}", *more],
         env=environment(folder, devices) | {"PROCESSES": str(processes or "")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -4,10 +4,12 @@ All of them run the same program over the same batches. Only the first writes in
 decides, it tells the others through the service by which JAX holds them together.
 """
 
+import atexit
 import itertools
 import json
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,14 +74,22 @@ def joined(text: str) -> Iterator[None]:
     except Stopped:
         jax.distributed.shutdown()
         raise
-    except BaseException:
-        # The others leave by the same mistake and are waited for; but this one may be alone with its trouble. Its
-        # absence ends them then.
+    except BaseException as error:
+        # The others leave by the same mistake and are waited for; but this one may be alone with its trouble. Then its
+        # absence ends them, and it must be gone before JAX ends it for not being able to say farewell.
         farewell = threading.Thread(target=jax.distributed.shutdown, daemon=True)
         farewell.start()
         farewell.join(min(5, heartbeat / 2))
+        if farewell.is_alive():
+            atexit.register(_leave, 2 if isinstance(error, UserError) else 1)
         raise
     jax.distributed.shutdown()
+
+
+def _leave(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _meet(text: str, address: Address, heartbeat: int, start_up: int) -> None:

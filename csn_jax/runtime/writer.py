@@ -15,7 +15,10 @@ from csn_jax.runtime.workdir import write_atomically
 
 
 class Writer:
-    """Records of a run, which of several processes the first one writes. metrics.jsonl holds no wall-clock figure, so that a resumed run writes the same bytes."""
+    """Records of a run, which of several processes the first one writes.
+
+    metrics.jsonl holds no wall-clock figure, so that a resumed run writes the same bytes.
+    """
 
     def __init__(self, workdir: Path, start: int):
         """Open the records, cutting back what was written after step `start`, which will be written again."""

@@ -4,6 +4,7 @@ import math
 import time
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 

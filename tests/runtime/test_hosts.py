@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,8 +20,6 @@ from csn_jax.runtime import hosts
 from csn_jax.runtime.checkpoint import Checkpoints
 from csn_jax.runtime.sharding import make_shardings
 from csn_jax.runtime.workdir import read_config, read_record
-
-FILES = ("metrics.jsonl", "results.json", "data.json", f"checkpoints/{pair.STEPS}/meta/metadata")
 
 
 def test_the_forms_of_distributed():
@@ -64,10 +64,10 @@ def test_nobody_else_comes(tmp_path):
     assert "--distributed=127.0.0.1:1,2,1: the 2 processes did not all meet within 1 s" in message
 
 
-def run(folder, name, *more, **options):
+def run(folder, name, kind, *more, **options):
     """The workdir of a whole run through launch/local.sh."""
     workdir = folder / name
-    process = pair.launch(folder, workdir, *more, **options)
+    process = pair.launch(folder, workdir, kind, *more, **options)
     out, _ = process.communicate(timeout=200)
     assert process.returncode == 0, out
     return workdir
@@ -81,23 +81,59 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def two(folder):
     """The workdir of two processes with two devices each."""
-    return run(folder, "two")
+    return run(folder, "two", "vectors")
 
 
 @pytest.fixture(scope="module")
-def one(folder):
-    """The workdir of one process with four devices."""
-    return run(folder, "one", processes=1, devices=4)
+def two_on_pictures(folder):
+    return run(folder, "two_on_pictures", "pictures")
 
 
-def same(workdir, other):
-    """The same log, results and record of the last checkpoint, which holds the SHA-256 of every array."""
-    return [name for name in FILES if (workdir / name).read_bytes() != (other / name).read_bytes()] == []
+def differing(workdir, other, steps=pair.STEPS):
+    """Which of log, results and record of the last checkpoint differ; that holds the SHA-256 of every array."""
+    names = ("metrics.jsonl", "results.json", "data.json", f"checkpoints/{steps}/meta/metadata")
+    return [name for name in names if (workdir / name).read_bytes() != (other / name).read_bytes()]
 
 
-def test_two_processes_give_the_bits_of_one(two, one):
-    assert same(two, one)
+def test_two_processes_give_the_bits_of_one(two, folder):
+    one = run(folder, "one", "vectors", processes=1, devices=4)
+    assert differing(two, one) == []
     assert len((two / "metrics.jsonl").read_bytes().splitlines()) == 10 + 3  # written once, by the first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("feed", ["device", "tfdata"])
+def test_two_processes_give_the_bits_of_one_on_pictures(two_on_pictures, folder, feed):
+    """Each host gathers its own rows, or has all items on its devices: the same either way."""
+    one = run(folder, f"one_{feed}", "pictures", f"--config.feed={feed}", processes=1, devices=4)
+    assert differing(two_on_pictures, one) == []
+    two = run(folder, f"two_{feed}", "pictures", f"--config.feed={feed}")
+    assert differing(two, one) == []
+
+
+@pytest.mark.slow
+def test_specialists_and_in_batch_losses_on_two(folder):
+    for name, flag in (("specialists", "--config.variant=specialists"), ("in_batch", "--config.loss.name=batch_all")):
+        one = run(folder, f"one_{name}", "vectors", flag, processes=1, devices=4)
+        two = run(folder, f"two_{name}", "vectors", flag)
+        assert (one / "results.json").read_bytes() == (two / "results.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_slurm_says_who_is_who(two, folder):
+    """--distributed=auto, by the variables that Slurm gives each task."""
+    workdir = folder / "slurm"
+    command = [sys.executable, "-m", "csn_jax.train", *pair.flags(folder, "vectors"), f"--workdir={workdir}"]
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    tasks = [
+        subprocess.Popen(
+            [*command, "--distributed=auto"],
+            env=pair.environment(folder, 2) | job | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
+        )
+        for i in range(2)
+    ]
+    assert [task.wait(timeout=120) for task in tasks] == [0, 0]
+    assert differing(workdir, two) == []
 
 
 def parameters(workdir):
@@ -109,10 +145,11 @@ def parameters(workdir):
     return flat(network.state.params), flat(state.params)
 
 
-def test_one_device_agrees(two, folder):
+@pytest.mark.slow
+def test_one_device_agrees(two_on_pictures, folder):
     """Restored here, on four devices of one process."""
-    alone = run(folder, "alone", processes=0, devices=1)
-    (before, ours), (_, theirs) = parameters(two), parameters(alone)
+    alone = run(folder, "alone", "pictures", processes=0, devices=1)
+    (before, ours), (_, theirs) = parameters(two_on_pictures), parameters(alone)
     for name, value in theirs.items():
         np.testing.assert_allclose(ours[name], value, rtol=0, atol=1e-6, err_msg=name)
     assert all(np.abs(value - before[name]).max() > 1e-4 for name, value in theirs.items())
@@ -153,7 +190,7 @@ def test_a_signal_stops_both_at_one_step(folder, tmp_path, number, to):
         pytest.skip("the launcher does not pass it on")
     workdir = tmp_path / "run"
     longer = "--config.steps=2000"
-    with launched(folder, workdir, longer) as process:
+    with launched(folder, workdir, "vectors", longer) as process:
         _, second = training(process, workdir)
         os.kill(process.pid if to == "all" else second, number)
         out, _ = process.communicate(timeout=60)
@@ -164,29 +201,28 @@ def test_a_signal_stops_both_at_one_step(folder, tmp_path, number, to):
 
 
 @pytest.mark.slow
-def test_stopped_on_two_it_goes_on_on_one_and_back(folder, tmp_path, one):
+def test_stopped_on_two_it_goes_on_on_one_and_back(folder, tmp_path):
     """Two processes with two devices, then one with four: the bits of an unbroken run."""
     workdir, longer = tmp_path / "run", "--config.steps=600"
-    whole = run(folder, "whole", longer, processes=1, devices=4)
+    whole = run(folder, "whole", "vectors", longer, processes=1, devices=4)
     for processes in (2, 1, 2):
         lines = len(path.read_bytes().splitlines()) if (path := workdir / "metrics.jsonl").exists() else 0
-        with launched(folder, workdir, longer, processes=processes, devices=4 // processes) as process:
+        with launched(folder, workdir, "vectors", longer, processes=processes, devices=4 // processes) as process:
             training(process, workdir, lines + 2)
             process.send_signal(signal.SIGTERM)
             out, _ = process.communicate(timeout=60)
         assert process.returncode == 143, out
-    process = pair.launch(folder, workdir, longer)
+    process = pair.launch(folder, workdir, "vectors", longer)
     out, _ = process.communicate(timeout=200)
     assert process.returncode == 0 and "going on from step" in out, out
-    names = ("metrics.jsonl", "results.json", "checkpoints/600/meta/metadata")
-    assert [name for name in names if (workdir / name).read_bytes() != (whole / name).read_bytes()] == []
+    assert differing(workdir, whole, 600) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_killed_one_ends_the_other_and_the_relaunch_goes_on(folder, two, tmp_path, which):
     workdir = tmp_path / "run"
-    with launched(folder, workdir) as process:
+    with launched(folder, workdir, "vectors") as process:
         pids = training(process, workdir, 3)
         os.kill(pids[which], signal.SIGKILL)
         killed = time.monotonic()
@@ -194,4 +230,4 @@ def test_a_killed_one_ends_the_other_and_the_relaunch_goes_on(folder, two, tmp_p
         assert time.monotonic() - killed < pair.HEARTBEAT + 10
         out, _ = process.communicate(timeout=200)  # the launcher starts both again
     assert process.returncode == 0 and "attempt 1 ended with status 13" in out, out
-    assert same(workdir, two)
+    assert differing(workdir, two) == []
