@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -75,6 +76,10 @@ def joined(text: str) -> Iterator[None]:
         jax.distributed.shutdown()
         raise
     except BaseException as error:
+        if _is_of_jax(error):
+            # So a collective tells of a neighbour's death, sooner than the heartbeat. JAX ends this process in that
+            # time as it does elsewhere; where it does not, the others live and the trouble is our own.
+            time.sleep(heartbeat + 5)
         # The others leave by the same mistake and are waited for; but this one may be alone with its trouble. Then its
         # absence ends them, and it must be gone before JAX ends it for not being able to say farewell.
         farewell = threading.Thread(target=jax.distributed.shutdown, daemon=True)
@@ -84,6 +89,13 @@ def joined(text: str) -> Iterator[None]:
             atexit.register(_leave, 2 if isinstance(error, UserError) else 1)
         raise
     jax.distributed.shutdown()
+
+
+def _is_of_jax(error: BaseException | None) -> bool:
+    """Whether an error is of JAX's runtime, or was raised where one was handled."""
+    return error is not None and (
+        isinstance(error, jax.errors.JaxRuntimeError) or _is_of_jax(error.__cause__ or error.__context__)
+    )
 
 
 def _leave(status: int) -> None:

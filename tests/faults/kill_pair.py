@@ -24,11 +24,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import pair
 
-STEPS = 200
-FLAGS = (f"--config.steps={STEPS}", "--config.log_every=10", "--config.eval_every=50", "--config.checkpoint_every=20")
-LINES = STEPS // 10 + STEPS // 50
+STEPS = 60
+FLAGS = (f"--config.steps={STEPS}", "--config.log_every=5", "--config.eval_every=20", "--config.checkpoint_every=15")
+LINES = STEPS // 5 + STEPS // 20
 FILES = ("config.json", "data.json", "metrics.jsonl", "results.json", f"checkpoints/{STEPS}/meta/metadata")
-KILLS_A_RUN = 3
+KILLS_A_RUN = 4
 SPARE = 10  # seconds after the heartbeat in which a survivor must have ended
 
 
@@ -102,6 +102,7 @@ def contest(kills: int, seed: int, folder: Path) -> dict:
                 moments[f"{moment}, {('coordinator', 'worker')[victim]}"] += 1
                 done, killed = done + 1, killed + 1
                 statuses[both[1 - victim].wait()] += 1
+                print(f"kill {done}: {moment}, process {victim}, outlived {outlived[-1]:.1f} s", file=sys.stderr)
             status = [process.wait() for process in both]
             if sparing and status != [0, 0]:
                 faults.append(f"run {runs}, undisturbed, ended {status}")
