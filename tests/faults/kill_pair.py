@@ -37,7 +37,7 @@ def start(folder: Path, workdir: Path, log: Path) -> list[subprocess.Popen]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     # Who waits for one that was killed before they met gives up in time, too.
-    environment = pair.environment(folder, 2) | {"CSN_JAX_START_UP": str(pair.HEARTBEAT + SPARE - 2)}
+    environment = pair.environment(folder, 2) | {"CSN_JAX_START_UP": str(pair.HEARTBEAT + SPARE // 2)}
     command = [sys.executable, "-m", "csn_jax.train", *pair.flags(folder, "vectors"), *FLAGS, f"--workdir={workdir}"]
     with open(log, "ab") as file:
         return [
