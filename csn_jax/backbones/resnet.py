@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from csn_jax.backbones.norm import BatchNorm, max_pool, widen
+from csn_jax.backbones.norm import BatchNorm, kept, max_pool, widen
 
 
 class BasicBlock(nn.Module):
@@ -30,7 +30,7 @@ class BasicBlock(nn.Module):
         if x.shape != y.shape:
             x = conv((1, 1), self.stride, padding=0, name="downsample_conv")(x)
             x = norm(name="downsample_bn")(x, train=train, valid=valid)
-        return jax.nn.relu(x + y)
+        return kept(jax.nn.relu(x + y))
 
 
 class Bottleneck(nn.Module):
@@ -53,7 +53,7 @@ class Bottleneck(nn.Module):
         if x.shape != y.shape:
             x = conv(4 * self.features, (1, 1), self.stride, padding=0, name="downsample_conv")(x)
             x = BatchNorm(name="downsample_bn")(x, train=train, valid=valid)
-        return jax.nn.relu(x + y)
+        return kept(jax.nn.relu(x + y))
 
 
 class ResNet(nn.Module):
@@ -71,7 +71,7 @@ class ResNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array | None = None) -> jax.Array:
         x = nn.Conv(64, (7, 7), 2, padding=3, use_bias=False, dtype=self.dtype, name="conv1")(x)
         x = BatchNorm(relu=True, name="bn1")(x, train=train, valid=valid)
-        x = max_pool(x, 3, 2, 1)
+        x = kept(max_pool(x, 3, 2, 1))
         for stage, depth in enumerate(self.depths, start=1):
             for i in range(depth):
                 stride = 2 if stage > 1 and i == 0 else 1

@@ -267,3 +267,13 @@ def test_comparison_sees_ties_and_padding(x64):
     ]:
         with pytest.raises(AssertionError, match=f"^{place} is off"):
             assert_close(broken, expected, EXACT)
+
+
+def test_what_is_kept_is_the_same():
+    """Value and gradient, at zero, at infinities and at what is no number too."""
+    x = np.array([0.0, -0.0, 1e-45, -3.0, 1e38, np.inf, -np.inf, np.nan], np.float32)
+    g = np.arange(8, dtype=np.float32)
+    y, pull = jax.vjp(norm.kept, x)
+    np.testing.assert_array_equal(y[:5], x[:5])
+    assert not np.isfinite(y[5:]).any()
+    np.testing.assert_array_equal(pull(g)[0], g)
