@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,7 +74,8 @@ class Worker:
         return found["value"]
 
     def close(self) -> None:
-        self.process.stdin.close()
+        with suppress(OSError):  # it has ended, and what was to be sent is still there
+            self.process.stdin.close()
         self.process.stdout.close()
         try:
             self.process.wait(timeout=10)
@@ -136,10 +137,7 @@ def compare(args: Args, number: int, case: Case, peer: str, words: Sequence[str]
 def summary(name: str, values: Sequence[tuple[float, float | None]], unit: str, more: bool) -> dict[str, Any]:
     """Medians of both sides and of their ratios turn by turn; what theirs lacks is None."""
     ours, theirs = zip(*values, strict=True)
-    if theirs[0] is None:
-        ratios = [None]
-    else:
-        ratios = sorted((a / b if more else b / a) if a and b else None for a, b in values)
+    ratios = sorted(a / b if more else b / a for a, b in values if a and b) or [None]
     return {
         "name": name,
         "ours": statistics.median(ours),
