@@ -29,7 +29,7 @@ def commands() -> list[str]:
 
 def test_there_are_commands_of_every_verb():
     verbs = {word for command in commands() for word in re.findall(r"-m csn_jax\.(\w+)", command)}
-    assert verbs == {"train", "evaluate", "embed", "search", "explore", "report", "adapt", "port"}
+    assert verbs == {"train", "evaluate", "embed", "search", "explore", "report", "adapt", "port", "benchmark"}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,8 @@ def test_commands_run(folder):
         assert words[0] == ".venv/bin/python", command
         if "csn_jax.train" in command:
             words += [flag for flag in BRIEF if flag.split("=")[0] not in command]
+        if "csn_jax.benchmark" in command:
+            words += ["--tiny", "--turns=1"]
         done = subprocess.run(
             [sys.executable, *words[1:]],
             cwd=folder,

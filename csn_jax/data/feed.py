@@ -20,9 +20,7 @@ from csn_jax.runtime.sharding import place
 
 AnyBatch = TypeVar("AnyBatch", Batch, LabelledBatch)
 
-SHARE = (
-    4  # of a device's memory, a quarter is what the items may take; network, activations and optimizer need the rest
-)
+SHARE = 4  # of a device's memory, a quarter may hold items; network, activations and optimizer need the rest
 
 
 def fits(inputs: np.ndarray) -> bool:
