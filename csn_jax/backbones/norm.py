@@ -4,7 +4,6 @@ Two reasons for our own. Numbers: PyTorch's running variance is unbiased, Linen'
 automatic gradients of both cost a fifth of a ResNet's training step.
 """
 
-import math
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 EPSILON = 1e-5
 MOMENTUM = 0.1  # PyTorch's: the weight of the new batch
-WIDTH = 512  # numbers that a sum over rows has in hand
+ROWS = 16  # at most, of an image, that are added to each other first
 
 
 class BatchNorm(nn.Module):
@@ -68,15 +67,17 @@ def _spread(values: jax.Array, like: jax.Array) -> jax.Array:
 def _channel_sum(x: jax.Array) -> jax.Array:
     """The sum over all axes but the last, [ch].
 
-    On CPUs, XLA walks the rows with as many numbers in hand as there are channels. Rows put side by side keep it five
-    times as busy.
+    On CPUs, XLA's own writes down what it sums, reads it again, and does all on one core with as many numbers in hand
+    as there are channels. So some rows of every image are added to each other first, which is done where they are
+    computed, and by a product with ones then, which is shared out: a ResNet's step takes two thirds of the time.
     """
-    axes, channels = tuple(range(x.ndim - 1)), x.shape[-1]
     if jax.default_backend() != "cpu":
-        return jnp.sum(x, axis=axes)
-    n = x.size // channels
-    beside = math.gcd(n, max(1, WIDTH // channels))
-    return jnp.sum(jnp.sum(x.reshape(n // beside, beside * channels), axis=0).reshape(beside, channels), axis=0)
+        return jnp.sum(x, axis=tuple(range(x.ndim - 1)))
+    images, channels = x.shape[0], x.shape[-1]
+    rows = x.size // (images * channels)
+    together = next(n for n in range(ROWS, 0, -1) if rows % n == 0)
+    x = jnp.sum(x.reshape(images, together, rows // together, channels), axis=1).reshape(-1, channels)
+    return jnp.dot(jnp.ones(len(x), x.dtype), x, precision=jax.lax.Precision.HIGHEST)
 
 
 @jax.custom_vjp
