@@ -131,7 +131,8 @@ def compare(args: Args, number: int, case: Case, peer: str, words: Sequence[str]
             )
     name = case.name + (f", against {peer}" if peer else "")
     memory = [(ours.peak_bytes / 1e6, theirs.peak_bytes / 1e6 if theirs else None)]
-    return [summary(name, values, case.unit, case.more), summary(f"{name}{MEMORY}", memory, "MB", False)]
+    speed = summary(name, values, case.unit, case.more)
+    return [speed, summary(f"{name}{MEMORY}", memory, "MB", False)] if case.memory else [speed]
 
 
 def summary(name: str, values: Sequence[tuple[float, float | None]], unit: str, more: bool) -> dict[str, Any]:
@@ -152,13 +153,14 @@ def summary(name: str, values: Sequence[tuple[float, float | None]], unit: str, 
 def told(results: Sequence[dict[str, Any]]) -> str:
     """The figures as a table for each comparison."""
     parts, width = [], max(len(one["unit"]) for one in results)
-    for speed, memory in zip(results[::2], results[1::2], strict=True):
+    for first in (one for one in results if not one["name"].endswith(MEMORY)):
         rows = [("".ljust(len(MEMORY)), "unit".rjust(width), "csn_jax", "the other", "times better", "from", "to")]
-        for what, one in (("", speed), (MEMORY.lstrip(", "), memory)):
+        for one in (one for one in results if one["name"] in (first["name"], first["name"] + MEMORY)):
             figures = ("-" if one[part] is None else f"{one[part]:,.4g}" for part in ("ours", "theirs"))
             ratios = ("-" if one[part] is None else f"{one[part]:.2f}" for part in ("ratio", "low", "high"))
-            rows.append((what or "speed", one["unit"], *(figure.rjust(7) for figure in figures), *ratios))
-        parts.append(f"{speed['name']}\n{table(rows)}")
+            what = "speed" if one is first else MEMORY.lstrip(", ")
+            rows.append((what, one["unit"], *(figure.rjust(7) for figure in figures), *ratios))
+        parts.append(f"{first['name']}\n{table(rows)}")
     return "\n\n".join(parts)
 
 

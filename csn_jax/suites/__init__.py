@@ -19,6 +19,7 @@ class Case(NamedTuple):
     unit: of the figures.
     more: whether more of it is better, as images/s are; else less is.
     once: of long work, one measurement tells enough.
+    memory: whether the process that measures is the one that works.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Case(NamedTuple):
     unit: str
     more: bool
     once: bool = False
+    memory: bool = True
 
 
 def serve(make: Callable[[bool], Callable[[], float]], tiny: bool) -> None:

@@ -55,6 +55,7 @@ CASES = tuple(
         {"the first start": ("startup", backbone)},
         "s",
         more=False,
+        memory=False,
     )
     for backbone in ("small", "resnet18_csn")
 )
