@@ -71,7 +71,7 @@ def make_waiting(tiny: bool) -> Callable[[], float]:
     from csn_jax.runtime.compiler import jit
     from csn_jax.runtime.sharding import make_shardings
 
-    triplets = 2 if tiny else 32
+    triplets = 4 if tiny else 32
     pixels, batch_at = plan(tiny, triplets)
     config = Config(
         batch_size=triplets,

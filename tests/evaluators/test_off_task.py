@@ -7,10 +7,11 @@ import pytest
 import tiny
 import torch
 
-from csn_jax import cli, evaluate, load
+from csn_jax import cli, evaluate
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.evaluators import off_task as module
 from csn_jax.evaluators.off_task import fit_probe, off_task, off_task_labels, results
+from csn_jax.model import Model
 
 
 def world(n: int = 900, seed: int = 0):
@@ -117,8 +118,13 @@ def test_a_run_of_one_condition_is_measured_in_full(variant, tmp_path, capsys, m
     monkeypatch.setattr(module, "FITTED_ON", 4_000)
     monkeypatch.setattr(module, "VALUES", 10)
     asked = []
-    embed = type(load(tmp_path / "run")).embed
-    monkeypatch.setattr("csn_jax.model.Model.embed", lambda self, x: (asked.append(len(x)), embed(self, x))[1])
+    in_chunks = Model._in_chunks
+
+    def watched(self, function, inputs, rows):
+        asked.append(len(rows))
+        return in_chunks(self, function, inputs, rows)
+
+    monkeypatch.setattr(Model, "_in_chunks", watched)
     evaluate.main([f"--workdir={tmp_path / 'run'}", "--full", "--json"])
     full = json.loads(capsys.readouterr().out)
     assert {name: full[name] for name in results} == results
