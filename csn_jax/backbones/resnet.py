@@ -30,7 +30,8 @@ class BasicBlock(nn.Module):
         if x.shape != y.shape:
             x = conv((1, 1), self.stride, padding=0, name="downsample_conv")(x)
             x = norm(name="downsample_bn")(x, train=train, valid=valid)
-        return kept(jax.nn.relu(x + y))
+        y = jax.nn.relu(x + y)
+        return kept(y) if train else y
 
 
 class Bottleneck(nn.Module):
@@ -53,7 +54,8 @@ class Bottleneck(nn.Module):
         if x.shape != y.shape:
             x = conv(4 * self.features, (1, 1), self.stride, padding=0, name="downsample_conv")(x)
             x = BatchNorm(name="downsample_bn")(x, train=train, valid=valid)
-        return kept(jax.nn.relu(x + y))
+        y = jax.nn.relu(x + y)
+        return kept(y) if train else y
 
 
 class ResNet(nn.Module):
@@ -71,7 +73,8 @@ class ResNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array | None = None) -> jax.Array:
         x = nn.Conv(64, (7, 7), 2, padding=3, use_bias=False, dtype=self.dtype, name="conv1")(x)
         x = BatchNorm(relu=True, name="bn1")(x, train=train, valid=valid)
-        x = kept(max_pool(x, 3, 2, 1))
+        x = max_pool(x, 3, 2, 1)
+        x = kept(x) if train else x
         for stage, depth in enumerate(self.depths, start=1):
             for i in range(depth):
                 stride = 2 if stage > 1 and i == 0 else 1
