@@ -69,6 +69,7 @@ def joined(text: str) -> Iterator[None]:
         yield
         return
     heartbeat, start_up = _seconds("CSN_JAX_HEARTBEAT", 30), _seconds("CSN_JAX_START_UP", 120)
+    _keep_stdout()
     _meet(text, address, heartbeat, start_up)
     try:
         yield
@@ -89,6 +90,13 @@ def joined(text: str) -> Iterator[None]:
             atexit.register(_leave, 2 if isinstance(error, UserError) else 1)
         raise
     jax.distributed.shutdown()
+
+
+def _keep_stdout() -> None:
+    """Keep standard output for results: Gloo, which joins CPUs, prints its own lines there, now to standard error."""
+    sys.stdout.flush()
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding)
+    os.dup2(2, 1)
 
 
 def _is_of_jax(error: BaseException | None) -> bool:

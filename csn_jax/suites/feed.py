@@ -63,26 +63,13 @@ def make_waiting(tiny: bool) -> Callable[[], float]:
     """The share of a ResNet's training in which its step waited for tf.data, in per cent; at most."""
     import jax
 
-    from csn_jax.config import BackboneConfig, Config, PreprocessConfig
-    from csn_jax.core.steps import make_train_step
     from csn_jax.data.feed import Watched
     from csn_jax.data.tf_feed import tf_feed
-    from csn_jax.model import build_network
-    from csn_jax.runtime.compiler import jit
-    from csn_jax.runtime.sharding import make_shardings
+    from csn_jax.suites.step import training
 
     triplets = 4 if tiny else 32
     pixels, batch_at = plan(tiny, triplets)
-    config = Config(
-        batch_size=triplets,
-        backbone=BackboneConfig(name="small" if tiny else "resnet18_csn"),
-        preprocess=PreprocessConfig(size=SIZE, flip=True, mean=(0.5,) * 3, std=(0.3,) * 3),
-    )
-    network, shardings = build_network(config, pixels.shape[1:], 4, 100_000), make_shardings()
-    step = make_train_step(
-        network.backbone, network.preprocess, network.optimizer, config.loss, train_masks=True, seed=0
-    )
-    step, state = jit(step, donate_argnums=0), jax.device_put(network.state, shardings.state)
+    step, state, shardings = training("small" if tiny else "resnet18_csn", SIZE, 3, triplets)
     feed = Watched(tf_feed(pixels, batch_at, 0, FOREVER, shardings.batch))
 
     def measure(steps: int = 5) -> float:

@@ -9,18 +9,16 @@ from csn_jax.suites import Case
 STEPS = 3  # in one measurement
 
 
-def make(tiny: bool, *, backbone: str, size: int, channels: int, triplets: int) -> Callable[[], float]:
-    """Steps over batches of random pixels, of the real step, on all local devices."""
+def training(backbone: str, size: int, channels: int, triplets: int):
+    """(the real step, its first state, its shardings), on all local devices; bfloat16 where there is an accelerator."""
     import jax
-    import numpy as np
 
     from csn_jax.config import BackboneConfig, Config, PreprocessConfig
-    from csn_jax.core.steps import Batch, make_train_step
+    from csn_jax.core.steps import make_train_step
     from csn_jax.model import build_network
     from csn_jax.runtime.compiler import jit
     from csn_jax.runtime.sharding import make_shardings
 
-    size, triplets = (16, 4) if tiny else (size, triplets)
     accelerator = jax.default_backend() != "cpu"
     config = Config(
         batch_size=triplets,
@@ -31,12 +29,23 @@ def make(tiny: bool, *, backbone: str, size: int, channels: int, triplets: int) 
     step = make_train_step(
         network.backbone, network.preprocess, network.optimizer, config.loss, train_masks=True, seed=0
     )
-    step = jit(step, donate_argnums=0)
+    return jit(step, donate_argnums=0), jax.device_put(network.state, shardings.state), shardings
+
+
+def make(tiny: bool, *, backbone: str, size: int, channels: int, triplets: int) -> Callable[[], float]:
+    """Steps over one batch of random pixels."""
+    import jax
+    import numpy as np
+
+    from csn_jax.core.steps import Batch
+
+    size, triplets = (16, 4) if tiny else (size, triplets)
+    step, state, shardings = training(backbone, size, channels, triplets)
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (triplets, size, size, channels), np.uint8) for _ in range(3)]
     conditions = rng.integers(0, 4, triplets, np.int32)
     batch = jax.device_put(Batch(*images, condition=conditions, valid=np.ones(triplets, bool)), shardings.batch)
-    state, _ = step(jax.device_put(network.state, shardings.state), batch)
+    state, _ = step(state, batch)
     jax.block_until_ready(state)
 
     def measure() -> float:

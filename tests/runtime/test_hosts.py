@@ -1,8 +1,10 @@
 """Several processes give the bits of one with as many devices, stop together, and come back together."""
 
 import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -64,6 +66,16 @@ def test_nobody_else_comes(tmp_path):
     assert "--distributed=127.0.0.1:1,2,1: the 2 processes did not all meet within 1 s" in message
 
 
+def test_a_port_that_is_taken(tmp_path):
+    """One sentence, where JAX would crash."""
+    with socket.create_server(("", 0)) as taken:
+        flag = f"--distributed=127.0.0.1:{taken.getsockname()[1]},2,0"
+        done = tiny.command("train", f"--workdir={tmp_path}", flag, CSN_JAX_START_UP="1")
+    message = done.stderr.splitlines()[0].removeprefix("error: ")
+    assert done.returncode == 1 and tiny.is_one_sentence(message), done.stderr
+    assert f"{flag}: process 0 cannot listen on that port" in message
+
+
 def run(folder, name, kind, *more, **options):
     """The workdir of a whole run through launch/local.sh."""
     workdir = folder / name
@@ -117,6 +129,26 @@ def test_specialists_and_in_batch_losses_on_two(folder):
         one = run(folder, f"one_{name}", "vectors", flag, processes=1, devices=4)
         two = run(folder, f"two_{name}", "vectors", flag)
         assert (one / "results.json").read_bytes() == (two / "results.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one(two, folder):
+    """The first alone prints, and nothing but the results."""
+    command = [sys.executable, "-m", "csn_jax.evaluate", f"--workdir={two}", "--json"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    both = [
+        subprocess.Popen(
+            [*command, f"--distributed=127.0.0.1:{port},2,{i}"],
+            env=pair.environment(folder, 2),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    first, second = (process.communicate(timeout=120)[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert json.loads(first) == json.loads((two / "results.json").read_text()) and second == ""
 
 
 @pytest.mark.slow
