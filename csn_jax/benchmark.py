@@ -31,9 +31,9 @@ PEERS = Path(__file__).resolve().parents[1] / "benchmarks" / "peers.py"
 class Args:
     out: str
     """The JSON file to write."""
-    suite: Literal["step", "feed", "loss", "evaluate", "search", "startup"] = "step"
+    suite: Literal["step", "feed", "loss", "evaluate", "search", "startup", "accuracy"] = "step"
     """step: training; feed: batches; loss: in-batch learning; evaluate: triplet error and retrieval; search: nearest
-    neighbours; startup: from the command to the first step."""
+    neighbours; startup: from the command to the first step; accuracy: from the command to a triplet error."""
     turns: int = 5
     """Measurements of each side."""
     tiny: bool = False

@@ -8,6 +8,7 @@ import pytest
 
 from csn_jax import benchmark
 from csn_jax.errors import MachineError, UserError
+from csn_jax.suites import accuracy
 
 FIELDS = {"name", "ours", "theirs", "ratio", "low", "high", "unit"}
 
@@ -57,8 +58,18 @@ def test_mistakes_are_one_sentence(tmp_path):
         benchmark.main(["--suite=stop", f"--out={tmp_path / 'x.json'}"])
 
 
+def test_the_least_validation_error_of_whole_lines(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    assert accuracy.best(log) > 1
+    key = "validation/triplet_error/overall"
+    log.write_text(
+        f'{{"step": 1, "train/loss": 0.1}}\n{{"step": 2, "{key}": 0.2}}\n{{"step": 4, "{key}": 0.3}}\n{{"{key}"'
+    )
+    assert accuracy.best(log) == 0.2
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("suite", ["step", "feed", "loss", "evaluate", "search", "startup"])
+@pytest.mark.parametrize("suite", ["step", "feed", "loss", "evaluate", "search", "startup", "accuracy"])
 def test_the_command(suite, tmp_path):
     """Every suite, tiny, against what is installed here."""
     out = tmp_path / "figures.json"
@@ -75,5 +86,5 @@ def test_the_command(suite, tmp_path):
         assert one.keys() == FIELDS and one["ours"] >= 0
         assert one["theirs"] is None or one["ratio"] is None or one["low"] <= one["ratio"] <= one["high"]
         assert one["name"].removesuffix(benchmark.MEMORY) in done.stdout
-    if suite in ("step", "feed", "evaluate", "search", "startup"):
+    if suite != "loss":
         assert any(one["theirs"] for one in report["results"])

@@ -40,6 +40,13 @@ def test_killed_and_stopped_commands_end_with_the_bytes_of_an_unbroken_run(finis
     assert "learned masks, test split, step" in process.stdout and "overall" in process.stdout
 
 
+def test_the_automatic_feed_changes_no_byte(finished, tmp_path):
+    tiny.train(tmp_path, "--config.feed=auto")
+    ours, theirs = tiny.fingerprint(tmp_path), tiny.fingerprint(finished)
+    assert ours.pop("config.json") != theirs.pop("config.json")
+    assert ours == theirs
+
+
 def test_a_run_leaves_the_documented_files(finished):
     results = json.loads((finished / "results.json").read_text())
     assert results["variant"] == "learned" and results["split"] == "test"
