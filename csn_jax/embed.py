@@ -40,8 +40,8 @@ class Args:
     """The table's column of ids. Empty: as in the run's own table, or id if there is one, else the image paths."""
     vectors: str = ""
     """The table's column of vectors, or a file beside it. Empty: as in the run's own table."""
-    dtype: Literal["float32", "float16"] = "float32"
-    """Of the stored vectors."""
+    dtype: Literal["float32", "float16", "int8"] = "float32"
+    """Of the stored vectors. int8: whole numbers, which a scale for each dimension, in the file, makes vectors of."""
     by_condition: bool = False
     """Add a column vec_NAME for each condition, for vector stores: the vector times the mask, dimensions of weight 0
     left out."""
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     if args.collection and not args.to_qdrant:
         raise UserError("--collection is given without --to_qdrant; add that, or leave it out.")
 
-    from csn_jax.data.embeddings import Embeddings, check_columns, check_path, write_embeddings
+    from csn_jax.data.embeddings import Embeddings, check_columns, check_path, rounded, write_embeddings
     from csn_jax.data.item_set import Condition
     from csn_jax.model import load
     from csn_jax.runtime.workdir import locked, read_config, read_record
@@ -116,6 +116,9 @@ def main(argv: Sequence[str]) -> None:
         except UserError:  # the same command would not get further
             shutil.rmtree(parts)
             raise
+        scale = None
+        if args.dtype == "int8":
+            vectors, scale = rounded(vectors)
         write_embeddings(
             out,
             Embeddings(
@@ -127,6 +130,7 @@ def main(argv: Sequence[str]) -> None:
                 model_sha256=model.sha256,
                 pictures=to_embed.pictures,
                 made_from=made_from,
+                scale=scale,
             ),
             by_condition=args.by_condition,
         )
@@ -242,7 +246,8 @@ def _in_parts(
         if left_out == n:
             raise UserError(f"none of the {n:,} images could be read; give others.")
         width = max(shape[1] for shape in shapes)
-        together = np.lib.format.open_memmap(folder / "vectors.npy", "w+", dtype, (n - left_out, width))
+        stored = "float32" if dtype == "int8" else dtype
+        together = np.lib.format.open_memmap(folder / "vectors.npy", "w+", stored, (n - left_out, width))
         kept = np.empty(n - left_out, int)
         row = 0
         for place, name in enumerate(names):
@@ -262,7 +267,7 @@ def _checked(vectors: "np.ndarray", ids: list[str], dtype: str) -> "np.ndarray":
         raise MachineError(f"the vector of {ids[wrong[0]]} is not finite; look at that item and at the model.")
     if dtype == "float16" and np.abs(vectors).max(initial=0) > np.finfo(np.float16).max:
         raise UserError("--dtype=float16 reaches to 65,504 and a vector has greater numbers; leave it out.")
-    return vectors.astype(dtype)
+    return vectors.astype("float32" if dtype == "int8" else dtype)  # int8's scale wants all vectors
 
 
 def _read_part(path: Path) -> tuple["np.ndarray", list[str | None]] | None:

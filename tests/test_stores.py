@@ -54,6 +54,7 @@ def test_the_page_runs(tmp_path):
     assert recall["Qdrant, embedded, 200 candidates", "negative"] == 1
     assert recall["FAISS, flat, vectors and squares", "negative"] == 1
     assert recall["LanceDB, a column for each condition", "one condition"] == 1
+    assert recall["float16", "mixtures"] > 0.99 and recall["int8", "mixtures"] > 0.95
     for store in (
         "Qdrant, embedded, 200 candidates",
         "FAISS, HNSW for each condition",

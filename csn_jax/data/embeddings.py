@@ -33,6 +33,7 @@ class Embeddings(NamedTuple):
     model_sha256: `Model.sha256` of the model that embedded them.
     pictures: where the items' pictures are, for `thumbnails.read_pictures`; {} where there are none.
     made_from: a digest of what `embed` was asked for, by which it knows a finished file.
+    scale: [D] float32 where the file holds vectors as int8: these times the scale, rounded, are `vectors`. Else None.
     """
 
     ids: np.ndarray
@@ -43,6 +44,7 @@ class Embeddings(NamedTuple):
     model_sha256: str
     pictures: dict[str, str]
     made_from: str = ""
+    scale: np.ndarray | None = None
 
 
 def check_path(path: Path, flag: str) -> None:
@@ -70,11 +72,26 @@ def check_columns(names: Iterable[str]) -> None:
             )
 
 
+def rounded(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Float32 vectors [N, D], in place, as a file in int8 gives them back; and its scale [D]: 127 steps of a dimension
+    reach to its largest absolute value."""
+    largest = np.max([np.abs(vectors[rows]).max(axis=0) for rows in _pieces(len(vectors))], axis=0)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    for rows in _pieces(len(vectors)):
+        vectors[rows] = _int8(vectors[rows], scale) * scale
+    return vectors, scale
+
+
+def _int8(vectors: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return np.rint(vectors / scale).clip(-127, 127).astype(np.int8)
+
+
 def write_embeddings(path: Path, embeddings: Embeddings, *, by_condition: bool = False) -> None:
     """Write a file whole or not at all; the same embeddings give the same bytes.
 
     Parquet has columns `id`, the attributes (null where missing) and `vector`, a list of fixed size; an npz file arrays
-    `ids`, `column_NAME` and `vectors`. Both hold the rest, and a digest of everything, as JSON named `csn_jax`.
+    `ids`, `column_NAME` and `vectors`. Both hold the rest, and a digest of everything, as JSON named `csn_jax`; in it,
+    for vectors in int8, their `scale`.
 
     Args:
         path: ends in .parquet or .npz. A file that is there is replaced.
@@ -149,8 +166,9 @@ def _head(embeddings: Embeddings) -> dict[str, Any]:
         "pictures": embeddings.pictures,
         "made_from": embeddings.made_from,
         "columns": list(embeddings.columns),
-        "dtype": embeddings.vectors.dtype.name,
+        "dtype": embeddings.vectors.dtype.name if embeddings.scale is None else "int8",
         "shape": list(embeddings.vectors.shape),
+        **({} if embeddings.scale is None else {"scale": embeddings.scale.tolist()}),
     }
 
 
@@ -185,23 +203,27 @@ def _of_head(head: dict[str, Any], ids: np.ndarray, vectors: np.ndarray, columns
         model_sha256=head["model_sha256"],
         pictures=head["pictures"],
         made_from=head["made_from"],
+        scale=_scale(head),
     )
+
+
+def _scale(head: dict[str, Any]) -> np.ndarray | None:
+    return np.array(head["scale"], np.float32) if head["dtype"] == "int8" else None
 
 
 def _write_parquet(file: io.BufferedWriter, embeddings: Embeddings, head: str, by_condition: bool) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    dtype = pyarrow.from_numpy_dtype(embeddings.vectors.dtype)
+    dtype, scale = pyarrow.from_numpy_dtype(embeddings.vectors.dtype), embeddings.scale
     vectors = [("vector", slice(None), None)]
     for name, active, mask in _active(embeddings) if by_condition else ():
         vectors.append((BY_CONDITION + name, active, mask))
     texts = {"id": embeddings.ids} | embeddings.columns
     width = embeddings.vectors.shape[1]
     fields = [pyarrow.field(name, pyarrow.string()) for name in texts]
-    fields += [
-        pyarrow.field(name, pyarrow.list_(dtype, width if mask is None else len(mask))) for name, _, mask in vectors
-    ]
+    fields.append(pyarrow.field("vector", pyarrow.list_(dtype if scale is None else pyarrow.int8(), width)))
+    fields += [pyarrow.field(name, pyarrow.list_(dtype, len(mask))) for name, _, mask in vectors[1:]]
     schema = pyarrow.schema(fields, metadata={KEY: head.encode()})
     # Vectors do not compress. The checksums are for readers that know nothing of the digest.
     options = {"compression": "none", "use_dictionary": list(texts), "write_page_checksum": True}
@@ -213,8 +235,11 @@ def _write_parquet(file: io.BufferedWriter, embeddings: Embeddings, head: str, b
             ]
             piece = np.asarray(embeddings.vectors[rows])
             for (_, dimensions, mask), field in zip(vectors, fields[len(texts) :], strict=True):
-                values = piece if mask is None else (piece[:, dimensions] * mask).astype(piece.dtype)
-                flat = pyarrow.array(np.ascontiguousarray(values).ravel(), dtype)
+                if mask is None:
+                    values = piece if scale is None else _int8(piece, scale)
+                else:
+                    values = (piece[:, dimensions] * mask).astype(piece.dtype)
+                flat = pyarrow.array(np.ascontiguousarray(values).ravel(), field.type.value_type)
                 arrays.append(pyarrow.FixedSizeListArray.from_arrays(flat, type=field.type))
             writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema), row_group_size=ROWS)
 
@@ -235,11 +260,12 @@ def _read_parquet(path: Path) -> tuple[Embeddings, dict[str, Any]] | None:
         names = ["id", *head["columns"]]
         table = file.read(columns=names)
         texts = [_shared(table.column(i)) for i in range(len(names))]
-        vectors, row = np.empty((n, width), np.dtype(head["dtype"])), 0
+        scale, row = _scale(head), 0
+        vectors = np.empty((n, width), np.dtype(head["dtype"]) if scale is None else np.float32)
         for group in range(file.num_row_groups):  # whole, or by iter_batches, they would be in memory twice
             for chunk in file.read_row_group(group, columns=["vector"]).column(0).chunks:
                 values = chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-                vectors[row : row + len(values)] = values
+                vectors[row : row + len(values)] = values if scale is None else values * scale
                 row += len(values)
     return _of_head(head, texts[0], vectors, texts[1:]), head
 
@@ -254,7 +280,9 @@ def _shared(column: Any) -> np.ndarray:
 
 
 def _write_npz(file: io.BufferedWriter, embeddings: Embeddings, head: str, by_condition: bool) -> None:
-    arrays = {"csn_jax": np.array(head), "ids": embeddings.ids.astype(str), "vectors": embeddings.vectors}
+    vectors, scale = embeddings.vectors, embeddings.scale
+    arrays = {"csn_jax": np.array(head), "ids": embeddings.ids.astype(str)}
+    arrays["vectors"] = vectors if scale is None else _int8(vectors, scale)
     arrays |= {f"column_{name}": column.astype(str) for name, column in embeddings.columns.items()}
     for name, active, mask in _active(embeddings) if by_condition else ():
         cut = embeddings.vectors[:, active] * mask
@@ -273,6 +301,7 @@ def _read_npz(path: Path) -> tuple[Embeddings, dict[str, Any]] | None:
                 return None
             head = json.loads(str(archive["csn_jax"][()]))
             texts = [archive[name] for name in ("ids", *(f"column_{name}" for name in head["columns"]))]
-            return _of_head(head, texts[0], archive["vectors"], texts[1:]), head
+            vectors, scale = archive["vectors"], _scale(head)
+            return _of_head(head, texts[0], vectors if scale is None else vectors * scale, texts[1:]), head
     except zipfile.BadZipFile as error:
         raise ValueError(str(error)) from None

@@ -14,18 +14,21 @@ import tiny
 from csn_jax.config import Config, DataConfig
 from csn_jax.data import embeddings as module
 from csn_jax.data import table
-from csn_jax.data.embeddings import Embeddings, read_embeddings, write_embeddings
+from csn_jax.data.embeddings import Embeddings, read_embeddings, rounded, write_embeddings
 from csn_jax.data.item_set import Condition
 from csn_jax.errors import UserError
 
-KINDS = [(suffix, dtype) for suffix in (".parquet", ".npz") for dtype in ("float32", "float16")]
+KINDS = [(suffix, dtype) for suffix in (".parquet", ".npz") for dtype in ("float32", "float16", "int8")]
 
 
 def make(n=50, width=8, dtype="float32") -> Embeddings:
     rng = np.random.default_rng(0)
+    vectors, scale = rng.normal(size=(n, width)).astype("float16" if dtype == "float16" else "float32"), None
+    if dtype == "int8":
+        vectors, scale = rounded(vectors)
     return Embeddings(
         ids=np.array([f"ü/{i}.jpg" for i in range(n)]),
-        vectors=rng.normal(size=(n, width)).astype(dtype),
+        vectors=vectors,
         columns={
             "colour": rng.choice(["red", "grün", ""], n),
             "tags, or so": np.array([f"a;b{i}" for i in range(n)], object),
@@ -35,6 +38,7 @@ def make(n=50, width=8, dtype="float32") -> Embeddings:
         model_sha256="0123abcd",
         pictures={"kind": "folder", "root": "/photos"},
         made_from="xyz",
+        scale=scale,
     )
 
 
@@ -47,7 +51,9 @@ def assert_same(found: Embeddings, expected: Embeddings) -> None:
     }
     assert found.masks.dtype == np.float32
     np.testing.assert_array_equal(found.masks, expected.masks)
-    assert found[3] == expected[3] and found[5:] == expected[5:]
+    assert found[3] == expected[3] and found[5:-1] == expected[5:-1]
+    assert (found.scale is None) == (expected.scale is None)
+    assert found.scale is None or found.scale.tolist() == expected.scale.tolist()
 
 
 @pytest.mark.parametrize(("suffix", "dtype"), KINDS)
@@ -65,6 +71,23 @@ def test_they_come_back_as_they_were_and_the_same_bytes_each_time(suffix, dtype,
     features = expected._replace(conditions=(), masks=np.zeros((0, 8), np.float32), columns={}, pictures={})
     write_embeddings(path, features)
     assert_same(read_embeddings(path), features)
+
+
+def test_int8_is_the_nearest_of_255_steps_in_each_dimension(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "ROWS", 16)
+    rng = np.random.default_rng(1)
+    vectors = (rng.normal(size=(50, 4)) * [1e-3, 1, 50, 0]).astype(np.float32)
+    found, scale = rounded(vectors.copy())
+    for d in range(4):
+        step = max(abs(x) for x in vectors[:, d].tolist()) / 127 or 1
+        assert scale[d] == pytest.approx(step)
+        steps = [min(range(-127, 128), key=lambda q, x=x, step=step: abs(q * step - x)) for x in vectors[:, d].tolist()]
+        np.testing.assert_allclose(found[:, d], np.array(steps) * step, rtol=1e-6)
+    path = tmp_path / "e.parquet"
+    write_embeddings(path, make(width=4)._replace(vectors=found, scale=scale))
+    column = pyarrow.parquet.read_table(path).column("vector")
+    assert column.type == pyarrow.list_(pyarrow.int8(), 4)
+    np.testing.assert_allclose(np.array(column.to_pylist()) * scale, found, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
