@@ -1,11 +1,16 @@
-"""A cache of decoded images: one memory-mapped uint8 array a digest of inputs and settings, verified when opened."""
+"""A cache of decoded images: one memory-mapped uint8 array a digest of inputs and settings, verified when opened.
+
+While an entry is made, its array has the ending .tmp, and .made has a line for each block: what a killed process made
+is not made again.
+"""
 
 import fcntl
 import hashlib
 import io
 import json
+import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +26,20 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# What a stopped process made already: of each block its pixels' SHA-256, or None where it has none, and its note.
+Made = Sequence[tuple[str | None, Any]]
+
+
 def cached(
-    key: Any, shape: tuple[int, ...], produce: Callable[[], Iterable[tuple[np.ndarray | None, Any]]]
+    key: Any, shape: tuple[int, ...], produce: Callable[[Made], Iterable[tuple[np.ndarray | None, Any]]]
 ) -> tuple[np.ndarray, list[Any]]:
     """Blocks of images and a note on each, produced once and then read from disk.
 
     Args:
         key: JSON of all that the pixels depend on: digests of the inputs, settings, versions.
         shape: (blocks, ...), of which the first is an upper bound.
-        produce: yields (uint8 block [...] or None, note) in order; a note is JSON.
+        produce: yields (uint8 block [...] or None, note) in order, a note being JSON. It is given those that were made
+            before, and goes on after them.
 
     Returns:
         (images, notes): images [kept blocks, ...] memory-mapped uint8, leaving out those without a block, and all
@@ -40,25 +50,21 @@ def cached(
     """
     name = hashlib.sha256(json.dumps([key, shape], sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_folder()
-    pixels, index = folder / f"{name}.npy", folder / f"{name}.json"
+    pixels, index, journal = (folder / f"{name}.{ending}" for ending in ("npy", "json", "made"))
     found = _read(pixels, index)
-    if found:
-        return found
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / f"{name}.lock", "wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits here, and then finds what the first one made
-            found = _read(pixels, index)
-            if found:
-                return found
-            notes = _write(pixels, shape, produce())
-            write_atomically(index, json.dumps({"sha256": file_digest(pixels), "notes": notes}).encode())
-            return np.load(pixels, mmap_mode="r", allow_pickle=False), notes
-    except OSError as error:
-        raise MachineError(
-            f"cannot write the image cache {folder} ({error.strerror or error}); free some space, or set "
-            "CSN_JAX_CACHE to a folder with room."
-        ) from error
+    if not found:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / f"{name}.lock", "wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits here, and then finds what the first one made
+                found = _read(pixels, index) or _write(pixels, index, journal, shape, produce)
+        except OSError as error:
+            raise MachineError(
+                f"cannot write the image cache {folder} ({error.strerror or error}); free some space, or set "
+                "CSN_JAX_CACHE to a folder with room."
+            ) from error
+    journal.unlink(missing_ok=True)
+    return found
 
 
 def _read(pixels: Path, index: Path) -> tuple[np.ndarray, list[Any]] | None:
@@ -72,29 +78,60 @@ def _read(pixels: Path, index: Path) -> tuple[np.ndarray, list[Any]] | None:
     return None
 
 
-def _write(path: Path, shape: tuple[int, ...], blocks: Iterable[tuple[np.ndarray | None, Any]]) -> list[Any]:
-    """Write blocks as they come, to a temporary name; rename when whole. Returns the notes.
-
-    The temporary name is fixed, which the lock allows: what a killed process left is overwritten and not heaped up.
-    """
-    notes, kept = [], 0
-    temporary = path.with_suffix(".tmp")
+def _write(
+    pixels: Path, index: Path, journal: Path, shape: tuple[int, ...], produce: Callable[[Made], Iterable]
+) -> tuple[np.ndarray, list[Any]]:
+    """Write blocks as they come, each to the array before the journal; the last act renames the array."""
+    temporary, header = pixels.with_suffix(".tmp"), _header(shape)
     try:
-        with open(temporary, "wb") as file:
-            file.write(_header(shape))
-            for block, note in blocks:
-                notes.append(note)
+        made, journal_bytes = _made(temporary, journal, len(header), math.prod(shape[1:]))
+        notes, kept = [note for _, note in made], sum(digest is not None for digest, _ in made)
+        with open(temporary, "ab") as file, open(journal, "ab") as lines:
+            file.truncate(len(header) + kept * math.prod(shape[1:]) if made else 0)
+            lines.truncate(journal_bytes)
+            if not made:
+                file.write(header)
+            for block, note in produce(made):
+                digest = None
                 if block is not None:
-                    file.write(np.ascontiguousarray(block, np.uint8))
+                    data = np.ascontiguousarray(block, np.uint8)
+                    digest = hashlib.sha256(data).hexdigest()
+                    file.write(data)
                     kept += 1
-            file.seek(0)
+                file.flush()  # what the system has outlives the process
+                lines.write(json.dumps([digest, note]).encode() + b"\n")
+                lines.flush()
+                notes.append(note)
+        with open(temporary, "r+b") as file:
             file.write(_header((kept, *shape[1:])))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
+        write_atomically(index, json.dumps({"sha256": file_digest(temporary), "notes": notes}).encode())
+        os.replace(temporary, pixels)
+    except OSError:  # no room: give back what was taken
         temporary.unlink(missing_ok=True)
-    return notes
+        journal.unlink(missing_ok=True)
+        raise
+    return np.load(pixels, mmap_mode="r", allow_pickle=False), notes
+
+
+def _made(temporary: Path, journal: Path, start: int, size: int) -> tuple[Made, int]:
+    """What an unfinished entry has, as far as its array is what its journal says; and the journal's bytes so far."""
+    made, read = [], 0
+    if temporary.is_file() and journal.is_file():
+        with open(temporary, "rb") as file, open(journal, "rb") as lines:
+            file.seek(start)
+            for line in lines:
+                try:
+                    digest, note = json.loads(line)
+                except (ValueError, TypeError):
+                    break
+                whole = digest is None or hashlib.sha256(file.read(size)).hexdigest() == digest
+                if not (whole and line.endswith(b"\n")):
+                    break
+                made.append((digest, note))
+                read += len(line)
+    return made, read
 
 
 def _header(shape: tuple[int, ...]) -> bytes:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from csn_jax.config import Config, DataConfig
-from csn_jax.data.cache import cached, file_digest
+from csn_jax.data.cache import Made, cached, file_digest
 from csn_jax.data.isolated import WorkerDied, in_order, isolated_map, usable_cores
 from csn_jax.data.item_set import Condition, Rows
 from csn_jax.errors import UserError
@@ -197,16 +197,20 @@ def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
     return images, [name for name, fault, twin in notes if not (fault or twin)]
 
 
-def render_all(files: dict[str, Path], size: int) -> Iterator[tuple[np.ndarray | None, list[str | None]]]:
-    """(images or None, [name, fault, twin]) of each font. A twin is an earlier font that draws the same pixels, as when
-    one file lies there twice: the images are taken once, since no network could tell the two labels apart."""
-    progress = Progress("rendering fonts", len(files), unit="font")
-    first: dict[bytes, str] = {}
+def render_all(
+    files: dict[str, Path], size: int, made: Made = ()
+) -> Iterator[tuple[np.ndarray | None, list[str | None]]]:
+    """(images or None, [name, fault, twin]) of each font after those that were made. A twin is an earlier font that
+    draws the same pixels, as when one file lies there twice: the images are taken once, since no network could tell the
+    two labels apart."""
+    progress = Progress("rendering fonts", len(files), len(made), unit="font")
+    first = {digest: name for digest, (name, _, _) in made if digest}
+    files = dict(list(files.items())[len(made) :])
     for face in render_files(files, size, workers=min(len(files), usable_cores())):
         progress.advance(1)
         images, twin = face.images, None
         if images is not None:
-            twin = first.setdefault(hashlib.sha256(images).digest(), face.name)
+            twin = first.setdefault(hashlib.sha256(images).hexdigest(), face.name)
             images, twin = (images, None) if twin == face.name else (None, twin)
         yield images, [face.name, face.fault, twin]
     progress.close()

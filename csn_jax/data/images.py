@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
-from csn_jax.data.cache import cached, file_digest
+from csn_jax.data.cache import Made, cached, file_digest
 from csn_jax.data.decode import resize_and_crop
 from csn_jax.data.isolated import WorkerDied, in_order, isolated_map, usable_cores
 from csn_jax.runtime.writer import Progress
@@ -47,9 +47,11 @@ def decode_files(paths: Sequence[Path], size: int, channels: int) -> tuple[np.nd
     return cached(key, (len(paths), size, size, channels), partial(_decode_all, paths, size, channels))
 
 
-def _decode_all(paths: Sequence[Path], size: int, channels: int) -> Iterator[tuple[np.ndarray | None, str | None]]:
-    progress = Progress("reading images", len(paths), unit="image")
-    tasks = [(str(path), size, channels) for path in paths]
+def _decode_all(
+    paths: Sequence[Path], size: int, channels: int, made: Made
+) -> Iterator[tuple[np.ndarray | None, str | None]]:
+    progress = Progress("reading images", len(paths), len(made), unit="image")
+    tasks = [(str(path), size, channels) for path in paths[len(made) :]]
     for result in in_order(isolated_map(decode_file, tasks, workers=usable_cores())):
         progress.advance(1)
         if isinstance(result, WorkerDied):

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from csn_jax.config import Config, DataConfig, did_you_mean
-from csn_jax.data.cache import cached
+from csn_jax.data.cache import Made, cached
 from csn_jax.data.columns import Columns, number_text
 from csn_jax.data.decode import resize_and_crop
 from csn_jax.data.duplicates import find_duplicates
@@ -201,13 +201,16 @@ def _members(text: Callable[[Any], str], values: Any) -> str:
 
 
 def _decode_all(
-    parts: dict[str, Any], shape: tuple[int, ...], image: tuple[str, ...], labels: list[Label]
+    parts: dict[str, Any], shape: tuple[int, ...], image: tuple[str, ...], labels: list[Label], made: Made
 ) -> Iterator[tuple[np.ndarray, list[Any]]]:
-    """(pixels, [split, texts of the labels]) of every example."""
+    """(pixels, [split, texts of the labels]) of every example after those that were made."""
     tfds = _tensorflow_datasets()
-    progress = Progress("reading images", shape[0], unit="image")
+    progress = Progress("reading images", shape[0], len(made), unit="image")
+    before = len(made)
     for split, part in parts.items():
-        for example in tfds.as_numpy(part):
+        skipped = min(before, int(part.cardinality()))
+        before -= skipped
+        for example in tfds.as_numpy(part.skip(skipped)):
             pixels = _at(example, image)
             if pixels.dtype not in (np.uint8, np.uint16):
                 raise UserError(f"the images of this TFDS set hold {pixels.dtype}; only 8 and 16 bits are read.")

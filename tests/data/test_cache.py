@@ -34,10 +34,11 @@ class Source:
         self.blocks = np.random.default_rng(0).integers(256, size=SHAPE, dtype=np.uint8)
         self.kept = self.blocks[[0, 2, 3]]
 
-    def __call__(self):
+    def __call__(self, made):
         self.times += 1
-        for i, block in enumerate(self.blocks):
-            yield (None if i in (1, 4) else block), [f"note {i}", None, "ü\udcff"]
+        self.before = len(made)
+        for i in range(len(made), 5):
+            yield (None if i in (1, 4) else self.blocks[i]), [f"note {i}", None, "ü\udcff"]
 
 
 def check(source, found):
@@ -104,47 +105,92 @@ def test_damage_is_found_and_made_good(suffix, damage, folder):
 def test_no_block_at_all():
     """All missing: an empty array and all notes, also when read again."""
     for _ in range(2):
-        images, notes = cached("none", SHAPE, lambda: [(None, i) for i in range(5)])
+        images, notes = cached("none", SHAPE, lambda made: [(None, i) for i in range(5)])
         assert images.shape == (0, *SHAPE[1:]) and notes == list(range(5))
 
 
-def test_an_exception_while_producing_leaves_nothing(folder):
-    """What was written before the exception is removed, and the next call produces."""
+def test_an_exception_while_producing_leaves_no_entry(folder):
+    """What was made before it is kept, and the next call goes on from there."""
 
-    def broken():
-        yield np.zeros(SHAPE[1:], np.uint8), None
+    def broken(made):
+        yield Source().blocks[0], ["note 0", None, "ü\udcff"]
         raise KeyError("broken")
 
     with pytest.raises(KeyError):
         cached("key", SHAPE, broken)
-    assert {path.suffix for path in folder.iterdir()} == {".lock"}
+    assert {path.suffix for path in folder.iterdir()} == {".lock", ".tmp", ".made"}
     check(source := Source(), cached("key", SHAPE, source))
+    assert source.before == 1
 
 
-def test_a_kill_while_producing_leaves_no_entry(folder):
-    """SIGKILL in the middle: nothing under a final name, and the next call produces and cleans up."""
+def killed_after_three(folder):
+    """The folder as a process leaves it that is killed when it has made three blocks."""
     code = (
-        "import numpy as np, time; from csn_jax.data.cache import cached\n"
-        "def produce():\n"
-        "    yield np.zeros((2, 3, 3), np.uint8), None\n"
-        "    print('half way', flush=True); time.sleep(60)\n"
-        f"cached('key', {SHAPE}, produce)"
+        "import sys, time; sys.path.insert(0, 'tests/data')\n"
+        "from test_cache import SHAPE, Source, cached\n"
+        "def produce(made):\n"
+        "    for i, one in enumerate(Source()(made)):\n"
+        "        if i == 3: print('half way', flush=True); time.sleep(60)\n"
+        "        yield one\n"
+        "cached('key', SHAPE, produce)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "half way\n"
         process.send_signal(signal.SIGKILL)
-    assert {path.suffix for path in folder.iterdir()} == {".lock", ".tmp"}
+    assert {path.suffix for path in folder.iterdir()} == {".lock", ".tmp", ".made"}
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    "suffix, damage, before",
+    [
+        (".made", lambda path: None, 3),
+        (".made", cut, 2),  # as when it was killed in the middle of a line
+        (".made", lambda path: path.write_bytes(path.read_bytes() + b'["0'), 3),
+        (".made", lambda path: path.write_bytes(b"7\n" + path.read_bytes()), 0),
+        (".made", os.unlink, 0),
+        (".tmp", lambda path: path.write_bytes(path.read_bytes() + b"half a block"), 3),
+        (".tmp", cut, 2),
+        (".tmp", lambda path: os.truncate(path, 10), 0),
+        (".tmp", flip, 2),
+        (".tmp", os.unlink, 0),
+    ],
+)
+def test_a_killed_process_loses_no_whole_block(suffix, damage, before, folder):
+    """SIGKILL in the middle: nothing under a final name; the next call goes on after the blocks that are right, and
+    ends with the same bytes."""
+    check(Source(), cached("key", SHAPE, Source()))
+    expected = {path.suffix: path.read_bytes() for path in folder.iterdir()}
+    for path in folder.iterdir():
+        path.unlink()
+    killed_after_three(folder)
+    damage(next(folder.glob(f"*{suffix}")))
     check(source := Source(), cached("key", SHAPE, source))
-    assert {path.suffix for path in folder.iterdir()} == {".npy", ".json", ".lock"}
+    assert source.before == before
+    assert {path.suffix: path.read_bytes() for path in folder.iterdir()} == expected
+
+
+def test_a_kill_between_the_last_block_and_the_rename(folder, monkeypatch):
+    """All is made; only the end is done again."""
+    monkeypatch.setattr(cache.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        cached("key", SHAPE, Source())
+    monkeypatch.undo()
+    monkeypatch.setenv("CSN_JAX_CACHE", str(folder))
+    check(source := Source(), cached("key", SHAPE, source))
+    assert source.before == 5
 
 
 def test_two_at_once_produce_once():
     """A second run that starts while the first renders waits for it and reads what it made."""
     source, found = Source(), []
 
-    def slow():
+    def slow(made):
         time.sleep(0.5)
-        yield from source()
+        yield from source(made)
 
     threads = [threading.Thread(target=lambda: found.append(cached("key", SHAPE, slow))) for _ in range(3)]
     for thread in threads:

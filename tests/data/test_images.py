@@ -154,7 +154,7 @@ def test_the_cache_knows_files_by_their_content(tmp_path, monkeypatch):
     monkeypatch.setenv("CSN_JAX_CACHE", str(tmp_path / "cache"))
     times = []
 
-    def once(paths, size, channels):
+    def once(paths, size, channels, made):
         times.append(size)
         for path in paths:
             result = decode_file((str(path), size, channels))
