@@ -72,12 +72,12 @@ def command(verb: str, *arguments: str, **environment: str) -> subprocess.Comple
     )
 
 
-def fingerprint(workdir: Path) -> dict[str, str]:
+def fingerprint(workdir: Path, steps: int = STEPS) -> dict[str, str]:
     """Digests of all that must not depend on how often a run was killed.
 
     The record of a checkpoint holds the SHA-256 of each of its arrays; restoring checks them against the arrays.
     """
-    last = f"checkpoints/{STEPS}/meta/metadata"
+    last = f"checkpoints/{steps}/meta/metadata"
     best = json.loads((workdir / last).read_text())["record"]["best"]["step"]
     names = ("config.json", "data.json", "metrics.jsonl", "results.json", last, f"checkpoints/{best}/meta/metadata")
     return {name: hashlib.sha256((workdir / name).read_bytes()).hexdigest() for name in names}

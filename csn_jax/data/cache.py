@@ -70,9 +70,9 @@ def cached(
 def _read(pixels: Path, index: Path) -> tuple[np.ndarray, list[Any]] | None:
     """An entry, or None when it is not there or damaged in any way: it is made again then."""
     try:
-        entry = json.loads(index.read_text(encoding="utf-8"))
-        if file_digest(pixels) == entry["sha256"]:
-            return np.load(pixels, mmap_mode="r", allow_pickle=False), entry["notes"]
+        (sha256, notes), check = json.loads(index.read_text(encoding="utf-8"))
+        if check == _digest([sha256, notes]) and file_digest(pixels) == sha256:
+            return np.load(pixels, mmap_mode="r", allow_pickle=False), notes
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
@@ -99,14 +99,15 @@ def _write(
                     file.write(data)
                     kept += 1
                 file.flush()  # what the system has outlives the process
-                lines.write(json.dumps([digest, note]).encode() + b"\n")
+                lines.write(json.dumps([[digest, note], _digest([digest, note])]).encode() + b"\n")
                 lines.flush()
                 notes.append(note)
         with open(temporary, "r+b") as file:
             file.write(_header((kept, *shape[1:])))
             file.flush()
             os.fsync(file.fileno())
-        write_atomically(index, json.dumps({"sha256": file_digest(temporary), "notes": notes}).encode())
+        entry = [file_digest(temporary), notes]
+        write_atomically(index, json.dumps([entry, _digest(entry)]).encode())
         os.replace(temporary, pixels)
     except OSError:  # no room: give back what was taken
         temporary.unlink(missing_ok=True)
@@ -123,15 +124,19 @@ def _made(temporary: Path, journal: Path, start: int, size: int) -> tuple[Made, 
             file.seek(start)
             for line in lines:
                 try:
-                    digest, note = json.loads(line)
+                    (digest, note), check = json.loads(line)
                 except (ValueError, TypeError):
                     break
                 whole = digest is None or hashlib.sha256(file.read(size)).hexdigest() == digest
-                if not (whole and line.endswith(b"\n")):
+                if not (whole and check == _digest([digest, note]) and line.endswith(b"\n")):
                     break
                 made.append((digest, note))
                 read += len(line)
     return made, read
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _header(shape: tuple[int, ...]) -> bytes:

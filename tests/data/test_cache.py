@@ -72,8 +72,12 @@ def flip(path):
     path.write_bytes(data)
 
 
+def other_pixels(path):
+    path.write_text(path.read_text().replace(json.loads(path.read_text())[0][0], "0" * 64))
+
+
 def other_notes(path):
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"sha256": "0" * 64}))
+    path.write_text(path.read_text().replace("note 3", "note 4"))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +93,7 @@ def other_notes(path):
         (".json", lambda path: path.write_text("[]")),
         (".json", lambda path: path.write_text("{}")),
         (".json", lambda path: path.write_bytes(b"\xff\xfe\x00")),
+        (".json", other_pixels),
         (".json", other_notes),
     ],
 )
@@ -151,6 +156,8 @@ def cut(path):
         (".made", cut, 2),  # as when it was killed in the middle of a line
         (".made", lambda path: path.write_bytes(path.read_bytes() + b'["0'), 3),
         (".made", lambda path: path.write_bytes(b"7\n" + path.read_bytes()), 0),
+        (".made", other_notes, 3),
+        (".made", lambda path: path.write_text(path.read_text().replace("note 1", "note 4")), 1),
         (".made", os.unlink, 0),
         (".tmp", lambda path: path.write_bytes(path.read_bytes() + b"half a block"), 3),
         (".tmp", cut, 2),

@@ -6,7 +6,8 @@
 A life is a fork of this process, which has imported everything and touched no device, so that it costs a few seconds.
 The moments come from the seed: while training, at a random line of the log; at the appearance of an unfinished
 checkpoint, so inside a save; after the last checkpoint, so inside the evaluation; and in the first two seconds. Ends
-with one line of JSON; exits 1 when a run differs from the unbroken one in any byte or any life complains.
+with one line of JSON; exits 1 when a run differs from the unbroken one in any byte, any life complains, or one that may
+save at the signal takes more than 15 seconds or loses a logged step.
 """
 
 import argparse
@@ -16,16 +17,17 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import lives
+from lives import lines
 from tiny import ARGUMENTS, LINES, STEPS, fingerprint
 
 MOMENTS = ("save", "training", "evaluation", "start", "training")  # of the first kills; random ones later
 KILLS_A_RUN = 3
+MOST_SECONDS = 15  # from the signal to the end; some clusters give no more
 
 
 def litter(workdir: Path) -> list[str]:
@@ -37,32 +39,9 @@ def litter(workdir: Path) -> list[str]:
     ]
 
 
-def life(argv: list[str], log: Path) -> int:
-    """Fork a child that runs the command `python -m csn_jax.train`; its process id."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    status = 70
-    try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        from csn_jax import cli, pictures, train
-
-        pictures.QUERIES = pictures.NEIGHBOURS = 1  # drawing is no part of the contest
-        sys.argv = ["train", *argv]
-        cli.run(train.main)
-        status = 0
-    except SystemExit as end:
-        status = end.code or 0
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
+def life(feed: str, workdir: Path, log: Path) -> int:
+    """Begin a training, or go on with it; its process id."""
+    return lives.begin(lives.command("train", [*ARGUMENTS, f"--config.feed={feed}", f"--workdir={workdir}"]), log)
 
 
 def unfinished_saves(workdir: Path) -> set[tuple[str, int]]:
@@ -74,12 +53,6 @@ def unfinished_saves(workdir: Path) -> set[tuple[str, int]]:
         except FileNotFoundError:
             pass  # finished meanwhile
     return found
-
-
-def lines(workdir: Path) -> int:
-    """Lines of the metrics log so far."""
-    path = workdir / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def wait_for(child: int, moment: str, workdir: Path, rng: random.Random) -> int | None:
@@ -115,20 +88,8 @@ def main() -> int:
     parser.add_argument("--signal", choices=("KILL", "TERM", "USR1"), default="KILL")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="kill_training_"))
-    # Before jax is imported. The cache spares every life but the first its compilations.
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure  # noqa: F401
-
-    import csn_jax.loop
-    import csn_jax.train
-
-    if args.feed != "device":
-        import csn_jax.data.tf_feed  # noqa: F401
+    folder = lives.new_folder("kill_training")
+    lives.prepare(folder, tensorflow=args.feed != "device")
     try:
         return contest(args, folder)
     finally:
@@ -139,13 +100,12 @@ def contest(args: argparse.Namespace, folder: Path) -> int:
     """Run until enough lives were killed; 0 when every run ended like the unbroken one."""
     rng, log = random.Random(args.seed), folder / "log"
     feeds = ("tfdata", "device") if args.feed == "both" else (args.feed,)
-    faults, moments, kills, lives, unfinished, run, expected = [], Counter(), 0, 0, 0, 0, {}
+    faults, moments, kills, begun, unfinished, run, expected = [], Counter(), 0, 0, 0, 0, {}
+    slowest = 0.0
     number = getattr(signal, f"SIG{args.signal}")
     for feed in feeds:
         workdir = folder / feed
-        status = wait_for(
-            life([*ARGUMENTS, f"--config.feed={feed}", f"--workdir={workdir}"], log), "never", workdir, rng
-        )
+        status = wait_for(life(feed, workdir, log), "never", workdir, rng)
         if status != 0 or lines(workdir) != LINES:
             print(log.read_text(errors="replace"))
             return 1
@@ -156,16 +116,20 @@ def contest(args: argparse.Namespace, folder: Path) -> int:
             if kills >= args.kills or killed >= KILLS_A_RUN:
                 moment = "never"
             else:
-                moment = MOMENTS[lives] if lives < len(MOMENTS) else rng.choice(MOMENTS)
-                lives += 1
+                moment = MOMENTS[begun] if begun < len(MOMENTS) else rng.choice(MOMENTS)
+                begun += 1
             before = unfinished_saves(workdir)
-            child = life([*ARGUMENTS, f"--config.feed={feed}", f"--workdir={workdir}"], log)
+            child = life(feed, workdir, log)
             status = wait_for(child, moment, workdir, rng)
             if status is None:
                 os.kill(child, number)
-                status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                sent = time.monotonic()
+                status = lives.end(child)
+                slowest = max(slowest, time.monotonic() - sent)
                 if status in (-number, 128 + number):
                     moments[moment + (", saved" if status > 0 else "")] += 1
+                    if status > 0 and lives.newest_step(workdir) < lives.last_logged(workdir):
+                        faults.append(f"run {run} lost steps: its newest is {lives.newest_step(workdir)}")
                     unfinished += bool(unfinished_saves(workdir) - before)
                     kills, killed, status = kills + 1, killed + 1, None
         differing = [name for name, digest in fingerprint(workdir).items() if digest != expected[feed][name]]
@@ -178,7 +142,10 @@ def contest(args: argparse.Namespace, folder: Path) -> int:
     if faults:
         print(text)
     report = {"feed": args.feed, "signal": args.signal, "seed": args.seed, "runs": run, "kills": kills}
-    report |= {"moments": moments, "unfinished_saves": unfinished, "faults": faults, "fingerprints": expected}
+    if slowest > MOST_SECONDS:
+        faults.append(f"a life ended {slowest:.1f} s after the signal")
+    report |= {"moments": moments, "unfinished_saves": unfinished, "most_seconds_to_end": round(slowest, 1)}
+    report |= {"faults": faults, "fingerprints": expected}
     print(json.dumps(report))
     return 1 if faults else 0
 
