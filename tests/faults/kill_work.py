@@ -1,0 +1,204 @@
+"""Kill long work other than training at random moments, give it again until it ends, and compare with an unbroken one.
+
+    python tests/faults/kill_work.py --work=embed --kills=40
+
+embed: a folder of images to an index; fonts: rendering a folder of fonts; table: decoding a table's images. The
+moments come from the seed: at a random second, or when some more pieces are there. After a kill there is nothing under
+the final name or the whole of it; each life goes on after the pieces that are there; the end has the bytes of an
+unbroken one. Ends with one line of JSON; exits 1 otherwise.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import lives
+import tiny
+
+CHUNK = 8  # images that embed takes at a time here
+KILLS_A_RUN = 4
+
+
+class Work(NamedTuple):
+    """work(place): what a life does, with all its files in a folder; final: patterns of the names that must be whole or
+    absent; done(place): how many pieces are there; told: how a life says after how many it goes on."""
+
+    work: Callable[[Path], Callable[[], None]]
+    final: tuple[str, ...]
+    done: Callable[[Path], int]
+    told: str
+
+
+def embedding(folder: Path) -> Work:
+    import numpy as np
+    from PIL import Image
+
+    images, workdir = folder / "images", folder / "model"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(150 * CHUNK):
+        Image.fromarray(rng.integers(0, 256, (32, 32), np.uint8)).save(images / f"{i:04}.png")
+    lives.lived(
+        lives.command("train", [*tiny.ARGUMENTS, "--config.feed=device", f"--workdir={workdir}"]), folder / "log"
+    )
+
+    def work(place: Path):
+        def run() -> None:
+            from csn_jax.data import to_embed
+
+            to_embed.CHUNK = CHUNK
+            argv = [f"--workdir={workdir}", f"--images={images}", f"--out={place / 'index.parquet'}"]
+            lives.command("embed", argv)()
+
+        return run
+
+    def done(place: Path) -> int:
+        return CHUNK * len(list(place.glob(".index.parquet.parts/[0-9]*.npz")))
+
+    return Work(work, ("*.parquet",), done, r"going on after ([\d,]+) of")
+
+
+def dataset(argv: list[str]) -> Work:
+    """Reading a source into the cache."""
+
+    def work(place: Path):
+        def run() -> None:
+            from csn_jax import cli, train
+            from csn_jax.data import cache, dataset
+
+            os.environ["CSN_JAX_CACHE"] = str(place)
+            made = cache._made
+
+            def spoken(*arguments):
+                found = made(*arguments)
+                print(f"goes on after {len(found[0])}", flush=True)
+                return found
+
+            cache._made = spoken
+            few = [f"--config.data.{split}_triplets=200" for split in ("train", "validation", "test")]
+            dataset.load_dataset(cli.parse(train.Args, [*argv, *few], "train").config)
+
+        return run
+
+    def done(place: Path) -> int:
+        return sum(path.read_bytes().count(b"\n") for path in place.glob("*.made"))
+
+    return Work(work, ("*.npy",), done, r"goes on after (\d+)")
+
+
+def fonts(folder: Path) -> Work:
+    import matplotlib
+
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return dataset(["--config.data.source=fonts", f"--config.data.path={path}"])
+
+
+def table(folder: Path) -> Work:
+    import numpy as np
+    from PIL import Image
+
+    rng, rows = np.random.default_rng(0), ["image,colour"]
+    for i in range(300):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
+        coarse.resize((800, 600), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg")
+        rows.append(f"{i}.jpg,{'red' if i % 2 else 'blue'}")
+    (folder / "items.csv").write_text("\n".join(rows))
+    mean = ["--config.preprocess.mean", "0.5", "0.5", "0.5", "--config.preprocess.std", "0.3", "0.3", "0.3"]
+    return dataset(["--config.data.source=table", f"--config.data.path={folder / 'items.csv'}", *mean])
+
+
+WORKS = {"embed": embedding, "fonts": fonts, "table": table}
+
+
+def contest(name: str, kills: int, seed: int, folder: Path) -> dict:
+    """Run until enough lives were killed: the report."""
+    rng, log, faults = random.Random(seed), folder / "log", []
+    work = WORKS[name](folder)
+    whole = folder / "whole"
+    whole.mkdir()
+    began = time.monotonic()
+    status = lives.lived(work.work(whole), log)
+    took = time.monotonic() - began
+    expected = contents(whole)
+    if status != 0 or not any(whole.glob(work.final[0])):
+        return {"work": name, "faults": ["the unbroken work failed", log.read_text(errors="replace")[-5000:]]}
+    done, runs, resumed = 0, 0, 0
+    while done < kills:
+        place, killed, ended = folder / f"run{runs}", 0, False
+        place.mkdir()
+        while not ended:
+            before, told = work.done(place), folder / "told"
+            told.unlink(missing_ok=True)
+            child = lives.begin(work.work(place), told)
+            if done < kills and killed < KILLS_A_RUN:
+                wait(lambda place=place, before=before: work.done(place) - before, rng, took)
+                os.kill(child, signal.SIGKILL)
+            status = lives.end(child)
+            ended = status == 0
+            done, killed = done + (status == -signal.SIGKILL), killed + (status == -signal.SIGKILL)
+            if status not in (0, -signal.SIGKILL):
+                faults.append(f"run {runs}: a life ended {status}: {told.read_text(errors='replace')[-2000:]}")
+                break
+            for path in (path for pattern in work.final for path in place.glob(pattern)):
+                if path.read_bytes() != expected[path.name]:
+                    faults.append(f"run {runs}: {path.name} stands there and is not whole")
+            said = re.search(work.told, told.read_text(errors="replace"))
+            after = int(said[1].replace(",", "")) if said else None
+            if after is not None and after != before:
+                faults.append(f"run {runs}: {before} pieces were there and a life went on after {after}")
+            resumed += bool(after)
+        if ended and contents(place) != expected:
+            faults.append(f"run {runs} ended with {sorted(contents(place))} or other bytes")
+        runs += 1
+        shutil.rmtree(place)
+    return {
+        "work": name,
+        "seed": seed,
+        "kills": done,
+        "runs": runs,
+        "went_on": resumed,
+        "seconds_unbroken": round(took, 1),
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "faults": faults,
+    }
+
+
+def wait(pieces: Callable[[], int], rng: random.Random, took: float) -> None:
+    """Wait for the moment of a kill, as long as a whole unbroken work at most."""
+    began, wanted = time.monotonic(), rng.choice((0, 1, 5, 20))
+    second = took if wanted else rng.uniform(0, took)
+    while time.monotonic() - began < second and not (wanted and pieces() >= wanted):
+        time.sleep(0.002)
+
+
+def contents(place: Path) -> dict[str, bytes]:
+    return {path.relative_to(place).as_posix(): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--work", choices=sorted(WORKS), default="embed")
+    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    folder = lives.new_folder("kill_work")
+    lives.prepare(folder, tensorflow=False)
+    try:
+        report = contest(args.work, args.kills, args.seed, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(json.dumps(report))
+    return 1 if report["faults"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

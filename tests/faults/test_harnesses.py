@@ -1,0 +1,55 @@
+"""Short runs of the harnesses here; docs/RELIABILITY.md has the figures of long ones."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def report_of(name: str, *flags: str) -> dict:
+    """What a harness reports. One device is quicker, and a process that forks may have none."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *flags]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["faults"] == []
+    return report
+
+
+def test_no_flipped_bit_is_silent():
+    outcomes = report_of("flip_bits", "--flips=80")["outcomes"]
+    assert sum(outcomes.values()) == 80
+    assert min(outcomes["checkpoint, told"], outcomes["cache, made again"], outcomes["index, told"]) >= 10
+
+
+def test_a_save_may_die_anywhere():
+    report = report_of("die_in_save", "--every=12")
+    assert report["operations"] > 50 and report["deaths"] >= 5
+    assert report["restored"]["3"] and report["restored"]["4"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("feed", ["tfdata", "device"])
+def test_going_on_after_any_step(feed):
+    assert report_of("resume_everywhere", "--steps=10", "--every=4", f"--feed={feed}")["resumed"] == 3
+
+
+@pytest.mark.slow
+def test_second_writers():
+    assert report_of("second_writer", "--tries=3")["refused"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["embed", "fonts", "table"])
+def test_other_work_killed(work):
+    report = report_of("kill_work", f"--work={work}", "--kills=4")
+    assert report["kills"] == 4 and report["went_on"] >= 1
+
+
+@pytest.mark.slow
+def test_a_full_disk():
+    assert report_of("fill_disk", f"--step={1 << 18}")["filled"] >= 3
