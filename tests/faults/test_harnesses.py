@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,3 +54,11 @@ def test_other_work_killed(work):
 @pytest.mark.slow
 def test_a_full_disk():
     assert report_of("fill_disk", f"--step={1 << 18}")["filled"] >= 3
+
+
+@pytest.mark.browser
+def test_labels_that_would_be_markup():
+    if not shutil.which("chromium") and os.environ.get("CSN_JAX_BROWSER") != "required":
+        pytest.skip("no chromium; apt-get install chromium")
+    report = report_of("hostile_labels", "--labels=250")
+    assert report["in_the_page"] == 250 and report["in_reports"] > 150
