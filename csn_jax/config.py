@@ -225,7 +225,7 @@ class Config:
         """
         try:
             raw = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where} is not JSON ({error}); restore the file or start in a new workdir.") from None
         config = _build(Config, raw, where, "config")
         try:
@@ -304,7 +304,8 @@ def _build(kind: type, raw: Any, where: str, name: str) -> Any:
     for key in raw:
         if key not in hints:
             raise UserError(
-                f"{where}: {name}.{key} is no field{did_you_mean(key, hints)}; choose one of {', '.join(hints)}."
+                f"{where}: {name}.{' '.join(key.split())} is no field{did_you_mean(key, hints)}; choose one of "
+                f"{', '.join(hints)}."
             )
     values = {}
     for key, value in raw.items():

@@ -97,6 +97,8 @@ def test_validate_names_field_value_and_remedy(name):
 DAMAGES = {
     "not JSON": ("{", "is not JSON"),
     "empty": ("", "is not JSON"),
+    "deep": ("[" * 100_000, "is not JSON"),
+    "a field of two lines": ('{"a\\nb": 1}', "config.a b is no field"),
     "no object": ("[]", "should be an object"),
     "unknown field": ('{"lerning_rate": 1}', "config.lerning_rate is no field (did you mean learning_rate?)"),
     "unknown deep field": ('{"data": {"pth": "x"}}', "config.data.pth is no field (did you mean path?)"),

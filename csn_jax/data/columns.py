@@ -103,14 +103,14 @@ def _read_parquet(path: Path) -> Columns:
 
     try:
         arrow = pyarrow.parquet.ParquetFile(path).read()
-    except (ArrowException, OSError) as error:
+        names = arrow.column_names
+        text = {name: _as_text(arrow[name]) for name in dict.fromkeys(names) if names.count(name) == 1}
+    except (ArrowException, OSError, UnicodeDecodeError) as error:  # Arrow takes any bytes for text
         told = " ".join(str(error).split()).split(". ")[0].rstrip(".")
         raise UserError(f"{path} cannot be read as Parquet ({told}); give a whole Parquet file.") from None
-    names = arrow.column_names
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{path} has two columns named {twice!r}; name each one.")
-    text = {name: _as_text(arrow[name]) for name in names}
     return Columns(path, {name: values for name, values in text.items() if values is not None}, None, arrow)
 
 

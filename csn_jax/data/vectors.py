@@ -1,6 +1,5 @@
 """Feature vectors of a table: a column of a Parquet file, or an .npy or .npz file beside it."""
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,9 @@ def _from_file(columns: Columns, path: Path, ids: list[str], flag: str) -> np.nd
         raise UserError(
             f"{flag} names {path}, which is not there; put it beside the table, or name a column."
         ) from None
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file shows as any of a dozen kinds: of zip, zlib, and of NumPy's reader
         told = " ".join(str(error).split()).split(". ")[0].rstrip(".")
         raise UserError(f"{path} cannot be read as vectors ({told}); save them with numpy.save.") from None
     if vectors.ndim != 2 or not (np.issubdtype(vectors.dtype, np.floating) or np.issubdtype(vectors.dtype, np.integer)):
@@ -111,6 +112,9 @@ def _from_archive(path: Path, archive: Any) -> tuple[np.ndarray, list[str] | Non
         return archive, None  # an .npy file by another name
     with archive:
         arrays = {name: archive[name] for name in archive.files}
+    strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if strange:  # NumPy gives its bytes
+        raise ValueError(f"its member {strange[0]!r} is no array")
     named = arrays.get("ids")
     wide = [name for name, array in arrays.items() if array.ndim == 2]
     name = "vectors" if "vectors" in arrays else wide[0] if len(wide) == 1 else None

@@ -201,7 +201,7 @@ def read_results(workdir: Path) -> dict[str, Any] | None:
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it from a copy.") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged (it holds no object); restore it from a copy.")

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import shop
 import tiny
@@ -263,6 +264,14 @@ def test_a_broken_parquet_file_is_one_sentence(tmp_path):
         with pytest.raises(UserError, match="cannot be read as Parquet") as error:
             table.read(config(path))
         assert tiny.is_one_sentence(str(error.value).removesuffix("."))
+
+
+def test_parquet_whose_text_is_none_is_one_sentence(tmp_path):
+    """Arrow writes and reads any bytes as text."""
+    array = pyarrow.StringArray.from_buffers(1, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0"), pyarrow.py_buffer(b"\xff"))
+    pyarrow.parquet.write_table(pyarrow.table({"image": array}), tmp_path / "products.parquet")
+    with pytest.raises(UserError, match="cannot be read as Parquet .*utf-8"):
+        table.read(config(tmp_path / "products.parquet"))
 
 
 @pytest.mark.parametrize("path", ["", "absent.csv", "."])

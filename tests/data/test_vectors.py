@@ -1,5 +1,7 @@
 """Feature vectors of a table."""
 
+import zipfile
+
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -120,6 +122,7 @@ FILES = {
     "pickled": (lambda path: np.save(path, np.full((N, 3), None), allow_pickle=True), "cannot be read as vectors"),
     "no array": (lambda path: path.write_text("hello"), "cannot be read as vectors"),
     "empty": (lambda path: path.write_text(""), "cannot be read as vectors"),
+    "an open bracket": (lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\x02\x00{\n"), "cannot be read as vectors"),
     "half": (lambda path: (np.save(path, VECTORS), path.write_bytes(path.read_bytes()[:900])), "cannot be read as"),
     "NaN": (lambda path: np.save(path, np.where(np.arange(N)[:, None] == 7, np.nan, VECTORS)), r"row 8 \(line 9\)"),
 }
@@ -145,8 +148,15 @@ def test_bad_archives(csv):
     np.savez(path, vectors=VECTORS, ids=np.array([*csv.text["id"][:-1], "x"]))
     with pytest.raises(UserError, match=r"row 60 \(line 61\): item '59'.* has no vector"):
         beside(csv, "v.npz")
-    path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(UserError, match="cannot be read as vectors"):
+    np.savez_compressed(path, vectors=VECTORS)
+    whole = path.read_bytes()
+    for damaged in (whole[:700], whole[:200] + b"\xff" * 50 + whole[250:]):  # cut, and not to be inflated
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot be read as vectors"):
+            beside(csv, "v.npz")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("vectors.npy", b"no array")
+    with pytest.raises(UserError, match="member 'vectors' is no array"):
         beside(csv, "v.npz")
 
 

@@ -33,6 +33,13 @@ def test_a_save_may_die_anywhere():
     assert report["restored"]["3"] and report["restored"]["4"]
 
 
+def test_readers_take_damage_or_refuse_it():
+    readers = {one["reader"]: one for one in report_of("fuzz_readers", "--inputs=150")["readers"]}
+    assert len(readers) == 14
+    for one in readers.values():
+        assert one["read"] >= 1 and one["refused"] >= 20, one
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("feed", ["tfdata", "device"])
 def test_going_on_after_any_step(feed):
