@@ -16,7 +16,8 @@ def resize_and_crop(image: Image.Image, size: int, channels: int) -> np.ndarray:
         size: pixels.
         channels: 1 or 3.
     """
-    image = image.convert({1: "L", 3: "RGB"}[channels])
+    mode = {1: "L", 3: "RGB"}[channels]
+    image = image if image.mode == mode else image.convert(mode)  # which copies
     width, height = image.size
     short, long = min(width, height), max(width, height)
     if short != size:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
 from csn_jax.data.cache import Made, cached, file_digest
 from csn_jax.data.decode import resize_and_crop
@@ -19,6 +19,9 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_FILE = 64 << 20  # bytes
 MAX_SIDE = 16_384
 MAX_PIXELS = 50_000_000
+# Reading one image should take 300 MB at most. RGB takes 4 bytes a pixel, WEBP and transparency several times that.
+TURNED = 25_000_000
+COPIED = 16_000_000
 
 
 def resolve(folder: Path, name: str) -> Path | None:
@@ -42,7 +45,7 @@ def decode_files(paths: Sequence[Path], size: int, channels: int) -> tuple[np.nd
     with ThreadPoolExecutor(usable_cores()) as pool:
         digests = list(pool.map(_digest_or_error, paths))
     # The versions are part of the key: another decoder may give other pixels.
-    versions = ["images-1", Image.__version__, *(features.version(name) for name in ("jpg", "zlib", "webp"))]
+    versions = ["images-2", Image.__version__, *(features.version(name) for name in ("jpg", "zlib", "webp"))]
     key = [versions, size, channels, digests]
     return cached(key, (len(paths), size, size, channels), partial(_decode_all, paths, size, channels))
 
@@ -101,6 +104,12 @@ def _open(path: str, use: Callable[[Image.Image], np.ndarray]) -> np.ndarray | s
             with Image.open(path, formats=FORMATS) as image:
                 if max(image.size) > MAX_SIDE:
                     return f"is {image.width} x {image.height} pixels, and a side may have {MAX_SIDE:,}"
+                copied = image.mode not in ("1", "L", "P", "RGB") or image.has_transparency_data
+                if (copied or image.format == "WEBP") and image.width * image.height > COPIED:
+                    return (
+                        f"is {image.width} x {image.height} pixels, and of {image.mode} in {image.format} up to "
+                        f"{COPIED:,} are read"
+                    )
                 image.load()
                 return use(as_shown(image))
     except FileNotFoundError:
@@ -121,7 +130,9 @@ def _open(path: str, use: Callable[[Image.Image], np.ndarray]) -> np.ndarray | s
 
 
 def as_shown(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
+    if image.width * image.height > TURNED and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = image.reduce(2)  # which keeps the orientation; turned as a whole it would be there twice
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16 bits of grey, which convert() would clip
         return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:

@@ -16,7 +16,7 @@ from csn_jax.errors import UserError
 from csn_jax.runtime.writer import say
 
 SPLIT = "split"  # the column whose values name each item's split
-TOLD = 20  # unreadable images named one by one
+TOLD = 1_000  # unreadable images named one by one
 LONGEST_ID = 500  # characters
 
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import shop
-from PIL import Image
+from PIL import ExifTags, Image
 
 from csn_jax.data import images
 from csn_jax.data.decode import resize_and_crop
@@ -188,3 +188,28 @@ def test_resolve(tmp_path):
     assert resolve(tmp_path, str(tmp_path / "c.png")) == tmp_path / "c.png"
     for name in ("../a.png", "/a.png", "out/a.png", f"../{tmp_path.name}x/a.png"):
         assert resolve(tmp_path, name) is None
+
+
+def test_a_large_picture_is_turned_without_a_second_copy(tmp_path, monkeypatch):
+    """Above a size it is halved first; what comes out is turned all the same, and almost the same."""
+    picture = Image.fromarray(np.arange(64 * 96 * 3, dtype=np.uint32).reshape(64, 96, 3).__rshift__(7).astype(np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    picture.save(tmp_path / "x.png", exif=exif)
+    plain = decode_file((str(tmp_path / "x.png"), 16, 3))
+    monkeypatch.setattr(images, "TURNED", 64 * 96 - 1)
+    halved = decode_file((str(tmp_path / "x.png"), 16, 3))
+    assert not np.array_equal(halved, plain)
+    np.testing.assert_allclose(halved.astype(int), plain.astype(int), atol=6)
+    assert np.abs(np.rot90(halved).astype(int) - plain.astype(int)).max() > 20
+
+
+@pytest.mark.parametrize(
+    "mode, kind", [("RGBA", "PNG"), ("LA", "PNG"), ("CMYK", "JPEG"), ("RGB", "WEBP"), ("I;16", "PNG")]
+)
+def test_kinds_that_need_several_copies_may_have_fewer_pixels(mode, kind, tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    Image.new(mode, (20, 30)).save(path, kind)
+    assert isinstance(decode_file((str(path), 16, 3)), np.ndarray)
+    monkeypatch.setattr(images, "COPIED", 20 * 30 - 1)
+    assert decode_file((str(path), 16, 3)) == f"is 20 x 30 pixels, and of {mode} in {kind} up to 599 are read"

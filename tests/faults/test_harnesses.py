@@ -69,3 +69,8 @@ def test_labels_that_would_be_markup():
         pytest.skip("no chromium; apt-get install chromium")
     report = report_of("hostile_labels", "--labels=250")
     assert report["in_the_page"] == 250 and report["in_reports"] > 150
+
+
+def test_damaged_images_are_told_and_bombs_stay_small():
+    report = report_of("damaged_images")
+    assert sum(report["reasons"].values()) == 40 and len(report["reasons"]) >= 5
