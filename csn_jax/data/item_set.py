@@ -121,7 +121,7 @@ def check_name(name: str) -> None:
     Raises:
         UserError: when it can not.
     """
-    if not name.isprintable() or "/" in name or name.startswith(".") or len(name.encode()) > 200:
+    if not name or not name.isprintable() or "/" in name or name.startswith(".") or len(name.encode()) > 200:
         raise UserError(f"condition {name!r} cannot name a file, as its pictures need; rename that column.")
     if name in TAKEN:
         raise UserError(f"condition {name!r} has a name that results and workdirs use; rename that column.")
