@@ -1,0 +1,95 @@
+"""Run what is missing of the experiments, as long as there is time; the same command goes on later.
+
+    python experiments/run.py --fonts=FOLDER --footwear=products.csv --emoji=emoji.csv --minutes=90
+
+Each run is a command of csn_jax with a folder of its own, which goes on where it was stopped. Beside it `took.json`
+keeps the seconds and the machine.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from plan import EXPERIMENTS, Places, Run, planned
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> int:
+    args = arguments().parse_args()
+    places = places_of(args)
+    runs = planned(places, args.only)
+    missing = [run for run in runs if not (places.runs / run.name / run.out).exists()]
+    print(f"{len(runs) - len(missing)} of {len(runs)} runs are done")
+    began = time.monotonic()
+    for number, run in enumerate(missing, 1):
+        if time.monotonic() - began > 60 * args.minutes:
+            print(f"{args.minutes:g} minutes are over; {len(missing) - number + 1} runs are left")
+            return 3
+        print(f"{number} of {len(missing)}: {run.verb} {run.name}", flush=True)
+        status = perform(run, places.runs)
+        if status != 0:
+            print(f"{run.verb} {run.name} ended with status {status}; what it said is in {places.runs / 'log'}")
+            return 143 if status in (143, -signal.SIGTERM) else 1
+    return 0
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="the folder of all runs")
+    parser.add_argument("--fonts", type=Path, default=Path("fonts"), help="a folder of font files")
+    parser.add_argument("--footwear", type=Path, default=Path("footwear/products.csv"), help="a table of shoes")
+    parser.add_argument("--emoji", type=Path, default=Path("emoji/emoji.csv"), help="a table of emoji")
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="EXPERIMENT")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
+    parser.add_argument("--tiny", action="store_true", help="few runs of seconds, on made-up tables and the glyph pack")
+    return parser
+
+
+def places_of(args: argparse.Namespace) -> Places:
+    """The arguments as absolute paths; with --tiny the tables are made."""
+    runs = args.runs.expanduser().absolute()
+    runs.mkdir(parents=True, exist_ok=True)
+    if args.tiny:
+        from tiny_tables import write_tables
+
+        return Places(runs, Path(), *write_tables(runs / "tables"), tiny=True)
+    return Places(runs, *(path.expanduser().absolute() for path in (args.fonts, args.footwear, args.emoji)))
+
+
+def perform(run: Run, folder: Path) -> int:
+    """Run one command to its end, with all it says in the log; its exit status. SIGTERM and SIGINT are passed on."""
+    place = folder / run.name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    printed = place / f".{run.out}.partial"
+    took = place / "took.json"
+    before = json.loads(took.read_text()) if took.exists() else {}
+    began = time.monotonic()
+    with open(folder / "log", "ab") as log, open(printed if run.printed else os.devnull, "wb") as out:
+        command = [sys.executable, "-m", f"csn_jax.{run.verb}", *run.flags]
+        child = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=log)
+        stopped = []
+        handlers = {
+            number: signal.signal(number, lambda *_: (stopped.append(1), child.send_signal(signal.SIGTERM)))
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        status = child.wait()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if place.is_dir():
+        from csn_jax.benchmark import machine
+
+        seconds = before.get(run.verb, 0) + time.monotonic() - began
+        took.write_text(json.dumps(before | {run.verb: round(seconds, 1), "machine": machine()}))
+    if run.printed and status == 0:
+        printed.rename(place / run.out)
+    return 143 if stopped else status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""Little tables with pictures, for runs of seconds: a disc, a square or a ring in some colour on a ground."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from plan import EMOJI, SHOES
+
+ITEMS = 240
+
+
+def write_tables(folder: Path) -> tuple[Path, Path]:
+    """The tables in place of footwear and emoji."""
+    return _write(folder / "footwear.csv", SHOES), _write(folder / "emoji.csv", EMOJI)
+
+
+def _write(path: Path, columns: tuple[str, ...]) -> Path:
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng, rows = np.random.default_rng(0), []
+    for i in range(ITEMS):
+        image = Image.new("RGB", (32, 32), tuple(rng.integers(160, 256, 3)))
+        kinds = [int(rng.integers(3)) for _ in columns]
+        left, top = rng.integers(2, 12, 2)
+        box = (left, top, left + 12 + 3 * kinds[1], top + 12 + 3 * kinds[1])
+        colour = ("red", "green", "blue")[kinds[2]]
+        draw = ImageDraw.Draw(image)
+        if kinds[0] == 1:
+            draw.rectangle(box, fill=colour)
+        else:
+            draw.ellipse(box, fill=colour if kinds[0] else None, outline=colour, width=2)
+        image.save(path.with_name(f"{path.stem}_{i}.png"))
+        rows.append([f"{path.stem}_{i}.png", *(f"{name} {kind}" for name, kind in zip(columns, kinds, strict=True))])
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([["image", *columns], *rows])
+    return path
