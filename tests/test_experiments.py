@@ -1,0 +1,73 @@
+"""The experiments behind docs/RESULTS.md: what is planned, what the page claims of figures, and all at a tiny size."""
+
+import math
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "experiments"
+sys.path.insert(0, str(FOLDER))
+import plan  # noqa: E402
+import write  # noqa: E402
+
+sys.path.remove(str(FOLDER))
+
+PLACES = plan.Places(Path("/runs"), Path("/fonts"), Path("/shoes.csv"), Path("/emoji.csv"))
+
+
+def test_every_seed_of_everything_before_the_next():
+    runs = plan.planned(PLACES, list(plan.EXPERIMENTS))
+    assert [plan.seed_of(run) for run in runs] == sorted(plan.seed_of(run) for run in runs)
+    assert len({(run.name, run.verb) for run in runs}) == len(runs)  # shared runs are the same in every experiment
+    names = [run.name for run in runs]
+    assert {f"{source}/{v}_{s}" for source in write.TITLES for v in plan.VARIANTS for s in plan.SEEDS} <= set(names)
+    for run in runs:  # what a run needs is planned before it
+        if run.verb != "train":
+            workdir = next(flag for flag in run.flags if flag.startswith("--workdir=")).removeprefix("--workdir=/runs/")
+            assert names.index(workdir) < names.index(run.name) or workdir == run.name
+
+
+def test_intervals_are_students():
+    found = write.estimate([0.10, 0.12, 0.11, 0.15, 0.12])
+    assert found.mean == pytest.approx(0.12)
+    half = 2.776445 * statistics.stdev([0.10, 0.12, 0.11, 0.15, 0.12]) / math.sqrt(5)  # of a table of Student's t
+    assert (found.low, found.high) == (pytest.approx(0.12 - half, abs=1e-6), pytest.approx(0.12 + half, abs=1e-6))
+    assert str(found) == f"12.00 ({100 * (0.12 - half):.2f} to {100 * (0.12 + half):.2f})"
+    assert str(write.estimate([0.25])) == "25.00"
+
+
+def test_claims_are_settled_seed_by_seed():
+    """Seeds may differ by more than two settings do."""
+    better, worse = [0.10, 0.20, 0.30], [0.12, 0.219, 0.321]
+    assert write.verdict(better, worse)[0] == "holds"
+    assert write.verdict(worse, better)[0] == "does not hold"
+    assert write.verdict(better, better[::-1])[0] == "is not settled"
+    assert write.verdict([0.1], [0.2])[0] == "is not settled"  # one seed settles nothing
+
+
+def command(name: str, *flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(FOLDER / name), *flags], capture_output=True, text=True)
+
+
+def test_a_missing_run_is_one_sentence_and_no_page(tmp_path):
+    done = command("write.py", "--tiny", f"--runs={tmp_path}", f"--out={tmp_path / 'page.md'}", "--only", "in_batch")
+    assert done.returncode == 1 and not (tmp_path / "page.md").exists()
+    assert "2 runs are missing" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_everything_at_a_tiny_size(tmp_path):
+    flags = ("--tiny", f"--runs={tmp_path / 'runs'}")
+    done = command("run.py", *flags)
+    assert done.returncode == 0, done.stdout + (tmp_path / "runs" / "log").read_text(errors="replace")[-3000:]
+    assert "0 of 35 runs are done" in done.stdout
+    assert command("run.py", *flags).stdout == "35 of 35 runs are done\n"
+    done = command("write.py", *flags, f"--out={tmp_path / 'page.md'}")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "page.md").read_text()
+    assert page.count("\n## ") == len(plan.EXPERIMENTS) and "nan" not in page.replace("(nan to nan)", "")
+    (tmp_path / "runs" / "emoji" / "fixed_0" / "results.json").unlink()
+    assert "emoji/fixed_0" in command("write.py", *flags, f"--out={tmp_path / 'other.md'}").stderr
