@@ -10,7 +10,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "PERFORMANCE.md"
 
 def rows(report):
     """A table's lines: what is measured, both sides, and how many times better with its range."""
-    yield f"On {report['machine']}, {report['turns']} turns.\n"
+    yield f"On {report['machine']}, {report['turns']} turn{'s' * (report['turns'] > 1)}.\n"
     yield "| | csn_jax | the other | times better (range) |\n|---|---|---|---|"
     for one in report["results"]:
         ours, theirs = (
