@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from csn_jax.data.feed import AnyBatch, gather
+from csn_jax.data.read_ahead import read_ahead
 from csn_jax.errors import UserError
 from csn_jax.runtime.sharding import place
 
@@ -35,7 +36,9 @@ def tf_feed(
     dtypes = [tf.as_dtype(column.dtype) for column in columns.values()]
 
     def rows(step: np.ndarray) -> tuple:
-        return tuple(gather(inputs, batch_at(int(step))))
+        batch = batch_at(int(step))
+        read_ahead(inputs, np.concatenate([getattr(batch, name) for name in batch.ITEMS]))
+        return tuple(gather(inputs, batch))
 
     options = tf.data.Options()
     options.deterministic = True

@@ -1,10 +1,13 @@
 """SIGTERM and SIGUSR1 end a run: at once where nothing is lost, after saving where there is something to save."""
 
+import functools
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from jax.experimental import multihost_utils
 
@@ -63,6 +66,7 @@ def catch_stop() -> Iterator[StopRequest]:
     tells it to all, which a handler of ours would keep from it: SIGUSR1 is passed on as one, and `asked` knows.
     """
     request = StopRequest()
+    _raise_what_is_swallowed()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
@@ -75,3 +79,19 @@ def catch_stop() -> Iterator[StopRequest]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@functools.cache
+def _raise_what_is_swallowed() -> None:
+    """Have a signal come again that came inside a finalizer or a weak reference's callback, where Python prints what is
+    raised and goes on."""
+    told = sys.unraisablehook
+
+    def tell(orphan: Any) -> None:
+        if isinstance(orphan.exc_value, Stopped):
+            # A little later, since what this hook raises is swallowed, too.
+            threading.Timer(0.01, os.kill, (os.getpid(), orphan.exc_value.signum)).start()
+        else:
+            told(orphan)
+
+    sys.unraisablehook = tell

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -78,3 +79,18 @@ def test_outside_the_main_thread_nothing_is_caught():
     thread.start()
     thread.join()
     assert seen == [None]
+
+
+def test_a_stop_inside_a_finalizer_is_not_lost():
+    """Python prints what a finalizer raises, and goes on: the signal comes again behind it."""
+
+    class Dying:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            sum(range(100))  # where the handler raises
+
+    with catch_stop() as stop, pytest.raises(Stopped):
+        Dying()
+        time.sleep(5)
+        pytest.fail("the run went on")
+    assert stop.signum == signal.SIGTERM
