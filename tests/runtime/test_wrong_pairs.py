@@ -55,7 +55,7 @@ CASES = {
         load,
         ("float32[2, 8]", "float32[3, 8]"),
     ),
-    "other masks": (lambda workdir: None, train("--config.variant=fixed"), ("config.variant: learned, now fixed",)),
+    "other masks": (lambda workdir: None, train("--config.variant=fixed"), ("config.variant: 'learned', now 'fixed'",)),
     "newer config": (edited("config.json", a_field_of_tomorrow=1), load, ("a_field_of_tomorrow is no field",)),
     "value of another type": (edited("config.json", backbone__embedding_dim="many"), load, ("'many'",)),
     "no config": (leave("config.json"), load, ("has no config.json",)),
