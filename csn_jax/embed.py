@@ -64,6 +64,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"{what} is given; give one of --images=FOLDER, --table=FILE and --split=test.")
     if args.features and args.by_condition:
         raise UserError("--by_condition is given with --features, which no condition masks; leave out one of them.")
+    if args.features and args.dtype == "int8":
+        raise UserError("--dtype=int8 is given with --features, which training reads without a scale; take float16.")
     if args.features and args.to_qdrant:
         raise UserError("--to_qdrant is given with --features, which no condition masks; leave out one of them.")
     if args.collection and not args.to_qdrant:

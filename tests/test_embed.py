@@ -360,6 +360,7 @@ def test_a_file_that_is_there(of_pictures, folder, tmp_path, monkeypatch, capsys
         (("--table=vector.csv", "--id=title"), ("called 'vector'", "rename")),
         (("--table=products.parquet", "--out=products.parquet"), ("is the table itself",)),
         (("--split=test", "--features", "--by_condition"), ("--by_condition", "--features")),
+        (("--split=test", "--features", "--dtype=int8"), ("--dtype=int8", "--features")),
     ],
     ids=str,
 )

@@ -208,7 +208,7 @@ def _decode_all(
     progress = Progress("reading images", shape[0], len(made), unit="image")
     before = len(made)
     for split, part in parts.items():
-        skipped = min(before, int(part.cardinality()))
+        skipped = max(0, min(before, int(part.cardinality())))  # of some sets negative: unknown
         before -= skipped
         for example in tfds.as_numpy(part.skip(skipped)):
             pixels = _at(example, image)

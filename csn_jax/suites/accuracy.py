@@ -51,11 +51,8 @@ def best(log: Path) -> float:
     return min((record.get("validation/triplet_error/overall", 1.0) for record in records), default=1.1)
 
 
-IN_BATCH = (
-    "--config.loss.name=batch_all",
-    "--config.batch_size=384",
-    "--config.steps=800",
-)  # configs/glyphs.py:in_batch
+# As configs/glyphs.py:in_batch.
+IN_BATCH = ("--config.loss.name=batch_all", "--config.batch_size=384", "--config.steps=800")
 TRIPLETS = ("--config.steps=3600",)
 CASES = [
     Case(f"{name}, to {TARGET:.1%} triplet error", partial(make, flags=flags), REFERENCE, "s", False, memory=False)
