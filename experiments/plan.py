@@ -56,7 +56,13 @@ def _data(places: Places, source: str, conditions: Sequence[str] = ()) -> tuple[
         flags += ("--config.data.conditions", *conditions)
     if places.tiny:
         flags += tuple(f"--config.data.{split}_triplets=200" for split in ("train", "validation", "test"))
-        flags += ("--config.batch_size=48", "--config.steps=4", "--config.eval_every=2", "--config.checkpoint_every=2")
+        flags += (
+            "--config.feed=device",
+            "--config.batch_size=48",
+            "--config.steps=4",
+            "--config.eval_every=2",
+            "--config.checkpoint_every=2",
+        )
     return flags
 
 

@@ -8,7 +8,6 @@ of JSON; exits 1 when a step was lost, a wrong bit was restored, or the next sav
 """
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -113,14 +112,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--every", type=int, default=1, help="die at every n-th operation only")
     args = parser.parse_args()
-    folder = lives.new_folder("die_in_save")
-    lives.prepare(folder, tensorflow=False)
-    try:
-        report = contest(folder, args.every)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(json.dumps(report))
-    return 1 if report["faults"] else 0
+    return lives.contested("die_in_save", lambda folder: contest(folder, args.every))
 
 
 if __name__ == "__main__":

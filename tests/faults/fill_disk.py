@@ -10,7 +10,6 @@ go on from the newest whole step to the bytes of an undisturbed one.
 """
 
 import argparse
-import json
 import re
 import resource
 import shutil
@@ -96,14 +95,7 @@ def main() -> int:
     parser.add_argument("--step", type=int, default=1 << 18, help="bytes by which the limit rises")
     parser.add_argument("--tmpfs", action="store_true", help="fill a file system instead; needs root")
     args = parser.parse_args()
-    folder = lives.new_folder("fill_disk")
-    lives.prepare(folder, tensorflow=False)
-    try:
-        report = contest(args.step, args.tmpfs, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(json.dumps(report))
-    return 1 if report["faults"] else 0
+    return lives.contested("fill_disk", lambda folder: contest(args.step, args.tmpfs, folder))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ unbroken one. Ends with one line of JSON; exits 1 otherwise.
 """
 
 import argparse
-import json
 import os
 import random
 import re
@@ -190,14 +189,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    folder = lives.new_folder("kill_work")
-    lives.prepare(folder, tensorflow=False)
-    try:
-        report = contest(args.work, args.kills, args.seed, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(json.dumps(report))
-    return 1 if report["faults"] else 0
+    return lives.contested("kill_work", lambda folder: contest(args.work, args.kills, args.seed, folder))
 
 
 if __name__ == "__main__":

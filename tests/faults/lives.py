@@ -5,6 +5,7 @@ Call `prepare` before JAX is imported anywhere.
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -95,6 +96,18 @@ def last_logged(workdir: Path) -> int:
 def newest_step(workdir: Path) -> int:
     """The newest checkpoint that is whole; 0 where there is none."""
     return max((int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+
+
+def contested(name: str, contest: Callable[[Path], dict], *, tensorflow: bool = False) -> int:
+    """What every harness does: hold a contest in a folder of its own, print its report, and give the exit status."""
+    folder = new_folder(name)
+    prepare(folder, tensorflow=tensorflow)
+    try:
+        report = contest(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(json.dumps(report))
+    return 1 if report["faults"] else 0
 
 
 def new_folder(name: str) -> Path:

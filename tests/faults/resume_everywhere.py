@@ -8,7 +8,6 @@ the digest of its arrays is kept, by its step. Ends with one line of JSON; exits
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -85,14 +84,11 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="stop after every n-th step only")
     parser.add_argument("--feed", choices=("tfdata", "device"), default="tfdata")
     args = parser.parse_args()
-    folder = lives.new_folder("resume_everywhere")
-    lives.prepare(folder, tensorflow=args.feed == "tfdata")
-    try:
-        report = contest(args.steps, args.feed, args.every, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(json.dumps(report))
-    return 1 if report["faults"] else 0
+    return lives.contested(
+        "resume_everywhere",
+        lambda folder: contest(args.steps, args.feed, args.every, folder),
+        tensorflow=args.feed == "tfdata",
+    )
 
 
 if __name__ == "__main__":

@@ -72,14 +72,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tries", type=int, default=5)
     args = parser.parse_args()
-    folder = lives.new_folder("second_writer")
-    lives.prepare(folder, tensorflow=False)
-    try:
-        report = contest(args.tries, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(json.dumps(report))
-    return 1 if report["faults"] else 0
+    return lives.contested("second_writer", lambda folder: contest(args.tries, folder))
 
 
 if __name__ == "__main__":
