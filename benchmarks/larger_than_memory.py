@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from csn_jax.core.steps import Batch
-from csn_jax.data.tf_feed import tf_feed
+from csn_jax.data import tf_feed
 from csn_jax.runtime.sharding import make_shardings
 
 SIDE, TRIPLETS = 112, 256
@@ -36,7 +36,10 @@ def main():
     parser.add_argument("--file", type=Path, default=Path("larger_than_memory.npy"))
     parser.add_argument("--gigabytes", type=float, default=8)
     parser.add_argument("--batches", type=int, default=100)
+    parser.add_argument("--page_faults", action="store_true", help="do not ask ahead for rows")
     args = parser.parse_args()
+    if args.page_faults:
+        tf_feed.read_ahead = lambda *_: None
     rows = int(args.gigabytes * 1e9 / SIDE**2)
     pixels = write(args.file, rows)
 
@@ -44,7 +47,7 @@ def main():
         anchor, positive, negative = np.random.default_rng(step).integers(0, rows, (3, TRIPLETS), np.int32)
         return Batch(anchor, positive, negative, np.zeros(TRIPLETS, np.int32), np.ones(TRIPLETS, bool))
 
-    feed = tf_feed(pixels, batch_at, 0, 1 << 30, make_shardings().batch)
+    feed = tf_feed.tf_feed(pixels, batch_at, 0, 1 << 30, make_shardings().batch)
     rates = []
     for _ in range(5):
         began = time.perf_counter()

@@ -71,7 +71,8 @@ def main(argv: Sequence[str]) -> None:
     if args.collection and not args.to_qdrant:
         raise UserError("--collection is given without --to_qdrant; add that, or leave it out.")
 
-    from csn_jax.data.embeddings import Embeddings, check_columns, check_path, rounded, write_embeddings
+    from csn_jax.data.embeddings import Embeddings, check_columns, check_path, write_embeddings
+    from csn_jax.data.int8 import rounded
     from csn_jax.data.item_set import Condition
     from csn_jax.model import load
     from csn_jax.runtime.workdir import locked, read_config, read_record
@@ -248,8 +249,7 @@ def _in_parts(
         if left_out == n:
             raise UserError(f"none of the {n:,} images could be read; give others.")
         width = max(shape[1] for shape in shapes)
-        stored = "float32" if dtype == "int8" else dtype
-        together = np.lib.format.open_memmap(folder / "vectors.npy", "w+", stored, (n - left_out, width))
+        together = np.lib.format.open_memmap(folder / "vectors.npy", "w+", vectors.dtype, (n - left_out, width))
         kept = np.empty(n - left_out, int)
         row = 0
         for place, name in enumerate(names):

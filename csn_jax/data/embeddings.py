@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from csn_jax.data.int8 import as_int8
 from csn_jax.data.item_set import Condition
 from csn_jax.errors import UserError
 from csn_jax.runtime.workdir import full_disk_told
@@ -70,20 +71,6 @@ def check_columns(names: Iterable[str]) -> None:
             raise UserError(
                 f"a column is called {name!r}, a name that the file of vectors has for something else; rename it."
             )
-
-
-def rounded(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 vectors [N, D], in place, as a file in int8 gives them back; and its scale [D]: 127 steps of a dimension
-    reach to its largest absolute value."""
-    largest = np.max([np.abs(vectors[rows]).max(axis=0) for rows in _pieces(len(vectors))], axis=0)
-    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    for rows in _pieces(len(vectors)):
-        vectors[rows] = _int8(vectors[rows], scale) * scale
-    return vectors, scale
-
-
-def _int8(vectors: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return np.rint(vectors / scale).clip(-127, 127).astype(np.int8)
 
 
 def write_embeddings(path: Path, embeddings: Embeddings, *, by_condition: bool = False) -> None:
@@ -236,7 +223,7 @@ def _write_parquet(file: io.BufferedWriter, embeddings: Embeddings, head: str, b
             piece = np.asarray(embeddings.vectors[rows])
             for (_, dimensions, mask), field in zip(vectors, fields[len(texts) :], strict=True):
                 if mask is None:
-                    values = piece if scale is None else _int8(piece, scale)
+                    values = piece if scale is None else as_int8(piece, scale)
                 else:
                     values = (piece[:, dimensions] * mask).astype(piece.dtype)
                 flat = pyarrow.array(np.ascontiguousarray(values).ravel(), field.type.value_type)
@@ -282,7 +269,7 @@ def _shared(column: Any) -> np.ndarray:
 def _write_npz(file: io.BufferedWriter, embeddings: Embeddings, head: str, by_condition: bool) -> None:
     vectors, scale = embeddings.vectors, embeddings.scale
     arrays = {"csn_jax": np.array(head), "ids": embeddings.ids.astype(str)}
-    arrays["vectors"] = vectors if scale is None else _int8(vectors, scale)
+    arrays["vectors"] = vectors if scale is None else as_int8(vectors, scale)
     arrays |= {f"column_{name}": column.astype(str) for name, column in embeddings.columns.items()}
     for name, active, mask in _active(embeddings) if by_condition else ():
         cut = embeddings.vectors[:, active] * mask

@@ -13,8 +13,9 @@ import tiny
 
 from csn_jax.config import Config, DataConfig
 from csn_jax.data import embeddings as module
-from csn_jax.data import table
-from csn_jax.data.embeddings import Embeddings, read_embeddings, rounded, write_embeddings
+from csn_jax.data import int8, table
+from csn_jax.data.embeddings import Embeddings, read_embeddings, write_embeddings
+from csn_jax.data.int8 import rounded
 from csn_jax.data.item_set import Condition
 from csn_jax.errors import UserError
 
@@ -74,7 +75,7 @@ def test_they_come_back_as_they_were_and_the_same_bytes_each_time(suffix, dtype,
 
 
 def test_int8_is_the_nearest_of_255_steps_in_each_dimension(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "ROWS", 16)
+    monkeypatch.setattr(int8, "ROWS", 16)
     rng = np.random.default_rng(1)
     vectors = (rng.normal(size=(50, 4)) * [1e-3, 1, 50, 0]).astype(np.float32)
     found, scale = rounded(vectors.copy())

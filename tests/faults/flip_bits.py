@@ -76,7 +76,8 @@ def flips_of_index(folder: Path, rng: random.Random):
     import numpy as np
     import saved
 
-    from csn_jax.data.embeddings import Embeddings, read_embeddings, rounded, write_embeddings
+    from csn_jax.data.embeddings import Embeddings, read_embeddings, write_embeddings
+    from csn_jax.data.int8 import rounded
     from csn_jax.data.item_set import Condition
     from csn_jax.errors import UserError
 

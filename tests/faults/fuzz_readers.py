@@ -275,7 +275,8 @@ def triplet_lists() -> Reader:
 def _index(suffix: str) -> Reader:
     import numpy as np
 
-    from csn_jax.data.embeddings import Embeddings, rounded, write_embeddings
+    from csn_jax.data.embeddings import Embeddings, write_embeddings
+    from csn_jax.data.int8 import rounded
     from csn_jax.data.item_set import Condition
     from csn_jax.index import Index
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import pair
+from lives import lines
 
 STEPS = 60
 FLAGS = (f"--config.steps={STEPS}", "--config.log_every=5", "--config.eval_every=20", "--config.checkpoint_every=15")
@@ -49,12 +50,6 @@ def start(folder: Path, workdir: Path, log: Path) -> list[subprocess.Popen]:
             )
             for i in range(2)
         ]
-
-
-def lines(workdir: Path) -> int:
-    """Lines of the metrics log so far."""
-    path = workdir / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def wait_for(pair_of: list[subprocess.Popen], workdir: Path, line: int | None, second: float | None) -> bool:
