@@ -1,4 +1,4 @@
-"""Rows of a memory map asked for together, before they are read: one by one, a disk answers 70 times slower."""
+"""Rows of a memory map asked for together, before they are read: page faults alone are far slower (docs/SCALE.md)."""
 
 import mmap
 
