@@ -1,24 +1,10 @@
 """Short runs of the harnesses here; docs/RELIABILITY.md has the figures of long ones."""
 
-import json
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-
-def report_of(name: str, *flags: str) -> dict:
-    """What a harness reports. One device is quicker, and a process that forks may have none."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *flags]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report["faults"] == []
-    return report
+from harness import report_of
 
 
 def test_no_flipped_bit_is_silent():
@@ -31,13 +17,6 @@ def test_a_save_may_die_anywhere():
     report = report_of("die_in_save", "--every=12")
     assert report["operations"] > 50 and report["deaths"] >= 5
     assert report["restored"]["3"] and report["restored"]["4"]
-
-
-def test_readers_take_damage_or_refuse_it():
-    readers = {one["reader"]: one for one in report_of("fuzz_readers", "--inputs=150")["readers"]}
-    assert len(readers) == 14
-    for one in readers.values():
-        assert one["read"] >= 1 and one["refused"] >= 20, one
 
 
 @pytest.mark.slow
