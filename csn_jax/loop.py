@@ -15,6 +15,7 @@ import numpy as np
 
 from csn_jax import pictures
 from csn_jax.config import Config
+from csn_jax.core.masks import use_of
 from csn_jax.core.steps import make_in_batch_step, make_train_step
 from csn_jax.data.dataset import Dataset, load_dataset
 from csn_jax.data.feed import AnyBatch, Watched, device_feed, fits, labelled_batches, triplet_batches
@@ -208,8 +209,12 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
                     shown |= {"loss": f"{values['loss']:.3f}", "waiting": f"{waiting:.1%}"}
             error = None
             if evaluating:
-                counts = _validate(make_model(config, names, state, programs, shardings), dataset)
-                writer.log(step, {f"validation/triplet_error/{name}": value for name, value in counts.items()})
+                model = make_model(config, names, state, programs, shardings)
+                counts = _validate(model, dataset)
+                measured = {f"validation/triplet_error/{name}": value for name, value in counts.items()}
+                if network.masks.trained:
+                    measured |= {f"masks/{name}": value for name, value in use_of(model.masks)._asdict().items()}
+                writer.log(step, measured)
                 shown["validation_error"] = f"{counts['overall']:.2%}"
                 error = counts["overall"]
             if saving or (evaluating and checkpoints.improves(error)):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from csn_jax.core.masks import use_of
 from csn_jax.data.dataset import Dataset
 from csn_jax.data.item_set import ItemSet
 from csn_jax.data.triplets import CLEARLY, scale_of
@@ -58,7 +59,7 @@ def draw_masks(path: Path, masks: np.ndarray, conditions: tuple[str, ...]) -> No
     image = axes.imshow(ordered, aspect="auto", cmap="viridis", vmin=0, interpolation="nearest")
     axes.set_yticks(range(n), conditions)
     axes.set_xlabel(f"{width} embedding dimensions, grouped by the condition that weighs them most, unused ones last")
-    used, shared = int((masks > 0).any(0).sum()), int(((masks > 0).sum(0) > 1).sum())
+    used, shared = use_of(masks)
     axes.set_title(f"{used} of {width} dimensions in use, {shared} of them by several conditions", fontsize=10)
     figure.colorbar(image, ax=axes, label="mask weight", pad=0.01)
     buffer = io.BytesIO()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from csn_jax.core.masks import use_of
 from csn_jax.pictures import order_dimensions
 from csn_jax.runtime.runs import Row, Section, curve, figure, summarise
 
@@ -92,7 +93,7 @@ def draw_masks(masks: Sequence[tuple[str, np.ndarray]], conditions: Sequence[str
     for axes, (label, mask) in zip(panels, masks, strict=False):
         ordered = mask[:, order_dimensions(mask)]
         image = axes.imshow(ordered, aspect="auto", cmap="viridis", vmin=0, vmax=highest, interpolation="nearest")
-        used, shared = int((mask > 0).any(0).sum()), int(((mask > 0).sum(0) > 1).sum())
+        used, shared = use_of(mask)
         told = f"{textwrap.fill(label, 44)}\n{used} of {mask.shape[1]} dimensions in use, {shared} shared"
         axes.set_title(told, size=9)
         axes.grid(False)

@@ -10,6 +10,8 @@ FEW = (0, 1, 2)  # seeds where many settings are compared
 TRIPLETS = (2_500, 12_500, 50_000, 200_000)  # for each condition; the last one is the default
 SHOES = ("category", "gender", "colour", "season", "usage")
 EMOJI = ("identity", "style", "group", "subgroup")
+CONDITIONS = {"fonts": ("character", "font"), "footwear": SHOES, "emoji": EMOJI}
+STEPS = 1_200  # the quickstart's; of the specialists all together
 NEW = "usage"  # the notion of the shoes that is kept from some trainings
 ABLATIONS = {
     "lambda 1, on the embeddings' norm": [("loss.embedding_weight", value) for value in (0.0, 5e-4, 5e-2)],
@@ -43,8 +45,28 @@ class Places:
     tiny: bool = False
 
 
-def _data(places: Places, source: str, conditions: Sequence[str] = ()) -> tuple[str, ...]:
-    """Flags that choose a set, all at 32 pixels."""
+def _run(
+    places: Places,
+    source: str,
+    variant: str,
+    seed: int,
+    name: str = "",
+    flags: Sequence[str] = (),
+    conditions: Sequence[str] | None = None,
+) -> Run:
+    """A training at 32 pixels. All variants learn from as many triplets: each network of the specialists takes its
+    condition's share of the steps."""
+    conditions = CONDITIONS[source] if conditions is None else conditions
+    steps = 4 if places.tiny else STEPS
+    if variant == "specialists":
+        steps //= min(len(conditions), steps)
+    name = f"{source}/{name or variant}_{seed}"
+    own = (f"--config.variant={variant}", f"--config.seed={seed}", f"--config.steps={steps}")
+    workdir = f"--workdir={places.runs / name}"
+    return Run(name, "train", (*_data(places, source, conditions), *own, *flags, workdir))
+
+
+def _data(places: Places, source: str, conditions: Sequence[str]) -> tuple[str, ...]:
     if source == "fonts":
         flags = () if places.tiny else ("--config.data.source=fonts", f"--config.data.path={places.fonts}")
     else:
@@ -52,96 +74,102 @@ def _data(places: Places, source: str, conditions: Sequence[str] = ()) -> tuple[
             "--config=configs/table.py",
             f"--config.data.path={getattr(places, source)}",
             "--config.preprocess.size=32",
+            "--config.data.conditions",
+            *conditions,
         )
-        flags += ("--config.data.conditions", *conditions)
     if places.tiny:
         flags += tuple(f"--config.data.{split}_triplets=200" for split in ("train", "validation", "test"))
         flags += (
             "--config.feed=device",
             "--config.batch_size=48",
-            "--config.steps=4",
             "--config.eval_every=2",
             "--config.checkpoint_every=2",
         )
     return flags
 
 
-def _train(places: Places, name: str, flags: Sequence[str], variant: str, seed: int) -> Run:
-    own = (f"--config.variant={variant}", f"--config.seed={seed}", f"--workdir={places.runs / name}")
-    return Run(name, "train", (*flags, *own))
-
-
-def table1(source: str, conditions: Sequence[str] = ()) -> Callable[[Places], list[Run]]:
+def table1(source: str) -> Callable[[Places], list[Run]]:
     """The five kinds of masks, five seeds each, on one set."""
+    return lambda places: [_run(places, source, variant, seed) for seed in SEEDS for variant in VARIANTS]
 
-    def runs(places: Places) -> list[Run]:
-        flags = _data(places, source, conditions)
-        return [
-            _train(places, f"{source}/{variant}_{seed}", flags, variant, seed) for seed in SEEDS for variant in VARIANTS
-        ]
 
+def more_steps(places: Places) -> list[Run]:
+    """Specialists and one network at as many times the steps as there are conditions."""
+    runs = []
+    for seed in FEW:
+        runs += [_run(places, "fonts", "learned", seed), _run(places, "fonts", "specialists", seed)]
+        for variant in ("learned", "specialists"):
+            n = len(CONDITIONS["fonts"]) if variant == "learned" else 1
+            steps = f"--config.steps={n * (4 if places.tiny else STEPS)}"
+            runs.append(_run(places, "fonts", variant, seed, f"{variant}_longer", (steps,)))
     return runs
 
 
 def fewer_triplets(places: Places) -> list[Run]:
-    runs, flags = [], _data(places, "fonts")
+    runs = []
     for seed in FEW:
         for variant in ("specialists", "fixed", "learned"):
             for n in TRIPLETS[-2:] if places.tiny else TRIPLETS:
-                name = f"fonts/{variant}_{seed}" if n == TRIPLETS[-1] else f"fonts/{variant}_{n}_{seed}"
-                more = (f"--config.data.train_triplets={n}",) if n != TRIPLETS[-1] and not places.tiny else ()
-                runs.append(_train(places, name, (*flags, *more), variant, seed))
+                if n == TRIPLETS[-1]:
+                    runs.append(_run(places, "fonts", variant, seed))
+                else:
+                    flags = () if places.tiny else (f"--config.data.train_triplets={n}",)
+                    runs.append(_run(places, "fonts", variant, seed, f"{variant}_{n}", flags))
     return runs
 
 
 def in_batch(places: Places) -> list[Run]:
     """configs/glyphs.py:in_batch on all fonts, beside the learned masks of table 1."""
-    flags = ("--config.loss.name=batch_all", "--config.batch_size=384", "--config.steps=800", *_data(places, "fonts"))
-    own = [_train(places, f"fonts/in_batch_{seed}", flags, "learned", seed) for seed in SEEDS]
-    return own + [run for run in table1("fonts")(places) if "/learned_" in run.name and "disjoint" not in run.name]
+    flags = ("--config.loss.name=batch_all", "--config.batch_size=384")
+    if not places.tiny:
+        flags += ("--config.steps=800",)
+    return [
+        run
+        for s in SEEDS
+        for run in (_run(places, "fonts", "learned", s), _run(places, "fonts", "learned", s, "in_batch", flags))
+    ]
 
 
 def new_condition(places: Places) -> list[Run]:
     """Four notions trained; what the embedding knows of the fifth, by a probe and by a mask of its own."""
-    runs, flags = [], _data(places, "footwear", [name for name in SHOES if name != NEW])
+    runs, known = [], [name for name in SHOES if name != NEW]
     for seed in FEW:
         for variant in ("standard", "learned"):
-            name = f"footwear/without_{NEW}_{variant}_{seed}"
-            workdir = f"--workdir={places.runs / name}"
-            runs.append(_train(places, name, flags, variant, seed))
-            runs.append(Run(name, "evaluate", (workdir, "--full", "--json"), "full.json", printed=True))
+            run = _run(places, "footwear", variant, seed, f"without_{NEW}_{variant}", conditions=known)
+            workdir = f"--workdir={places.runs / run.name}"
+            runs += [run, Run(run.name, "evaluate", (workdir, "--full", "--json"), "full.json", printed=True)]
         adapted = f"footwear/adapted_{seed}"
         runs.append(Run(adapted, "adapt", (workdir, f"--condition={NEW}", f"--out={places.runs / adapted}")))
-    whole = [run for run in table1("footwear", SHOES)(places) if run.name.rpartition("_")[0] == "footwear/learned"]
-    return runs + whole[: len(FEW)]
+        runs.append(_run(places, "footwear", "learned", seed))
+    return runs
 
 
 def leakage(places: Places) -> list[Run]:
     """What the space of each condition tells of the others, in runs of table 1."""
     runs = []
-    for source, conditions in (("fonts", ()), ("footwear", SHOES)):
-        for run in table1(source, conditions)(places):
-            if run.name.endswith(("/standard_0", "/learned_0", "/learned_disjoint_0")):
-                flags = (f"--workdir={places.runs / run.name}", "--full", "--json")
-                runs += [run, Run(run.name, "evaluate", flags, "full.json", printed=True)]
+    for source in ("fonts", "footwear"):
+        for variant in ("standard", "learned", "learned_disjoint"):
+            run = _run(places, source, variant, SEEDS[0])
+            flags = (f"--workdir={places.runs / run.name}", "--full", "--json")
+            runs += [run, Run(run.name, "evaluate", flags, "full.json", printed=True)]
     return runs
 
 
 def ablations(places: Places) -> list[Run]:
-    runs, flags = [], _data(places, "fonts")
+    runs = []
     for seed in FEW:
-        runs.append(_train(places, f"fonts/learned_{seed}", flags, "learned", seed))
+        runs.append(_run(places, "fonts", "learned", seed))
         for settings in ABLATIONS.values():
             for field, value in settings[:1] if places.tiny else settings:
-                more = (*flags, f"--config.{field}={value}")
-                runs.append(_train(places, f"fonts/{field}_{value}_{seed}", more, "learned", seed))
+                runs.append(_run(places, "fonts", "learned", seed, f"{field}_{value}", (f"--config.{field}={value}",)))
     return runs
 
 
 EXPERIMENTS: dict[str, Callable[[Places], list[Run]]] = {
     "table1_fonts": table1("fonts"),
-    "table1_footwear": table1("footwear", SHOES),
-    "table1_emoji": table1("emoji", EMOJI),
+    "table1_footwear": table1("footwear"),
+    "table1_emoji": table1("emoji"),
+    "more_steps": more_steps,
     "in_batch": in_batch,
     "new_condition": new_condition,
     "leakage": leakage,

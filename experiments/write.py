@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import scipy.stats
-from plan import ABLATIONS, EMOJI, EXPERIMENTS, FEW, NEW, SEEDS, SHOES, TRIPLETS, VARIANTS, Places, Run, planned
+from plan import ABLATIONS, CONDITIONS, EXPERIMENTS, FEW, NEW, SEEDS, SHOES, TRIPLETS, VARIANTS, Places, Run, planned
 from run import arguments, places_of
 
 PAPER = {"standard": 23.72, "specialists": 11.35, "fixed": 10.79, "learned": 10.73}  # table 1, shoes, in per cent
 TITLES = {"fonts": "Fonts", "footwear": "Shoes", "emoji": "Emoji"}
-CONDITIONS = {"fonts": ("character", "font"), "footwear": SHOES, "emoji": EMOJI}
 
 
 class Estimate(NamedTuple):

@@ -42,6 +42,19 @@ def blocks(n_conditions: int, embedding_dim: int) -> np.ndarray:
     return (owner == np.arange(n_conditions)[:, None]).astype(np.float32)
 
 
+class Use(NamedTuple):
+    """How many dimensions some condition weighs, and how many of them more than one does."""
+
+    used: int
+    shared: int
+
+
+def use_of(masks: np.ndarray) -> Use:
+    """Counted in masks [C, D] as applied, where 0 is exactly 0: the rectifier's."""
+    conditions = (masks > 0).sum(axis=0)  # [D], that weigh a dimension
+    return Use(int((conditions > 0).sum()), int((conditions > 1).sum()))
+
+
 def rectify(beta: jax.Array) -> jax.Array:
     """The mask as applied, max(0, beta), any shape. `jax.nn.relu` and not `jnp.maximum`: the latter leaks half a
     gradient where beta is exactly 0, and Adam turns the smallest leak into a whole step."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from oracles import assert_close
 
-from csn_jax.core.masks import blocks, initial_masks, rectify
+from csn_jax.core.masks import blocks, initial_masks, rectify, use_of
 
 
 @pytest.mark.parametrize("variant", ["standard", "specialists"])
@@ -57,3 +57,8 @@ def test_rectifier_has_no_gradient_at_or_below_zero():
     value, gradient = rectify(beta), jax.grad(lambda b: rectify(b).sum())(beta)
     assert np.array_equal(value, np.array([0, 0, 0, 1e-9, 1], np.float32))
     assert np.array_equal(gradient, np.array([0, 0, 0, 1, 1], np.float32))
+
+
+def test_use_counts_dimensions_by_how_many_conditions_weigh_them():
+    masks = np.array([[0.5, 0.0, 1e-9, 0.0, 2.0], [0.1, 0.0, 0.0, 0.0, 3.0], [0.0, 0.0, 0.0, 0.4, 0.0]], np.float32)
+    assert use_of(masks) == (4, 2)  # the second is dead; the first and the last are shared
