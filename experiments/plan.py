@@ -24,8 +24,9 @@ ABLATIONS = {
 
 @dataclass(frozen=True)
 class Run:
-    """name: its folder, below that of all runs; verb and flags: of csn_jax; out: the file in that folder that is there
-    when it is done; printed: whether that file holds what the command prints."""
+    """name: its folder, below that of all runs; verb and flags: of csn_jax, or a script of this folder and its flags;
+    out: the file in that folder that is there when it is done; printed: whether that file holds what the command
+    prints."""
 
     name: str
     verb: str
@@ -88,6 +89,12 @@ def _data(places: Places, source: str, conditions: Sequence[str]) -> tuple[str, 
     return flags
 
 
+def masks(places: Places) -> list[Run]:
+    """How many dimensions the masks of table 1 use, from the start to the end of training."""
+    runs = [run for source in CONDITIONS for run in table1(source)(places)]
+    return [run for run in runs if run.name.rpartition("/")[2].startswith("learned")]
+
+
 def table1(source: str) -> Callable[[Places], list[Run]]:
     """The five kinds of masks, five seeds each, on one set."""
     return lambda places: [_run(places, source, variant, seed) for seed in SEEDS for variant in VARIANTS]
@@ -138,9 +145,25 @@ def new_condition(places: Places) -> list[Run]:
             run = _run(places, "footwear", variant, seed, f"without_{NEW}_{variant}", conditions=known)
             workdir = f"--workdir={places.runs / run.name}"
             runs += [run, Run(run.name, "evaluate", (workdir, "--full", "--json"), "full.json", printed=True)]
-        adapted = f"footwear/adapted_{seed}"
-        runs.append(Run(adapted, "adapt", (workdir, f"--condition={NEW}", f"--out={places.runs / adapted}")))
+        few = (workdir, f"--condition={NEW}")
+        runs.append(Run(run.name, "few_triplets.py", few, "few_triplets.json", printed=True))
+        if seed == FEW[0]:  # the same for all
+            runs.append(Run(run.name, "pixel_probe.py", (workdir,), "pixels.json", printed=True))
         runs.append(_run(places, "footwear", "learned", seed))
+    return runs
+
+
+def mixtures(places: Places) -> list[Run]:
+    """Search under two notions at once, in runs of table 1."""
+    runs = []
+    for seed in FEW:
+        for variant in ("standard", "learned"):
+            run = _run(places, "footwear", variant, seed)
+            index = f"{places.runs / run.name}/test.npz"
+            embed = (f"--workdir={places.runs / run.name}", "--split=test", f"--out={index}")
+            search = (f"--index={index}", "--conditions", *SHOES)
+            runs += [run, Run(run.name, "embed", embed, "test.npz")]
+            runs.append(Run(run.name, "mixtures.py", search, "mixtures.json", printed=True))
     return runs
 
 
@@ -169,9 +192,11 @@ EXPERIMENTS: dict[str, Callable[[Places], list[Run]]] = {
     "table1_fonts": table1("fonts"),
     "table1_footwear": table1("footwear"),
     "table1_emoji": table1("emoji"),
+    "masks": masks,
     "more_steps": more_steps,
     "in_batch": in_batch,
     "new_condition": new_condition,
+    "mixtures": mixtures,
     "leakage": leakage,
     "fewer_triplets": fewer_triplets,
     "ablations": ablations,

@@ -71,7 +71,9 @@ def perform(run: Run, folder: Path) -> int:
     before = json.loads(took.read_text()) if took.exists() else {}
     began = time.monotonic()
     with open(folder / "log", "ab") as log, open(printed if run.printed else os.devnull, "wb") as out:
-        command = [sys.executable, "-m", f"csn_jax.{run.verb}", *run.flags]
+        script = run.verb.endswith(".py")
+        program = [str(ROOT / "experiments" / run.verb)] if script else ["-m", f"csn_jax.{run.verb}"]
+        command = [sys.executable, *program, *run.flags]
         child = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=log)
         stopped = []
         handlers = {

@@ -26,7 +26,8 @@ def test_every_seed_of_everything_before_the_next():
     assert {f"{source}/{v}_{s}" for source in write.TITLES for v in plan.VARIANTS for s in plan.SEEDS} <= set(names)
     for run in runs:  # what a run needs is planned before it
         if run.verb != "train":
-            workdir = next(flag for flag in run.flags if flag.startswith("--workdir=")).removeprefix("--workdir=/runs/")
+            flag = next(flag for flag in run.flags if flag.startswith(("--workdir=", "--index=")))
+            workdir = flag.partition("=/runs/")[2].removesuffix("/test.npz")
             assert names.index(workdir) < names.index(run.name) or workdir == run.name
 
 

@@ -1,0 +1,57 @@
+"""A new condition from k triplets, on the frozen embedding of a run that never saw it.
+
+    python experiments/few_triplets.py --workdir=RUN --condition=usage
+
+Prints JSON: for each k the errors on the test triplets of masks learned from k training triplets, drawn anew 20 times;
+beside it the error without a mask, and of a mask that learned from all labels.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+import csn_jax
+from csn_jax.core import new_mask
+from csn_jax.data.new_notion import of_run
+from csn_jax.data.triplets import Triplets
+from csn_jax.runtime.workdir import read_config, read_record
+
+COUNTS, DRAWS, LEAST_ANCHORS = (10, 30, 100, 300, 1_000), 20, 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--condition", required=True, help="a label of the run's data that was no condition")
+    args = parser.parse_args()
+    config, record, model = read_config(args.workdir), read_record(args.workdir), csn_jax.load(args.workdir)
+    found = of_run(args.workdir, config, record, args.condition, None)
+    lesson = found.lesson
+    vectors = model.embed_rows(lesson.inputs, np.arange(len(lesson.inputs)))
+    gains = {split: new_mask.gains(vectors, *triplets[:3]) for split, triplets in lesson.triplets.items()}
+
+    def error(weights: np.ndarray) -> float:
+        return float(new_mask.wrong(weights, gains["test"]).mean())
+
+    train = lesson.triplets["train"]
+    whole, _ = new_mask.learn(gains["train"], train.anchor, gains["validation"])
+    report = {
+        "unmasked": error(np.ones(vectors.shape[1])),
+        "all_labels": error(whole),
+        "of_triplets": {k: [error(learned(gains["train"], train, k, draw)) for draw in range(DRAWS)] for k in COUNTS},
+    }
+    print(json.dumps(report, indent=2))
+
+
+def learned(gain: np.ndarray, triplets: Triplets, k: int, draw: int) -> np.ndarray:
+    """Weights [D] from k of the triplets with gains [T, D], as csn_jax.adapt learns them from people's."""
+    rng = np.random.default_rng((k, draw))
+    while len(np.unique(triplets.anchor[chosen := rng.choice(len(gain), k, replace=False)])) < LEAST_ANCHORS:
+        pass
+    return new_mask.learn(gain[chosen], triplets.anchor[chosen])[0]
+
+
+if __name__ == "__main__":
+    main()

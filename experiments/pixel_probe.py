@@ -1,0 +1,28 @@
+"""What a linear probe tells from the pixels themselves, beside the probes on embeddings of csn_jax.evaluate --full.
+
+    python experiments/pixel_probe.py --workdir=RUN
+
+Prints JSON: `off_task` as in results.json, of the run's data and test split, with its pixels in place of embeddings.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from csn_jax.data.dataset import load_dataset
+from csn_jax.evaluators import off_task
+from csn_jax.runtime.workdir import read_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workdir", type=Path, required=True)
+    items = load_dataset(read_config(parser.parse_args().workdir)).items
+    pixels = items.inputs.reshape(len(items.ids), -1).astype(np.float32) / 255
+    print(json.dumps({"off_task": off_task.results(pixels, items, "test")}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
