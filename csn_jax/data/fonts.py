@@ -179,10 +179,8 @@ def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
     images, notes = cached(key, (len(files), len(CHARACTERS), size, size), partial(render_all, files, size))
     faults = {name: fault for name, fault, _ in notes if fault}
     twins = {name: twin for name, _, twin in notes if twin}
-    for name, fault in faults.items():
-        say(f"left out font {name}: {fault}")
-    for name, twin in twins.items():
-        say(f"left out font {name}: draws the same pixels as {twin}")
+    for name, fault, twin in sorted(notes, key=lambda note: not note[1]):  # the faults first
+        tell_left_out(name, fault, twin)
     say(
         f"{len(files) - len(faults)} of {len(files)} fonts in {folder} are usable; {len(twins)} of these draw the same "
         f"pixels as another, which leaves {len(images)} different faces"
@@ -195,6 +193,12 @@ def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
             f"needs 2{f' ({told})' if told else ''}; give other fonts."
         )
     return images, [name for name, fault, twin in notes if not (fault or twin)]
+
+
+def tell_left_out(name: str, fault: str | None, twin: str | None) -> None:
+    """Say why a font is left out, if it is."""
+    if fault or twin:
+        say(f"left out font {name}: {fault or f'draws the same pixels as {twin}'}")
 
 
 def render_all(

@@ -28,6 +28,7 @@ from csn_jax.data.table import item_ids, notions
 from csn_jax.errors import UserError
 from csn_jax.runtime.writer import Progress, say
 
+ALL_DIFFER = "all_differ"  # in a set's metadata: what is alike in it is so for good reason, as an l in two fonts
 VALIDATION = ("validation", "val", "valid", "dev")  # what sets call it
 
 
@@ -81,7 +82,7 @@ def read(config: Config) -> Rows:
         labels=texts,
         conditions=conditions,
         split=np.array([given[split] for split in of]) if given else None,
-        together=None if given else find_duplicates(inputs).group,
+        together=None if given or (builder.info.metadata or {}).get(ALL_DIFFER) else find_duplicates(inputs).group,
         notes=told,
         others=others,
     )

@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 
 from csn_jax.data import fonts, zappos50k
 from csn_jax.data.cache import file_digest
+from csn_jax.data.tfds import ALL_DIFFER
 
 Examples = Iterator[tuple[str, dict[str, Any]]]
 FONTS_AT_A_TIME = 64  # in one element of a Beam pipeline, so that starting a reader process pays
@@ -86,6 +87,7 @@ class Fonts(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         files = fonts.font_files(Path(dl_manager.manual_dir))
         self.info.metadata["sha256"] = _digest_of(files)
+        self.info.metadata[ALL_DIFFER] = True  # of two fonts that draw the same, one is left out
         return {"train": self._generate_examples(files)}
 
     def _generate_examples(self, files: dict[str, Path]) -> Any:
@@ -96,7 +98,8 @@ class Fonts(tfds.core.GeneratorBasedBuilder):
 def render_here(files: dict[str, Path], size: int) -> Examples:
     """The characters of all usable fonts, rendered by the processes of this machine."""
     for images, (name, fault, twin) in fonts.render_all(files, size):
-        if not (fault or twin):
+        fonts.tell_left_out(name, fault, twin)
+        if images is not None:
             yield from glyph_examples(name, images)
 
 
