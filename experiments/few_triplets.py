@@ -37,11 +37,12 @@ def main() -> None:
 
     train = lesson.triplets["train"]
     whole, _ = new_mask.learn(gains["train"], train.anchor, gains["validation"])
-    report = {
-        "unmasked": error(np.ones(vectors.shape[1])),
-        "all_labels": error(whole),
-        "of_triplets": {k: [error(learned(gains["train"], train, k, draw)) for draw in range(DRAWS)] for k in COUNTS},
+    of_triplets = {
+        k: [error(learned(gains["train"], train, k, draw)) for draw in range(DRAWS)]
+        for k in COUNTS
+        if k <= len(train[0])
     }
+    report = {"unmasked": error(np.ones(vectors.shape[1])), "all_labels": error(whole), "of_triplets": of_triplets}
     print(json.dumps(report, indent=2))
 
 
