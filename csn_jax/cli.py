@@ -20,6 +20,9 @@ Args = TypeVar("Args")
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Run a verb and exit: 0, 2 after a user's mistake, 1 when the machine failed, 128 + signal after a saved stop."""
+    # TensorFlow imports Keras at once, or its old self where told to and there is one: a third of the time that its
+    # import takes, for nothing that we use. Set here and not beside the import, since a notebook may want Keras.
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     try:
         main(sys.argv[1:])
         sys.stdout.flush()

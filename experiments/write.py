@@ -2,327 +2,57 @@
 
     python experiments/write.py --runs=runs/experiments --out=docs/RESULTS.md
 
-Fails with one sentence where a run is missing; `--only` writes the sections of some experiments.
+Fails with one sentence where a run is missing; `--only` writes the sections of some experiments. The files that the
+page rests on are kept beside it, in results/runs: with --runs=docs/results/runs it is written again without training.
 """
 
-import argparse
-import json
-import math
-import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import scipy.stats
-from plan import ABLATIONS, CONDITIONS, EXPERIMENTS, FEW, NEW, SEEDS, SHOES, TRIPLETS, VARIANTS, Places, Run, planned
+from evidence import Runs
+from plan import EXPERIMENTS, Places, Run, planned
 from run import arguments, places_of
+from sections import DIMENSIONS, SECTIONS
 
-from csn_jax.core.masks import Use, initial_masks, use_of
+KEPT = Path("results/runs")  # beside the page
+INTRODUCTION = f"""\
+Everything on this page was written by `python experiments/write.py` from the files of finished runs, which are kept in
+[{KEPT}]({KEPT}); all of the `small` network with {DIMENSIONS} dimensions at 32 pixels. Intervals are of 95 %. A claim
+holds where the interval of its differences, seed by seed, leaves out 0.
 
-PAPER = {"standard": 23.72, "specialists": 11.35, "fixed": 10.79, "learned": 10.73}  # table 1, shoes, in per cent
-DIMENSIONS = 64
-TITLES = {"fonts": "Fonts", "footwear": "Shoes", "emoji": "Emoji"}
-
-
-class Estimate(NamedTuple):
-    """A mean over seeds with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        if math.isnan(self.low):
-            return f"{100 * self.mean:.2f}"
-        return f"{100 * self.mean:.2f} ({100 * self.low:.2f} to {100 * self.high:.2f})"
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and Student's 95 % interval; of one value nobody knows how far it would move."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return Estimate(mean, math.nan, math.nan)
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return Estimate(mean, mean - half, mean + half)
-
-
-def verdict(better: Sequence[float], worse: Sequence[float]) -> tuple[str, Estimate]:
-    """Whether the first has lower errors, by the differences seed by seed: holds, does not hold, or is not settled."""
-    gap = estimate([b - a for a, b in zip(better, worse, strict=True)])
-    word = "holds" if gap.low > 0 else "does not hold" if gap.high < 0 else "is not settled"
-    return word, gap
-
-
-class Runs:
-    """Reads the runs, and keeps which were read, their seconds and machines."""
-
-    def __init__(self, places: Places):
-        self.places = places
-        self.seeds, self.few = ((0,), (0,)) if places.tiny else (SEEDS, FEW)
-        self.seconds: dict[tuple[str, str], float] = {}
-        self.machines: set[str] = set()
-
-    def results(self, name: str, file: str = "results.json", verb: str = "train") -> dict:
-        """What a run left."""
-        place = self.places.runs / name
-        took = json.loads((place / "took.json").read_text())
-        self.seconds[name, verb] = took[verb]
-        self.machines.add(took["machine"])
-        return json.loads((place / file).read_text())
-
-    def log(self, name: str) -> list[dict]:
-        """The entries of a training's metrics.jsonl."""
-        self.results(name)
-        return [json.loads(line) for line in (self.places.runs / name / "metrics.jsonl").read_text().splitlines()]
-
-    def errors(self, name: str, seeds: Sequence[int], condition: str = "overall") -> list[float]:
-        """Triplet errors of some seeds of a setting."""
-        found = [self.results(f"{name}_{seed}")["triplet_error"] for seed in seeds]
-        return [one["overall"] if condition == "overall" else one["by_condition"][condition] for one in found]
-
-
-def count(seeds: Sequence[int]) -> str:
-    return f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
-
-
-# ---- sections
-
-
-def table1(source: str) -> Callable[[Runs], list[str]]:
-    def section(runs: Runs) -> list[str]:
-        names = (*CONDITIONS[source], "overall")
-        found = {v: {name: runs.errors(f"{source}/{v}", runs.seeds, name) for name in names} for v in VARIANTS}
-        rows = [[variant, *(str(estimate(found[variant][name])) for name in names)] for variant in VARIANTS]
-        overall = {variant: found[variant]["overall"] for variant in VARIANTS}
-        claims = [
-            ("One network with masks errs less than one without", "learned", "standard"),
-            ("Learned masks err less than a network for each condition", "learned", "specialists"),
-            ("Learned masks err less than fixed ones", "learned", "fixed"),
-            ("Masks may share dimensions at an advantage over learned disjoint ones", "learned", "learned_disjoint"),
-        ]
-        told = ["- " + claim(text, overall[a], overall[b]) for text, a, b in claims]
-        paper = ", ".join(f"{name} {value}" for name, value in PAPER.items())
-        return [
-            "Triplet error on the test split in per cent, lower is better; mean and 95 % interval over "
-            f"{count(runs.seeds)}, which share one test. All variants learn from as many triplets; each network of "
-            "the specialists sees those of its condition.",
-            markdown(["masks", *names], rows),
-            "\n".join(told),
-            f"(The paper, on shoes: {paper} %.)",
-        ]
-
-    return section
-
-
-def claim(text: str, better: Sequence[float], worse: Sequence[float]) -> str:
-    word, gap = verdict(better, worse)
-    return f"{text}: **{word}**, by {gap} points."
-
-
-def in_batch(runs: Runs) -> list[str]:
-    rows = []
-    for label, name in (("triplets, 1,200 steps", "fonts/learned"), ("in-batch, 800 steps", "fonts/in_batch")):
-        errors = runs.errors(name, runs.seeds)
-        seconds = statistics.median(runs.seconds[f"{name}_{seed}", "train"] for seed in runs.seeds)
-        rows.append([label, str(estimate(errors)), f"{seconds:.0f} s"])
-    told = claim(
-        "In-batch learning errs less", *(runs.errors(f"fonts/{name}", runs.seeds) for name in ("in_batch", "learned"))
-    )
-    return [
-        "Learned masks on fonts, from the paper's triplets and from all triplets inside batches of labelled items.",
-        markdown(["learning", "overall error, %", "median time"], rows),
-        told,
-    ]
-
-
-def new_condition(runs: Runs) -> list[str]:
-    names = {variant: f"footwear/without_{NEW}_{variant}" for variant in ("standard", "learned")}
-    probes = {
-        variant: [runs.results(f"{name}_{seed}", "full.json", "evaluate")["off_task"] for seed in runs.few]
-        for variant, name in names.items()
-    }
-    pixels = runs.results(f"{names['learned']}_{runs.few[0]}", "pixels.json", "pixel_probe.py")["off_task"]
-    rows = [["pixels", f"{100 * pixels['by_label'][NEW]:.2f}"]]
-    for variant, found in probes.items():
-        rows.append([f"embedding, {variant}", str(estimate([one["by_label"][NEW] for one in found]))])
-    rows.append(["always the most frequent value", f"{100 * pixels['chance']['by_label'][NEW]:.2f}"])
-    few = [runs.results(f"{names['learned']}_{s}", "few_triplets.json", "few_triplets.py") for s in runs.few]
-    errors = [["no mask", str(estimate([one["unmasked"] for one in few])), ""]]
-    for k in few[0]["of_triplets"]:
-        draws = [one["of_triplets"][k] for one in few]
-        worst = max(error for some in draws for error in some)
-        errors.append([f"{int(k):,} triplets", str(estimate([*map(statistics.fmean, draws)])), f"{100 * worst:.2f}"])
-    errors.append(["all labels", str(estimate([one["all_labels"] for one in few])), ""])
-    errors.append(["a training with it", str(estimate(runs.errors("footwear/learned", runs.few, NEW))), ""])
-    return [
-        f"Trained on {', '.join(name for name in SHOES if name != NEW)} of the shoes, {count(runs.few)}; `{NEW}` was "
-        f"never a condition. Of what does a linear probe tell the `{NEW}` of a test item?",
-        markdown(["linear probe on", "top-1, %"], rows),
-        f"Triplet error of `{NEW}` with a mask of its own, fitted to k of its triplets over the frozen embedding of "
-        f"learned masks: the mean of {len(draws[0])} draws with its interval over seeds, and the worst draw.",
-        markdown([f"the mask of `{NEW}` is from", "error, %", "worst"], errors),
-    ]
-
-
-def mixtures(runs: Runs) -> list[str]:
-    found = {
-        variant: [
-            runs.results(f"footwear/{variant}_{s}", "mixtures.json", "mixtures.py")["precision@10"] for s in runs.few
-        ]
-        for variant in ("learned", "standard")
-    }
-    rows = []
-    for pair, first in found["learned"][0].items():
-        a, b = (name for name in first if name not in ("mixture", "chance"))
-        columns = [[one[pair][which] for one in found["learned"]] for which in ("mixture", a, b)]
-        columns.append([one[pair]["mixture"] for one in found["standard"]])
-        rows.append([pair, *map(str, map(estimate, columns)), f"{100 * first['chance']:.2f}"])
-    mean = {
-        variant: [statistics.fmean(pair["mixture"] for pair in one.values()) for one in those]
-        for variant, those in found.items()
-    }
-    alone = [
-        statistics.fmean(
-            max(v for name, v in pair.items() if name not in ("mixture", "chance")) for pair in one.values()
-        )
-        for one in found["learned"]
-    ]
-    return [
-        f"Of the ten nearest test shoes, how many share *both* values with the query, in per cent, {count(runs.few)}: "
-        "under the sum of both conditions of learned masks, under each alone, and in the one space of the standard "
-        "network.",
-        markdown(["pair", "mixture", "the first alone", "the second alone", "standard", "by chance"], rows),
-        "- " + claim("A mixture finds more than the better of its two conditions", alone, mean["learned"]),
-        "- " + claim("A mixture finds more than one space for all", mean["standard"], mean["learned"]),
-    ]
-
-
-def leakage(runs: Runs) -> list[str]:
-    parts = [
-        "What neighbours in the space of one condition tell of another: R-precision above chance, in per cent, of one"
-        " seed. A diagonal that stands out is a space that knows its own notion."
-    ]
-    for source in ("fonts", "footwear"):
-        for variant in ("standard", "learned", "learned_disjoint"):
-            found = runs.results(f"{source}/{variant}_0", "full.json", "evaluate")["leakage"]["by_condition"]
-            rows = [[name, *(f"{100 * value:.1f}" for value in one.values())] for name, one in found.items()]
-            parts += [f"{TITLES[source]}, {variant}:", markdown(["space of", *next(iter(found.values()))], rows)]
-    return parts
-
-
-def masks(runs: Runs) -> list[str]:
-    rows, steps = [], []
-    for source, title in TITLES.items():
-        for variant in ("learned", "learned_disjoint"):
-            shape = len(CONDITIONS[source]), DIMENSIONS
-            uses: dict[int, list[Use]] = {0: [use_of(initial_masks(variant, *shape, seed).beta) for seed in runs.seeds]}
-            for seed in runs.seeds:
-                for entry in runs.log(f"{source}/{variant}_{seed}"):
-                    if "masks/used" in entry:
-                        use = Use(entry["masks/used"], entry["masks/shared"])
-                        uses.setdefault(entry["step"], []).append(use)
-            means = (map(statistics.fmean, zip(*those, strict=True)) for those in uses.values())
-            steps = list(uses)
-            rows.append([f"{title}, {variant}", *(f"{used:.0f}, {shared:.0f}" for used, shared in means)])
-    return [
-        f"How many of {DIMENSIONS} dimensions some mask weighs, and how many of them several masks do, by training "
-        f"step; means of {count(runs.seeds)}.",
-        markdown(["masks", *(f"{step:,}" for step in steps)], rows),
-    ]
-
-
-def more_steps(runs: Runs) -> list[str]:
-    rows = []
-    for label, name in (("equal triplets", ""), ("twice as many", "_longer")):
-        found = [runs.errors(f"fonts/{variant}{name}", runs.few) for variant in ("learned", "specialists")]
-        rows.append([label, *map(str, map(estimate, found))])
-    names = [f"fonts/{variant}_longer" for variant in ("learned", "specialists")]
-    return [
-        "Fonts: overall error in per cent when all training is twice as long, so that each specialist takes as many "
-        f"steps as one network does in table 1; {count(runs.few)}.",
-        markdown(["training", "learned", "specialists"], rows),
-        claim(
-            "Learned masks err less than specialists, both at twice the training",
-            *(runs.errors(name, runs.few) for name in names),
-        ),
-    ]
-
-
-def fewer_triplets(runs: Runs) -> list[str]:
-    rows = []
-    for n in TRIPLETS[-2:] if runs.places.tiny else TRIPLETS:
-        names = [f"fonts/{v}" if n == TRIPLETS[-1] else f"fonts/{v}_{n}" for v in ("specialists", "fixed", "learned")]
-        rows.append([f"{2 * n:,}", *(str(estimate(runs.errors(name, runs.few))) for name in names)])
-    return [
-        "Fonts: overall error in per cent against the number of training triplets of both conditions, "
-        f"{count(runs.few)}, equal steps.",
-        markdown(["triplets", "specialists", "fixed", "learned"], rows),
-    ]
-
-
-def ablations(runs: Runs) -> list[str]:
-    plain = runs.errors("fonts/learned", runs.few)
-    rows = [["the defaults", str(estimate(plain)), ""]]
-    for title, settings in ABLATIONS.items():
-        for field, value in settings[:1] if runs.places.tiny else settings:
-            errors = runs.errors(f"fonts/{field}_{value}", runs.few)
-            more = estimate([ours - theirs for ours, theirs in zip(errors, plain, strict=True)])
-            rows.append([f"{title}: {value}", str(estimate(errors)), str(more)])
-    return [
-        f"Learned masks on fonts, {count(runs.few)}, one setting changed at a time.",
-        markdown(["setting", "overall error, %", "more than the defaults"], rows),
-    ]
-
-
-SECTIONS: dict[str, tuple[str, Callable[[Runs], list[str]]]] = {
-    **{f"table1_{source}": (f"{title}: the paper's table 1", table1(source)) for source, title in TITLES.items()},
-    "masks": ("Masks in training", masks),
-    "more_steps": ("Longer training", more_steps),
-    "in_batch": ("In-batch learning", in_batch),
-    "new_condition": ("A notion nobody trained for", new_condition),
-    "mixtures": ("Two notions at once", mixtures),
-    "leakage": ("What a space tells of other notions", leakage),
-    "fewer_triplets": ("Fewer triplets", fewer_triplets),
-    "ablations": ("Ablations", ablations),
-}
+The data are not ours to give: fonts are Latin subsets of open fonts (npm's `@fontsource/*` packages), shoes the
+footwear of the public set Fashion Product Images (Small), emoji those of seven vendors (npm's `@iconify-json/*` sets),
+drawn at 64 pixels. Each is a folder or a table, as `python experiments/run.py --help` says."""
 
 
 def missing(runs: Sequence[Run], folder: Path) -> list[str]:
-    """Names of runs that are not done."""
-    return [run.name for run in runs if not (folder / run.name / run.out).is_file()]
+    """Names of runs that are not done, as far as the page reads them."""
+    return [run.name for run in runs if run.out.endswith(".json") and not (folder / run.name / run.out).is_file()]
 
 
-def page(places: Places, only: Sequence[str]) -> str:
-    parts = [
-        "# Results",
-        "Everything on this page was written by `python experiments/write.py` from the files of finished runs, all of"
-        " the `small` network with 64 dimensions at 32 pixels. The data are not ours to give: fonts are Latin subsets"
-        " of open fonts (npm's `@fontsource/*` packages), shoes the footwear of the public set Fashion Product Images"
-        " (Small), emoji those of seven vendors (npm's `@iconify-json/*` sets), drawn at 64 pixels. Each is a folder or"
-        " a table, as `python experiments/run.py --help` says.",
-    ]
+def page(places: Places, only: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """(the page, the files that it rests on, by their places below the folder of all runs)."""
+    parts, files = ["# Results", INTRODUCTION], {}
     for name in only:
         title, section = SECTIONS[name]
         runs = Runs(places)
         body = section(runs)
+        files |= runs.files
         machines = "; ".join(sorted(runs.machines))
         took = f"{len(runs.seconds)} runs, {sum(runs.seconds.values()) / 3600:.1f} hours in all, on {machines}."
         command = f"python experiments/run.py --only {name} --fonts=FOLDER --footwear=products.csv --emoji=emoji.csv"
         parts += [f"## {title}", *body, f"```bash\n{command}\n```", took]
-    return "\n\n".join(parts) + "\n"
+    if later := [SECTIONS[name][0] for name in EXPERIMENTS if name not in only]:
+        parts += ["## Not run yet", f"{'; '.join(later)}. They are planned in `experiments/plan.py`."]
+    return "\n\n".join(parts) + "\n", files
 
 
 def main() -> int:
     parser = arguments()
     parser.description = __doc__.split("\n")[0]
     parser.add_argument("--out", type=Path, default=Path("docs/RESULTS.md"))
-    args: argparse.Namespace = parser.parse_args()
+    args = parser.parse_args()
     places = places_of(args)
     lacking = missing(planned(places, args.only), places.runs)
     if lacking:
@@ -331,11 +61,14 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    args.out.write_text(page(places, args.only))
+    text, files = page(places, args.only)
+    for name, content in files.items():
+        kept = args.out.parent / KEPT / name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(content)
+    args.out.write_text(text)
     return 0
 
-
-assert SECTIONS.keys() == EXPERIMENTS.keys()
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -394,3 +394,10 @@ def test_one_sentence_survives_a_box_that_looks_otherwise():
         == "unknown option --x in two lines; see prog --help."
     )
     assert cli.one_sentence("", "prog") == "; see prog --help."
+
+
+def test_commands_spare_the_import_of_keras():
+    use = "lambda argv: (__import__('tensorflow'), print('tensorflow' in sys.modules, 'keras' in sys.modules))"
+    code = f"import sys; from csn_jax import cli; cli.run({use})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "True False\n", done.stderr

@@ -1,6 +1,7 @@
 """The experiments behind docs/RESULTS.md: what is planned, what the page claims of figures, and all at a tiny size."""
 
 import math
+import re
 import statistics
 import subprocess
 import sys
@@ -10,8 +11,9 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(FOLDER))
+import evidence  # noqa: E402
 import plan  # noqa: E402
-import write  # noqa: E402
+import sections  # noqa: E402
 
 sys.path.remove(str(FOLDER))
 
@@ -23,7 +25,7 @@ def test_every_seed_of_everything_before_the_next():
     assert [plan.seed_of(run) for run in runs] == sorted(plan.seed_of(run) for run in runs)
     assert len({(run.name, run.verb) for run in runs}) == len(runs)  # shared runs are the same in every experiment
     names = [run.name for run in runs]
-    assert {f"{source}/{v}_{s}" for source in write.TITLES for v in plan.VARIANTS for s in plan.SEEDS} <= set(names)
+    assert {f"{source}/{v}_{s}" for source in sections.TITLES for v in plan.VARIANTS for s in plan.SEEDS} <= set(names)
     for run in runs:  # what a run needs is planned before it
         if run.verb != "train":
             flag = next(flag for flag in run.flags if flag.startswith(("--workdir=", "--index=")))
@@ -32,21 +34,21 @@ def test_every_seed_of_everything_before_the_next():
 
 
 def test_intervals_are_students():
-    found = write.estimate([0.10, 0.12, 0.11, 0.15, 0.12])
+    found = evidence.estimate([0.10, 0.12, 0.11, 0.15, 0.12])
     assert found.mean == pytest.approx(0.12)
     half = 2.776445 * statistics.stdev([0.10, 0.12, 0.11, 0.15, 0.12]) / math.sqrt(5)  # of a table of Student's t
     assert (found.low, found.high) == (pytest.approx(0.12 - half, abs=1e-6), pytest.approx(0.12 + half, abs=1e-6))
     assert str(found) == f"12.00 ({100 * (0.12 - half):.2f} to {100 * (0.12 + half):.2f})"
-    assert str(write.estimate([0.25])) == "25.00"
+    assert str(evidence.estimate([0.25])) == "25.00"
 
 
 def test_claims_are_settled_seed_by_seed():
     """Seeds may differ by more than two settings do."""
     better, worse = [0.10, 0.20, 0.30], [0.12, 0.219, 0.321]
-    assert write.verdict(better, worse)[0] == "holds"
-    assert write.verdict(worse, better)[0] == "does not hold"
-    assert write.verdict(better, better[::-1])[0] == "is not settled"
-    assert write.verdict([0.1], [0.2])[0] == "is not settled"  # one seed settles nothing
+    assert evidence.verdict(better, worse)[0] == "holds"
+    assert evidence.verdict(worse, better)[0] == "does not hold"
+    assert evidence.verdict(better, better[::-1])[0] == "is not settled"
+    assert evidence.verdict([0.1], [0.2])[0] == "is not settled"  # one seed settles nothing
 
 
 def command(name: str, *flags: str) -> subprocess.CompletedProcess:
@@ -57,6 +59,18 @@ def test_a_missing_run_is_one_sentence_and_no_page(tmp_path):
     done = command("write.py", "--tiny", f"--runs={tmp_path}", f"--out={tmp_path / 'page.md'}", "--only", "in_batch")
     assert done.returncode == 1 and not (tmp_path / "page.md").exists()
     assert "2 runs are missing" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_page_is_what_the_kept_files_say(tmp_path):
+    """Not a figure of it is typed by hand."""
+    docs = FOLDER.with_name("docs")
+    page = (docs / "RESULTS.md").read_text()
+    flags = (f"--runs={docs / 'results/runs'}", f"--out={tmp_path / 'RESULTS.md'}")
+    done = command("write.py", *flags, "--only", *re.findall(r"run\.py --only (\w+)", page))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "RESULTS.md").read_text() == page
+    kept = [{path.relative_to(where) for path in where.rglob("*.json*")} for where in (docs, tmp_path)]
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.slow
