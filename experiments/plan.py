@@ -153,6 +153,20 @@ def new_condition(places: Places) -> list[Run]:
     return runs
 
 
+def frozen(places: Places) -> list[Run]:
+    """Shoes on a network that learned emoji: masks and a last layer over it as it is, or all of it tuned."""
+    teacher = _run(places, "emoji", "standard", SEEDS[0])
+    exported = places.runs / teacher.name / "exported"
+    flags = ("export", f"--workdir={places.runs / teacher.name}", f"--out={exported}")
+    runs = [teacher, Run(teacher.name, "port", flags, "exported/model.safetensors")]
+    init = f"--config.backbone.init={exported / 'model.safetensors'}"
+    for seed in FEW:
+        runs.append(_run(places, "footwear", "learned", seed))
+        runs.append(_run(places, "footwear", "learned", seed, "frozen", (init, "--config.backbone.freeze=all")))
+        runs.append(_run(places, "footwear", "learned", seed, "tuned", (init,)))
+    return runs
+
+
 def mixtures(places: Places) -> list[Run]:
     """Search under two notions at once, in runs of table 1."""
     runs = []
@@ -196,6 +210,7 @@ EXPERIMENTS: dict[str, Callable[[Places], list[Run]]] = {
     "more_steps": more_steps,
     "in_batch": in_batch,
     "new_condition": new_condition,
+    "frozen": frozen,
     "mixtures": mixtures,
     "leakage": leakage,
     "fewer_triplets": fewer_triplets,

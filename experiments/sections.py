@@ -84,6 +84,22 @@ def new_condition(runs: Runs) -> list[str]:
     ]
 
 
+def frozen(runs: Runs) -> list[str]:
+    names = {
+        "frozen: a last layer and masks over it": "frozen",
+        "tuned: all of it trains on": "tuned",
+        "from scratch": "learned",
+    }
+    found = {name: runs.errors(f"footwear/{name}", runs.few) for name in names.values()}
+    return [
+        "Learned masks on shoes, over a network that a standard training on emoji left, and over a new one; "
+        f"{count(runs.few)}, equal steps.",
+        markdown(["the network", "overall error, %"], [[k, str(estimate(found[v]))] for k, v in names.items()]),
+        "- " + claim("Tuning errs less than masks over frozen features", found["tuned"], found["frozen"]),
+        "- " + claim("What emoji taught helps with shoes", found["tuned"], found["learned"]),
+    ]
+
+
 def mixtures(runs: Runs) -> list[str]:
     found = {
         variant: [
@@ -200,6 +216,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Runs], list[str]]]] = {
     "more_steps": ("Longer training", more_steps),
     "in_batch": ("In-batch learning", in_batch),
     "new_condition": ("A notion nobody trained for", new_condition),
+    "frozen": ("Masks over frozen features", frozen),
     "mixtures": ("Two notions at once", mixtures),
     "leakage": ("What a space tells of other notions", leakage),
     "fewer_triplets": ("Fewer triplets", fewer_triplets),
