@@ -4,7 +4,6 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from scipy.linalg import solve
 
 from csn_jax.data.item_set import ItemSet
 from csn_jax.data.triplets import Triplets, scale_of
@@ -77,6 +76,8 @@ def probe(
         kind: the condition's.
         validation: the condition's triplets, by which the ridge is chosen.
     """
+    from scipy.linalg import solve  # late: 0.2 s of every start of a training, and of images there is no baseline
+
     rows = np.flatnonzero(training & (column != ""))
     if len(rows) == 0:
         return None

@@ -5,7 +5,6 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 
 from csn_jax.data.item_set import ItemSet
 from csn_jax.evaluators.bootstrap import intervals
@@ -51,6 +50,8 @@ def fit_probe(x: np.ndarray, y: np.ndarray, n_values: int) -> tuple[np.ndarray, 
     Returns:
         (weights [D, V], bias [V]) float64, of the least mean cross entropy + DECAY / 2 * |weights|^2.
     """
+    import scipy.optimize  # late: 0.2 s of every start of a training
+
     x = np.concatenate([x, np.ones((len(x), 1))], axis=1, dtype=np.float64)  # the last row of weights is the bias
     decay, rows = np.full((x.shape[1], 1), DECAY), np.arange(len(x))
     decay[-1] = 0
