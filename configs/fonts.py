@@ -34,7 +34,10 @@ def tiny() -> Config:
 def paper() -> Config:
     """The paper's font network and recipe (section 4.2): 200 epochs at 5e-5, decayed by 0.985 an epoch. Wants a GPU.
 
-    Not run by us: no GPU was at hand, and the paper's 50,000 fonts were never published.
+        python -m csn_jax.train --config=configs/fonts.py:paper --config.data.path=FOLDER
+
+    Not run by us: 312,600 steps want a GPU, and none was at hand; the paper's 50,000 fonts were never published. What a
+    smaller network and other fonts give is in docs/RESULTS.md.
     """
     triplets, batch, epochs = 200_000, 256, 200
     return replace(
