@@ -46,12 +46,13 @@ def paper() -> Config:
 
     The paper reports triplet errors of 23.72 % (standard), 11.35 % (specialists), 10.79 % (fixed) and 10.73 %
     (learned). An epoch here is every triplet once, 3,125 steps; the released code picks 100,000 of them when it starts
-    and calls these an epoch. The weights need `pip install 'csn_jax[hub]'`, or give a file as --config.backbone.init.
+    and calls these an epoch. The weights come by huggingface_hub (extra `hub`); or give a file as
+    --config.backbone.init.
 
         python -m csn_jax.train --config=configs/zappos50k.py:paper --config.data.path=FOLDER
 
-    Not run by us: 625,000 steps want a GPU, and none was at hand, nor the catalogue, which is given out for academic use
-    only. The parts of the recipe are held to the released code one by one in the tests.
+    Not run by us: 625,000 steps want a GPU, and none was at hand, nor the catalogue, which is for academic use only.
+    The parts of the recipe are held to a PyTorch model one by one in the tests.
     """
     triplets, batch, epochs = 200_000, 256, 200
     epoch = -(-4 * triplets // batch)  # four conditions

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
 
     check_folder(out, OURS, MARK)
     if not has_tsne():
-        raise UserError("the maps need openTSNE, which is not installed; pip install 'csn_jax[explore]'.")
+        raise UserError("the maps need openTSNE, which is not installed; pip install openTSNE.")
 
     workdir = Path(args.workdir).expanduser().absolute()
     model = load(workdir)

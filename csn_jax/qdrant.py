@@ -44,7 +44,7 @@ def connected(where: str, flag: str, *, create: bool = False) -> Iterator["Qdran
     try:
         from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
     except ImportError:
-        raise UserError(f"{flag} needs qdrant-client; install it with: pip install 'csn_jax[search]'.") from None
+        raise UserError(f"{flag} needs qdrant-client; install it with: pip install qdrant-client.") from None
     told = f"{flag}={where}"
     try:
         with warnings.catch_warnings():

@@ -40,12 +40,12 @@ def verdict(better: Sequence[float], worse: Sequence[float]) -> tuple[str, Estim
 
 
 class Runs:
-    """Reads the runs, and keeps what was read, and on which machines they took how many seconds."""
+    """Reads the runs, and keeps which files were read, and on which machines the runs took how many seconds."""
 
     def __init__(self, places: Places):
         self.places = places
         self.seeds, self.few = ((0,), (0,)) if places.tiny else (SEEDS, FEW)
-        self.files: dict[str, str] = {}
+        self.read: set[str] = set()
         self.seconds: dict[tuple[str, str], float] = {}
         self.machines: set[str] = set()
 
@@ -62,9 +62,8 @@ class Runs:
         return [json.loads(line) for line in self._text(f"{name}/metrics.jsonl").splitlines()]
 
     def _text(self, path: str) -> str:
-        if path not in self.files:
-            self.files[path] = (self.places.runs / path).read_text()
-        return self.files[path]
+        self.read.add(path)
+        return (self.places.runs / path).read_text()
 
     def errors(self, name: str, seeds: Sequence[int], condition: str = "overall") -> list[float]:
         """Triplet errors of some seeds of a setting."""

@@ -1,6 +1,6 @@
 """Run what is missing of the experiments, as long as there is time; the same command goes on later.
 
-    python experiments/run.py --fonts=FOLDER --footwear=products.csv --emoji=emoji.csv --minutes=90
+    python experiments/run.py --fonts=FOLDER --footwear=footwear.csv --emoji=emoji.csv --minutes=90
 
 Each run is a command of csn_jax with a folder of its own, which goes on where it was stopped. Beside it `took.json`
 keeps the seconds and the machine.
@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from plan import EXPERIMENTS, Places, Run, planned
+from plan import EMOJI, EXPERIMENTS, SHOES, Places, Run, planned
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,8 +43,9 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="the folder of all runs")
     parser.add_argument("--fonts", type=Path, default=Path("fonts"), help="a folder of font files")
-    parser.add_argument("--footwear", type=Path, default=Path("footwear/products.csv"), help="a table of shoes")
-    parser.add_argument("--emoji", type=Path, default=Path("emoji/emoji.csv"), help="a table of emoji")
+    for name, columns in (("footwear", SHOES), ("emoji", EMOJI)):
+        told = f"a table of {name}: columns image, {', '.join(columns)}"
+        parser.add_argument(f"--{name}", type=Path, default=Path(f"{name}.csv"), help=told)
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="EXPERIMENT")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
     parser.add_argument("--tiny", action="store_true", help="few runs of seconds, on made-up tables and the glyph pack")

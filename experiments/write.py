@@ -26,26 +26,26 @@ footwear of the public set Fashion Product Images (Small), emoji those of seven 
 drawn at 64 pixels. Each is a folder or a table, as `python experiments/run.py --help` says."""
 
 
-def missing(runs: Sequence[Run], folder: Path) -> list[str]:
-    """Names of runs that are not done, as far as the page reads them."""
-    return [run.name for run in runs if run.out.endswith(".json") and not (folder / run.name / run.out).is_file()]
+def told_of(runs: Sequence[Run]) -> list[str]:
+    """The files of runs that the page may read, below the folder of all runs."""
+    return [f"{run.name}/{run.out}" for run in runs if run.out.endswith(".json")]
 
 
-def page(places: Places, only: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """(the page, the files that it rests on, by their places below the folder of all runs)."""
-    parts, files = ["# Results", INTRODUCTION], {}
+def page(places: Places, only: Sequence[str]) -> tuple[str, set[str]]:
+    """(the page, the files that were read for it, below the folder of all runs)."""
+    parts, read = ["# Results", INTRODUCTION], set()
     for name in only:
         title, section = SECTIONS[name]
         runs = Runs(places)
         body = section(runs)
-        files |= runs.files
+        read |= runs.read
         machines = "; ".join(sorted(runs.machines))
         took = f"{len(runs.seconds)} runs, {sum(runs.seconds.values()) / 3600:.1f} hours in all, on {machines}."
-        command = f"python experiments/run.py --only {name} --fonts=FOLDER --footwear=products.csv --emoji=emoji.csv"
+        command = f"python experiments/run.py --only {name} --fonts=FOLDER --footwear=footwear.csv --emoji=emoji.csv"
         parts += [f"## {title}", *body, f"```bash\n{command}\n```", took]
     if later := [SECTIONS[name][0] for name in EXPERIMENTS if name not in only]:
         parts += ["## Not run yet", f"{'; '.join(later)}. They are planned in `experiments/plan.py`."]
-    return "\n\n".join(parts) + "\n", files
+    return "\n\n".join(parts) + "\n", read
 
 
 def main() -> int:
@@ -54,18 +54,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("docs/RESULTS.md"))
     args = parser.parse_args()
     places = places_of(args)
-    lacking = missing(planned(places, args.only), places.runs)
-    if lacking:
-        print(
-            f"{len(lacking)} runs are missing in {places.runs}, the first {lacking[0]}; run experiments/run.py.",
-            file=sys.stderr,
-        )
+    needed = told_of(planned(places, args.only))
+    missing = [name for name in needed if not (places.runs / name).is_file()]
+    if missing:
+        which = f"{len(missing)} files of runs are missing in {places.runs}, the first {missing[0]}"
+        print(f"{which}; run experiments/run.py.", file=sys.stderr)
         return 1
-    text, files = page(places, args.only)
-    for name, content in files.items():
+    text, read = page(places, args.only)
+    for name in {*needed, *read}:
         kept = args.out.parent / KEPT / name
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(content)
+        kept.write_bytes((places.runs / name).read_bytes())
     args.out.write_text(text)
     return 0
 

@@ -58,7 +58,7 @@ def command(name: str, *flags: str) -> subprocess.CompletedProcess:
 def test_a_missing_run_is_one_sentence_and_no_page(tmp_path):
     done = command("write.py", "--tiny", f"--runs={tmp_path}", f"--out={tmp_path / 'page.md'}", "--only", "in_batch")
     assert done.returncode == 1 and not (tmp_path / "page.md").exists()
-    assert "2 runs are missing" in done.stderr and done.stderr.count("\n") == 1
+    assert "2 files of runs are missing" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_the_page_is_what_the_kept_files_say(tmp_path):
@@ -84,5 +84,7 @@ def test_everything_at_a_tiny_size(tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "page.md").read_text()
     assert page.count("\n## ") == len(plan.EXPERIMENTS) and "nan" not in page
+    again = ("--tiny", f"--runs={tmp_path / 'results/runs'}", f"--out={tmp_path / 'again/page.md'}")
+    assert command("write.py", *again).returncode == 0 and (tmp_path / "again/page.md").read_text() == page
     (tmp_path / "runs" / "emoji" / "fixed_0" / "results.json").unlink()
     assert "emoji/fixed_0" in command("write.py", *flags, f"--out={tmp_path / 'other.md'}").stderr

@@ -252,5 +252,5 @@ def test_mistakes_are_told(finished, tmp_path, capsys, monkeypatch):
     (tmp_path / "mine").write_text("")
     assert "which this command did not write" in told(capsys, monkeypatch, workdir, f"--out={tmp_path}")
     monkeypatch.setitem(sys.modules, "openTSNE", None)
-    assert "pip install 'csn_jax[explore]'" in told(capsys, monkeypatch, workdir, out)
+    assert "pip install openTSNE" in told(capsys, monkeypatch, workdir, out)
     assert os.listdir(tmp_path) == ["mine"]

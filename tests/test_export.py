@@ -234,7 +234,7 @@ def test_mistakes_are_one_sentence(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.delitem(onnx_graph.NETWORKS, "small")
     told("onnx", tmp_path / "new", "backbone small has no ONNX graph", "--format=stablehlo")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    told("onnx", tmp_path / "new", "needs the package onnx", "pip install 'csn_jax[export]'")
+    told("onnx", tmp_path / "new", "needs the package onnx", "pip install onnx")
     assert sorted(os.listdir(tmp_path)) == ["m.json", "there"]
     assert (tmp_path / "there").read_text() == (tmp_path / "m.json").read_text() == "kept"
 

@@ -370,7 +370,7 @@ def test_places_that_cannot_be_used(shop_store, of_pictures, folder, tmp_path, m
     (damaged / "meta.json").write_text('{"collections')
     assert_told(*run(search, monkeypatch, capsys, f"--qdrant={damaged}", *ITEM), 2, "cannot be opened")
     monkeypatch.setitem(sys.modules, "qdrant_client.http.exceptions", None)
-    assert_told(*run(search, monkeypatch, capsys, f"--qdrant={store}", *ITEM), 2, "pip install 'csn_jax[search]'")
+    assert_told(*run(search, monkeypatch, capsys, f"--qdrant={store}", *ITEM), 2, "pip install qdrant-client")
     gc.collect()
 
 

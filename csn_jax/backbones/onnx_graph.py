@@ -53,7 +53,7 @@ def to_onnx(
         from onnx import TensorProto, helper
     except ImportError:
         raise UserError(
-            "--format=onnx needs the package onnx; install it with pip install 'csn_jax[export]', or choose another "
+            "--format=onnx needs the package onnx; install it with pip install onnx, or choose another "
             "--format."
         ) from None
     graph, embeddings = Graph(), []

@@ -3,7 +3,7 @@
     tfds build fonts --imports=csn_jax.data.tfds_builders --config=64 --manual_dir=FOLDER
     tfds build zappos50k --imports=csn_jax.data.tfds_builders --manual_dir=FOLDER
 
-The command `tfds` cannot start without Apache Beam, which `pip install 'csn_jax[beam]'` adds. Python can:
+The command `tfds` cannot start without Apache Beam, which the extra `beam` of this package adds. Python can:
 
     import tensorflow_datasets as tfds, csn_jax.data.tfds_builders
     tfds.builder("fonts/64").download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=FOLDER))

@@ -103,7 +103,7 @@ def _from_hub(source: str, place: str) -> Path:
         import huggingface_hub
     except ImportError:
         raise UserError(
-            f"{place}={source} needs huggingface_hub; install it with pip install 'csn_jax[hub]', or download the "
+            f"{place}={source} needs huggingface_hub; install it with pip install huggingface_hub, or download the "
             "repository's model.safetensors and give its path."
         ) from None
     try:
