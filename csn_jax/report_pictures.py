@@ -84,7 +84,7 @@ def draw_masks(masks: Sequence[tuple[str, np.ndarray]], conditions: Sequence[str
     Args:
         masks: (label, [C, D]).
     """
-    columns = min(3, len(masks))
+    columns = 2 if len(masks) == 4 else min(3, len(masks))
     lines = -(-len(masks) // columns)
     height = lines * (1.0 + 0.36 * len(conditions)) + 0.4
     figure_, grid = _figure(1.5 + 3.6 * columns, height, lines, columns, sharey=True)
