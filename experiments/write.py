@@ -3,7 +3,8 @@
     python experiments/write.py --runs=runs/experiments --out=docs/RESULTS.md
 
 Fails with one sentence where a run is missing; `--only` writes the sections of some experiments. The files that the
-page rests on are kept beside it, in results/runs: with --runs=docs/results/runs it is written again without training.
+page rests on are kept beside it, in results/runs: with --runs=docs/results/runs it is written again without training,
+and a copy of that folder as --runs of run.py trains only what is missing.
 """
 
 import sys

@@ -70,7 +70,7 @@ def test_the_page_is_what_the_kept_files_say(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "RESULTS.md").read_text() == page
     kept = [{path.relative_to(where) for path in where.rglob("*.json*")} for where in (docs, tmp_path)]
-    assert kept[0] == kept[1]
+    assert kept[1] <= kept[0]  # runs of sections that are not whole yet may lie there too
 
 
 @pytest.mark.slow
