@@ -41,7 +41,7 @@ def page(places: Places, only: Sequence[str]) -> tuple[str, set[str]]:
         body = section(runs)
         read |= runs.read
         machines = "; ".join(sorted(runs.machines))
-        took = f"{len(runs.seconds)} runs, {sum(runs.seconds.values()) / 60:.0f} minutes in all, on {machines}."
+        took = f"{len(runs.seconds)} runs, {max(1, round(sum(runs.seconds.values()) / 60))} min in all, on {machines}."
         command = f"python experiments/run.py --only {name} --fonts=FOLDER --footwear=footwear.csv --emoji=emoji.csv"
         parts += [f"## {title}", *body, f"```bash\n{command}\n```", took]
     if later := [SECTIONS[name][0] for name in EXPERIMENTS if name not in only]:
