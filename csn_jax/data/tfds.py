@@ -116,7 +116,7 @@ def _builder(name: str, path: str) -> Any:
     if not name:
         raise UserError("config.data.name is empty; give the name of a TFDS set, as --config.data.name=celeb_a.")
     try:
-        return tfds.builder(name, data_dir=str(Path(path).expanduser()) if path else None)
+        return tfds.builder(name, data_dir=os.path.expanduser(path) or None)  # no Path, which would spoil gs://
     except tfds.core.DatasetNotFoundError:
         near = did_you_mean(name, tfds.list_builders(with_community_datasets=False))
         raise UserError(
