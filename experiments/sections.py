@@ -88,6 +88,10 @@ def new_condition(runs: Runs) -> list[str]:
         f"Trained on {', '.join(name for name in SHOES if name != NEW)} of the shoes, {count(runs.few)}; `{NEW}` was "
         f"never a condition. Of what does a linear probe tell the `{NEW}` of a test item?",
         markdown(["linear probe on", "top-1, %"], rows),
+        claim(
+            "An embedding with masks tells more of it than one without",
+            *([one["by_label"][NEW] for one in probes[variant]] for variant in ("standard", "learned")),
+        ),
         f"Triplet error of `{NEW}` with a mask of its own, fitted to k of its triplets over the frozen embedding of "
         f"learned masks: the mean of {len(draws[0])} draws with its interval over seeds, and the worst draw.",
         markdown([f"the mask of `{NEW}` is from", "error, %", "worst"], errors),
