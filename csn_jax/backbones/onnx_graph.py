@@ -53,8 +53,7 @@ def to_onnx(
         from onnx import TensorProto, helper
     except ImportError:
         raise UserError(
-            "--format=onnx needs the package onnx; install it with pip install onnx, or choose another "
-            "--format."
+            "--format=onnx needs the package onnx; install it with pip install onnx, or choose another --format."
         ) from None
     graph, embeddings = Graph(), []
     for i, part in enumerate(parts):
