@@ -211,10 +211,9 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
             if evaluating:
                 model = make_model(config, names, state, programs, shardings)
                 counts = _validate(model, dataset)
-                measured = {f"validation/triplet_error/{name}": value for name, value in counts.items()}
-                if network.masks.trained:
-                    measured |= {f"masks/{name}": value for name, value in use_of(model.masks)._asdict().items()}
-                writer.log(step, measured)
+                errors = {f"validation/triplet_error/{name}": value for name, value in counts.items()}
+                use = use_of(model.masks)._asdict() if network.masks.trained else {}
+                writer.log(step, errors | {f"masks/{name}": value for name, value in use.items()})
                 shown["validation_error"] = f"{counts['overall']:.2%}"
                 error = counts["overall"]
             if saving or (evaluating and checkpoints.improves(error)):

@@ -77,6 +77,10 @@ def test_the_metrics_log_is_json_lines_without_a_clock(finished):
     assert trained == list(range(2, 25, 2)) and validated == [8, 16, 24]
     words = " ".join(name for line in lines for name in line)
     assert not any(word in words for word in ("second", "time", "rate"))
+    for line in lines:  # masks that are trained tell how many dimensions they use
+        if "masks/used" in line:
+            assert line["step"] in validated and 0 <= line["masks/shared"] <= line["masks/used"] <= 64
+    assert sum("masks/used" in line for line in lines) == len(validated)
     for name in ("loss", "triplet", "embedding", "mask", "accuracy", "gradient_norm"):
         assert all(np.isfinite(line[f"train/{name}"]) for line in lines if "train/loss" in line)
     timing = [json.loads(line) for line in (finished / "timing.jsonl").read_text().splitlines()]
