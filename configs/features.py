@@ -7,9 +7,7 @@ The vectors are the column `vector` of a Parquet file, or with --config.data.vec
 one row an item. After training, the same test triplets are measured under the raw vectors and under linear probes.
 """
 
-from dataclasses import replace
-
-from csn_jax.config import BackboneConfig, Config, DataConfig
+from csn_jax.config import BackboneConfig, Config, DataConfig, brief
 
 
 def default() -> Config:
@@ -32,14 +30,4 @@ def default() -> Config:
 
 def tiny() -> Config:
     """Seconds, for tests and for a first look."""
-    return replace(
-        default(),
-        batch_size=16,
-        steps=6,
-        log_every=2,
-        eval_every=3,
-        checkpoint_every=3,
-        data=DataConfig(
-            source="table", vectors="vector", train_triplets=200, validation_triplets=100, test_triplets=100
-        ),
-    )
+    return brief(default())

@@ -7,7 +7,7 @@ Rendering runs once and is cached in ~/.cache/csn_jax, or in $CSN_JAX_CACHE.
 
 from dataclasses import replace
 
-from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig
+from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig, brief
 
 _IMAGES = PreprocessConfig(size=64, mean=(0.10,), std=(0.29,))
 
@@ -19,16 +19,7 @@ def default() -> Config:
 
 def tiny() -> Config:
     """Seconds, for tests."""
-    return replace(
-        default(),
-        batch_size=16,
-        steps=6,
-        log_every=2,
-        eval_every=3,
-        checkpoint_every=3,
-        data=DataConfig(source="fonts", train_triplets=200, validation_triplets=100, test_triplets=100),
-        preprocess=replace(_IMAGES, size=32),
-    )
+    return brief(default(), size=32)
 
 
 def paper() -> Config:

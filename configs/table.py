@@ -7,9 +7,7 @@ The column `image` holds paths relative to the table; name another with --config
 the data report. Photos of one product stay in one split with --config.data.split_by=COLUMN.
 """
 
-from dataclasses import replace
-
-from csn_jax.config import Config, DataConfig, PreprocessConfig
+from csn_jax.config import Config, DataConfig, PreprocessConfig, brief
 
 _IMAGES = PreprocessConfig(size=64, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -31,13 +29,4 @@ def default() -> Config:
 
 def tiny() -> Config:
     """Seconds, for tests and for a first look."""
-    return replace(
-        default(),
-        batch_size=16,
-        steps=6,
-        log_every=2,
-        eval_every=3,
-        checkpoint_every=3,
-        data=DataConfig(source="table", train_triplets=200, validation_triplets=100, test_triplets=100),
-        preprocess=replace(_IMAGES, size=32),
-    )
+    return brief(default(), size=32)

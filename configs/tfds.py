@@ -8,9 +8,7 @@ prepared elsewhere is found by --config.data.path=FOLDER. Add --check to see fir
 For grey pictures give one mean and one deviation: --config.preprocess.mean 0.5 --config.preprocess.std 0.25
 """
 
-from dataclasses import replace
-
-from csn_jax.config import Config, DataConfig, PreprocessConfig
+from csn_jax.config import Config, DataConfig, PreprocessConfig, brief
 
 _IMAGES = PreprocessConfig(size=64, flip=True, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -22,13 +20,4 @@ def default() -> Config:
 
 def tiny() -> Config:
     """Seconds, for tests and for a first look."""
-    return replace(
-        default(),
-        batch_size=16,
-        steps=6,
-        log_every=2,
-        eval_every=3,
-        checkpoint_every=3,
-        data=DataConfig(source="tfds", train_triplets=200, validation_triplets=100, test_triplets=100),
-        preprocess=replace(_IMAGES, size=16),
-    )
+    return brief(default(), size=16)

@@ -16,7 +16,7 @@ Not run by us, none of the three: the data was not at hand, nor a GPU. The reade
 
 from dataclasses import replace
 
-from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig
+from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig, brief
 
 _IMAGENET = PreprocessConfig(size=112, flip=True, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -28,16 +28,7 @@ def default() -> Config:
 
 def tiny() -> Config:
     """Seconds once the pictures are decoded, for tests and for a first look."""
-    return replace(
-        default(),
-        batch_size=16,
-        steps=6,
-        log_every=2,
-        eval_every=3,
-        checkpoint_every=3,
-        data=DataConfig(source="zappos50k", train_triplets=200, validation_triplets=100, test_triplets=100),
-        preprocess=replace(_IMAGENET, size=32),
-    )
+    return brief(default(), size=32)
 
 
 def paper() -> Config:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from csn_jax.config import Config, did_you_mean
+from csn_jax.config import Config
 from csn_jax.errors import MachineError, Stopped, UserError
-from csn_jax.text import table
+from csn_jax.text import did_you_mean, table
 
 Args = TypeVar("Args")
 

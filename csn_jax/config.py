@@ -1,15 +1,14 @@
 """Config: every setting of a run and the one home of its default. The defaults are the quickstart. Imports no JAX."""
 
 import dataclasses
-import difflib
 import hashlib
 import json
-import types
-import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from csn_jax.errors import UserError
+from csn_jax.text import did_you_mean
+from csn_jax.typed import check_types, from_object
 
 VARIANTS = ("standard", "specialists", "fixed", "learned", "learned_disjoint")
 # What backbone.freeze can name, from the input on; every backbone knows `all` besides.
@@ -154,7 +153,7 @@ class Config:
         Raises:
             UserError: naming the field, the value and the valid choices.
         """
-        _check(self, "config")
+        check_types(self, "config")
         for name, least in {
             "batch_size": 1,
             "steps": 1,
@@ -227,7 +226,7 @@ class Config:
             raw = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where} is not JSON ({error}); restore the file or start in a new workdir.") from None
-        config = _build(Config, raw, where, "config")
+        config = from_object(Config, raw, where, "config")
         try:
             config.validate()
         except UserError as error:
@@ -256,10 +255,18 @@ def flags(config: Config) -> list[str]:
     return words
 
 
-def did_you_mean(value: str, choices: typing.Iterable[str]) -> str:
-    """` (did you mean NAME?)` for the nearest choice, or nothing."""
-    near = difflib.get_close_matches(value, list(choices), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+def brief(config: Config, size: int | None = None) -> Config:
+    """The config at a size of seconds, for tests and for a first look; size: that of its pictures, in pixels."""
+    return replace(
+        config,
+        batch_size=16,
+        steps=6,
+        log_every=2,
+        eval_every=3,
+        checkpoint_every=3,
+        data=replace(config.data, train_triplets=200, validation_triplets=100, test_triplets=100),
+        preprocess=replace(config.preprocess, size=size or config.preprocess.size),
+    )
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -267,51 +274,3 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
-
-
-def _check(node: Any, name: str) -> None:
-    """Refuse a field whose value is not of its declared type; Python checks none by itself."""
-    hints = typing.get_type_hints(type(node))
-    for item in dataclasses.fields(node):
-        value, hint, place = getattr(node, item.name), hints[item.name], f"{name}.{item.name}"
-        if dataclasses.is_dataclass(hint):
-            if not isinstance(value, hint):
-                raise UserError(f"{place} is a {type(value).__name__}; give a {hint.__name__}.")
-            _check(value, place)
-        elif typing.get_origin(hint) is Literal:
-            choices = typing.get_args(hint)
-            if value not in choices:
-                hint_text = did_you_mean(str(value), choices)
-                raise UserError(f"{place} is {value!r}{hint_text}; choose one of {', '.join(choices)}.")
-        elif typing.get_origin(hint) is tuple:
-            kind = typing.get_args(hint)[0]
-            if not isinstance(value, tuple) or not all(_is(member, kind) for member in value):
-                raise UserError(f"{place} is {value!r}; give a tuple of {kind.__name__}.")
-        elif not _is(value, hint):
-            raise UserError(f"{place} is {value!r}; give a {hint.__name__}.")
-
-
-def _is(value: Any, kind: type | types.UnionType) -> bool:
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-
-
-def _build(kind: type, raw: Any, where: str, name: str) -> Any:
-    if not isinstance(raw, dict):
-        raise UserError(f"{where}: {name} is a {type(raw).__name__}; it should be an object of named fields.")
-    hints = typing.get_type_hints(kind)
-    for key in raw:
-        if key not in hints:
-            raise UserError(
-                f"{where}: {name}.{' '.join(key.split())} is no field{did_you_mean(key, hints)}; choose one of "
-                f"{', '.join(hints)}."
-            )
-    values = {}
-    for key, value in raw.items():
-        if dataclasses.is_dataclass(hints[key]):
-            value = _build(hints[key], value, where, f"{name}.{key}")
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[key] = value
-    return kind(**values)

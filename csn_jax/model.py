@@ -15,7 +15,7 @@ import optax
 
 from csn_jax import backbones
 from csn_jax.backbones.tensors import from_tensors, plain_names
-from csn_jax.config import Config, did_you_mean
+from csn_jax.config import Config
 from csn_jax.core import losses
 from csn_jax.core.masks import Masks, blocks, initial_masks, rectify
 from csn_jax.core.optim import make_optimizer
@@ -28,6 +28,7 @@ from csn_jax.runtime.compiler import jit
 from csn_jax.runtime.sharding import Shardings, fetch, make_shardings, place
 from csn_jax.runtime.weights import read_weights
 from csn_jax.runtime.workdir import read_config, read_record
+from csn_jax.text import did_you_mean
 
 CHUNK = 512  # inputs embedded at a time
 

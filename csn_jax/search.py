@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csn_jax import cli
-from csn_jax.config import did_you_mean
 from csn_jax.errors import UserError
+from csn_jax.text import did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,6 +1,7 @@
-"""Text for people: the aligned tables of every verb and of the data report."""
+"""Text for people: aligned tables, and what a misspelt name may have meant."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -14,3 +15,9 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def did_you_mean(value: str, choices: Iterable[str]) -> str:
+    """` (did you mean NAME?)` for the nearest choice, or nothing."""
+    near = difflib.get_close_matches(value, list(choices), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

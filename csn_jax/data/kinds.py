@@ -4,9 +4,9 @@ import math
 from collections import Counter
 from typing import NamedTuple
 
-from csn_jax.config import did_you_mean
 from csn_jax.data.columns import Columns, number_text
 from csn_jax.errors import UserError
+from csn_jax.text import did_you_mean
 
 KINDS = ("categorical", "numeric", "ordinal", "set")
 LEVELS = 20  # different numbers; with more, a column is a quantity and no scale of levels

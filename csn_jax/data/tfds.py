@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from csn_jax.config import Config, DataConfig, did_you_mean
+from csn_jax.config import Config, DataConfig
 from csn_jax.data.cache import Made, cached
 from csn_jax.data.columns import Columns, number_text
 from csn_jax.data.decode import resize_and_crop
@@ -27,6 +27,7 @@ from csn_jax.data.item_set import SPLITS, Rows
 from csn_jax.data.table import item_ids, notions
 from csn_jax.errors import UserError
 from csn_jax.runtime.writer import Progress, say
+from csn_jax.text import did_you_mean
 
 ALL_DIFFER = "all_differ"  # in a set's metadata: what is alike in it is so for good reason, as an l in two fonts
 VALIDATION = ("validation", "val", "valid", "dev")  # what sets call it

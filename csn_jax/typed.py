@@ -1,0 +1,65 @@
+"""Dataclasses held to the types that they declare."""
+
+import dataclasses
+import types
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from csn_jax.errors import UserError
+from csn_jax.text import did_you_mean
+
+
+def check_types(node: Any, name: str) -> None:
+    """Refuse a field whose value is not of its declared type; Python checks none by itself.
+
+    Raises:
+        UserError: naming the field by its path from name, the value and the type or the choices.
+    """
+    hints = get_type_hints(type(node))
+    for item in dataclasses.fields(node):
+        value, hint, place = getattr(node, item.name), hints[item.name], f"{name}.{item.name}"
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, hint):
+                raise UserError(f"{place} is a {type(value).__name__}; give a {hint.__name__}.")
+            check_types(value, place)
+        elif get_origin(hint) is Literal:
+            choices = get_args(hint)
+            if value not in choices:
+                hint_text = did_you_mean(str(value), choices)
+                raise UserError(f"{place} is {value!r}{hint_text}; choose one of {', '.join(choices)}.")
+        elif get_origin(hint) is tuple:
+            kind = get_args(hint)[0]
+            if not isinstance(value, tuple) or not all(_is(member, kind) for member in value):
+                raise UserError(f"{place} is {value!r}; give a tuple of {kind.__name__}.")
+        elif not _is(value, hint):
+            raise UserError(f"{place} is {value!r}; give a {hint.__name__}.")
+
+
+def _is(value: Any, kind: type | types.UnionType) -> bool:
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def from_object(kind: type, raw: Any, where: str, name: str) -> Any:
+    """A dataclass, and those inside it, of what was read from JSON; fields that are not there take their defaults.
+
+    Raises:
+        UserError: naming where it was read, for an unknown field or one that should hold fields and does not.
+    """
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: {name} is a {type(raw).__name__}; it should be an object of named fields.")
+    hints = get_type_hints(kind)
+    for key in raw:
+        if key not in hints:
+            raise UserError(
+                f"{where}: {name}.{' '.join(key.split())} is no field{did_you_mean(key, hints)}; choose one of "
+                f"{', '.join(hints)}."
+            )
+    values = {}
+    for key, value in raw.items():
+        if dataclasses.is_dataclass(hints[key]):
+            value = from_object(hints[key], value, where, f"{name}.{key}")
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[key] = value
+    return kind(**values)
