@@ -164,8 +164,8 @@ def told(results: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
-def machine() -> str:
-    """The machine in words: processor, cores, memory, accelerators, and the versions that matter."""
+def machine(packages: Sequence[str] = ("jax", "torch", "pytorch-metric-learning", "faiss-cpu")) -> str:
+    """The machine in words: processor, cores, memory, accelerators, and the versions of packages."""
     from importlib.metadata import PackageNotFoundError, version
 
     import jax
@@ -183,7 +183,7 @@ def machine() -> str:
     devices = [device.device_kind for device in jax.devices() if device.platform != "cpu"]
     accelerators = f"; {len(devices)} x {devices[0]}" if devices else "; no accelerator"
     versions = [f"Python {platform.python_version()}"]
-    for package in ("jax", "torch", "pytorch-metric-learning", "faiss-cpu"):
+    for package in packages:
         try:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:

@@ -32,33 +32,36 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
-def verdict(better: Sequence[float], worse: Sequence[float]) -> tuple[str, Estimate]:
-    """Whether the first has lower errors, by the differences seed by seed: holds, does not hold, or is not settled."""
-    gap = estimate([b - a for a, b in zip(better, worse, strict=True)])
-    word = "holds" if gap.low > 0 else "does not hold" if gap.high < 0 else "is not settled"
+def minus(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    """The differences a - b, seed by seed."""
+    return [x - y for x, y in zip(a, b, strict=True)]
+
+
+def verdict(gaps: Sequence[float]) -> tuple[str, Estimate]:
+    """What differences, seed by seed and above 0 in favour of a claim, say of it."""
+    gap = estimate(gaps)
+    word = "holds" if gap.low > 0 else "the reverse holds" if gap.high < 0 else "is not settled"
     return word, gap
 
 
 class Runs:
-    """Reads the runs, and keeps which files were read, and on which machines the runs took how many seconds."""
+    """Reads what runs left, and keeps which files were read."""
 
     def __init__(self, places: Places):
         self.places = places
         self.seeds, self.few = ((0,), (0,)) if places.tiny else (SEEDS, FEW)
         self.read: set[str] = set()
-        self.seconds: dict[tuple[str, str], float] = {}
-        self.machines: set[str] = set()
 
-    def results(self, name: str, file: str = "results.json", verb: str = "train") -> dict:
+    def results(self, name: str, file: str = "results.json") -> dict:
         """What a run left."""
-        took = json.loads(self._text(f"{name}/took.json"))
-        self.seconds[name, verb] = took[verb]
-        self.machines.add(took["machine"])
         return json.loads(self._text(f"{name}/{file}"))
+
+    def took(self, name: str, verb: str = "train") -> dict:
+        """The flags, seconds and machine of a command of a run."""
+        return json.loads(self._text(f"{name}/took.json"))[verb]
 
     def log(self, name: str) -> list[dict]:
         """The entries of a training's metrics.jsonl."""
-        self.results(name)
         return [json.loads(line) for line in self._text(f"{name}/metrics.jsonl").splitlines()]
 
     def _text(self, path: str) -> str:
@@ -80,6 +83,11 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
 
 
-def claim(text: str, better: Sequence[float], worse: Sequence[float]) -> str:
-    word, gap = verdict(better, worse)
-    return f"{text}: **{word}** (difference {gap} points, positive in its favour)."
+def claim(text: str, gaps: Sequence[float]) -> str:
+    """A claim with its verdict; gaps: differences, seed by seed, above 0 in its favour."""
+    word, gap = verdict(gaps)
+    return f"{text}: **{word}**, {gap} points."
+
+
+def bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)

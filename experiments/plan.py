@@ -4,21 +4,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from csn_jax.config import Config
+
 VARIANTS = ("standard", "specialists", "fixed", "learned", "learned_disjoint")
 SEEDS = (0, 1, 2, 3, 4)
 FEW = (0, 1, 2)  # seeds where many settings are compared
-TRIPLETS = (2_500, 12_500, 50_000, 200_000)  # for each condition; the last one is the default
+TRIPLETS = (2_500, 12_500, 50_000, Config().data.train_triplets)  # for each condition; the last one is table 1's
 SHOES = ("category", "gender", "colour", "season", "usage")
 EMOJI = ("identity", "style", "group", "subgroup")
 CONDITIONS = {"fonts": ("character", "font"), "footwear": SHOES, "emoji": EMOJI}
-STEPS = 1_200  # the quickstart's; of the specialists all together
+STEPS = Config().steps  # of the specialists all together
+IN_BATCH_STEPS = 800
+LONGER = ("fonts", "footwear")  # the sets of the longer training
 NEW = "usage"  # the notion of the shoes that is kept from some trainings
-ABLATIONS = {
-    "lambda 1, on the embeddings' norm": [("loss.embedding_weight", value) for value in (0.0, 5e-4, 5e-2)],
-    "lambda 2, on the masks' norm": [("loss.mask_weight", value) for value in (0.0, 5e-3, 5e-2)],
-    "dimensions": [("backbone.embedding_dim", value) for value in (16, 32, 128, 256)],
-    "margin": [("loss.margin", value) for value in (0.05, 0.5, 1.0)],
-    "batch norm over the three roles": [("batch_statistics", "shared")],
+ABLATIONS = {  # what, on which set, by which field, and its values
+    "lambda 1, on the embeddings' norm": ("fonts", "loss.embedding_weight", (0.0, 5e-4, 5e-2)),
+    "lambda 2, on the masks' norm": ("fonts", "loss.mask_weight", (0.0, 5e-3, 5e-2)),
+    "dimensions": ("fonts", "backbone.embedding_dim", (16, 32, 128, 256)),
+    "margin": ("fonts", "loss.margin", (0.05, 0.5, 1.0)),
+    "batch norm of the three roles": ("fonts", "batch_statistics", ("shared",)),
+    "batch norm of the three roles, on shoes": ("footwear", "batch_statistics", ("by_role",)),
 }
 
 
@@ -101,14 +106,15 @@ def table1(source: str) -> Callable[[Places], list[Run]]:
 
 
 def more_steps(places: Places) -> list[Run]:
-    """Specialists and one network at as many times the steps as there are conditions."""
+    """One network at as many times the steps as there are conditions, and specialists of as many each as it has."""
     runs = []
-    for seed in FEW:
-        runs += [_run(places, "fonts", "learned", seed), _run(places, "fonts", "specialists", seed)]
-        for variant in ("learned", "specialists"):
-            n = len(CONDITIONS["fonts"]) if variant == "learned" else 1
-            steps = f"--config.steps={n * (4 if places.tiny else STEPS)}"
-            runs.append(_run(places, "fonts", variant, seed, f"{variant}_longer", (steps,)))
+    for source in LONGER:
+        for seed in FEW:
+            for variant in ("learned", "specialists"):
+                n = len(CONDITIONS[source]) if variant == "learned" else 1
+                steps = f"--config.steps={n * (4 if places.tiny else STEPS)}"
+                runs.append(_run(places, source, variant, seed))
+                runs.append(_run(places, source, variant, seed, f"{variant}_longer", (steps,)))
     return runs
 
 
@@ -129,7 +135,7 @@ def in_batch(places: Places) -> list[Run]:
     """configs/glyphs.py:in_batch on all fonts, beside the learned masks of table 1."""
     flags = ("--config.loss.name=batch_all", "--config.batch_size=384")
     if not places.tiny:
-        flags += ("--config.steps=800",)
+        flags += (f"--config.steps={IN_BATCH_STEPS}",)
     return [
         run
         for s in SEEDS
@@ -195,10 +201,10 @@ def leakage(places: Places) -> list[Run]:
 def ablations(places: Places) -> list[Run]:
     runs = []
     for seed in FEW:
-        runs.append(_run(places, "fonts", "learned", seed))
-        for settings in ABLATIONS.values():
-            for field, value in settings[:1] if places.tiny else settings:
-                runs.append(_run(places, "fonts", "learned", seed, f"{field}_{value}", (f"--config.{field}={value}",)))
+        for source, field, values in ABLATIONS.values():
+            runs.append(_run(places, source, "learned", seed))
+            for value in values[:1] if places.tiny else values:
+                runs.append(_run(places, source, "learned", seed, f"{field}_{value}", (f"--config.{field}={value}",)))
     return runs
 
 
@@ -221,6 +227,14 @@ EXPERIMENTS: dict[str, Callable[[Places], list[Run]]] = {
 def seed_of(run: Run) -> int:
     """The seed at the end of a run's name."""
     return int(run.name.rpartition("_")[2])
+
+
+def recipe(run: Run, places: Places) -> str:
+    """A run's flags, without where the data and the runs lie: what a kept result must have come from."""
+    text = " ".join(run.flags)
+    for name in ("runs", "fonts", "footwear", "emoji"):
+        text = text.replace(f"{getattr(places, name)}", name.upper()) if getattr(places, name).name else text
+    return text
 
 
 def planned(places: Places, only: Sequence[str]) -> list[Run]:

@@ -2,8 +2,9 @@
 
     python experiments/run.py --fonts=FOLDER --footwear=footwear.csv --emoji=emoji.csv --minutes=90
 
-Each run is a command of csn_jax with a folder of its own, which goes on where it was stopped. Beside it `took.json`
-keeps the seconds and the machine.
+Each run is a command of csn_jax with a folder of its own, which goes on where it was stopped. In it `took.json` keeps
+the flags, the seconds and the machine of each command. In a folder of kept files (docs/results/runs) only what wants
+a trained network is trained again: take a copy of it, remove the folder of that run, and run.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from plan import EMOJI, EXPERIMENTS, SHOES, Places, Run, planned
+from plan import EMOJI, EXPERIMENTS, SHOES, Places, Run, planned, recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,6 +25,9 @@ def main() -> int:
     args = arguments().parse_args()
     places = places_of(args)
     runs = planned(places, args.only)
+    if changed := [run for run in runs if (places.runs / run.name / run.out).exists() and not same(run, places)]:
+        print(f"{changed[0].name} in {places.runs} is of other flags than planned; remove its folder, or name another.")
+        return 1
     missing = [run for run in runs if not (places.runs / run.name / run.out).exists()]
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are done")
     began = time.monotonic()
@@ -32,7 +36,7 @@ def main() -> int:
             print(f"{args.minutes:g} minutes are over; {len(missing) - number + 1} runs are left")
             return 3
         print(f"{number} of {len(missing)}: {run.verb} {run.name}", flush=True)
-        status = perform(run, places.runs)
+        status = perform(run, places)
         if status != 0:
             print(f"{run.verb} {run.name} ended with status {status}; what it said is in {places.runs / 'log'}")
             return 143 if status in (143, -signal.SIGTERM) else 1
@@ -63,15 +67,25 @@ def places_of(args: argparse.Namespace) -> Places:
     return Places(runs, *(path.expanduser().absolute() for path in (args.fonts, args.footwear, args.emoji)))
 
 
-def perform(run: Run, folder: Path) -> int:
+def took(places: Places, name: str) -> dict[str, dict]:
+    """took.json of a run: {verb: {"flags", "seconds", "machine"}}."""
+    file = places.runs / name / "took.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def same(run: Run, places: Places) -> bool:
+    """Whether what a run left is of the flags that are planned."""
+    return took(places, run.name).get(run.verb, {}).get("flags") == recipe(run, places)
+
+
+def perform(run: Run, places: Places) -> int:
     """Run one command to its end, with all it says in the log; its exit status. SIGTERM and SIGINT are passed on."""
-    place = folder / run.name
+    place = places.runs / run.name
     place.parent.mkdir(parents=True, exist_ok=True)
     printed = place / f".{run.out}.partial"
-    took = place / "took.json"
-    before = json.loads(took.read_text()) if took.exists() else {}
+    before = took(places, run.name)
     began = time.monotonic()
-    with open(folder / "log", "ab") as log, open(printed if run.printed else os.devnull, "wb") as out:
+    with open(places.runs / "log", "ab") as log, open(printed if run.printed else os.devnull, "wb") as out:
         script = run.verb.endswith(".py")
         program = [str(ROOT / "experiments" / run.verb)] if script else ["-m", f"csn_jax.{run.verb}"]
         command = [sys.executable, *program, *run.flags]
@@ -87,8 +101,11 @@ def perform(run: Run, folder: Path) -> int:
     if place.is_dir():
         from csn_jax.benchmark import machine
 
-        seconds = before.get(run.verb, 0) + time.monotonic() - began
-        took.write_text(json.dumps(before | {run.verb: round(seconds, 1), "machine": machine()}))
+        seconds = time.monotonic() - began
+        if same(run, places):  # it goes on
+            seconds += before[run.verb]["seconds"]
+        told = {"flags": recipe(run, places), "seconds": round(seconds, 1), "machine": machine(["jax"])}
+        (place / "took.json").write_text(json.dumps(before | {run.verb: told}, indent=1) + "\n")
     if run.printed and status == 0:
         printed.rename(place / run.out)
     return 143 if stopped else status

@@ -2,34 +2,28 @@
 
     python experiments/write.py --runs=runs/experiments --out=docs/RESULTS.md
 
-Fails with one sentence where a run is missing; `--only` writes the sections of some experiments. The files that the
-page rests on are kept beside it, in results/runs: with --runs=docs/results/runs it is written again without training,
-and a copy of that folder as --runs of run.py trains only what is missing.
+Fails with one sentence where a run is missing or of other flags than planned; `--only` writes the sections of some
+experiments. The files that the page rests on are kept beside it, in results/runs: with --runs=docs/results/runs it is
+written again without training.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from evidence import Runs
-from plan import EXPERIMENTS, Places, Run, planned
-from run import arguments, places_of
-from sections import DIMENSIONS, SECTIONS
+from plan import EXPERIMENTS, Places, Run, planned, recipe
+from run import arguments, places_of, same, took
+from sections import INTRODUCTION, SECTIONS
 
 KEPT = Path("results/runs")  # beside the page
-INTRODUCTION = f"""\
-Everything on this page was written by `python experiments/write.py` from the files of finished runs, which are kept in
-[{KEPT}]({KEPT}); all of the `small` network with {DIMENSIONS} dimensions at 32 pixels. Intervals are of 95 %. A claim
-holds where the interval of its differences, seed by seed, leaves out 0.
-
-The data are not ours to give: fonts are Latin subsets of open fonts (npm's `@fontsource/*` packages), shoes the
-footwear of the public set Fashion Product Images (Small), emoji those of seven vendors (npm's `@iconify-json/*` sets),
-drawn at 64 pixels. Each is a folder or a table, as `python experiments/run.py --help` says."""
+DATA = {"fonts": "FOLDER", "footwear": "footwear.csv", "emoji": "emoji.csv"}
 
 
-def told_of(runs: Sequence[Run]) -> list[str]:
+def told_of(runs: Sequence[Run]) -> set[str]:
     """The files of runs that the page may read, below the folder of all runs."""
-    return [f"{run.name}/{run.out}" for run in runs if run.out.endswith(".json")]
+    return {f"{run.name}/{file}" for run in runs for file in (run.out, "took.json") if file.endswith(".json")}
 
 
 def page(places: Places, only: Sequence[str]) -> tuple[str, set[str]]:
@@ -40,13 +34,24 @@ def page(places: Places, only: Sequence[str]) -> tuple[str, set[str]]:
         runs = Runs(places)
         body = section(runs)
         read |= runs.read
-        machines = "; ".join(sorted(runs.machines))
-        took = f"{len(runs.seconds)} runs, {max(1, round(sum(runs.seconds.values()) / 60))} min in all, on {machines}."
-        command = f"python experiments/run.py --only {name} --fonts=FOLDER --footwear=footwear.csv --emoji=emoji.csv"
-        parts += [f"## {title}", *body, f"```bash\n{command}\n```", took]
+        parts += [f"## {title}", *body, *made_by(places, name)]
     if later := [SECTIONS[name][0] for name in EXPERIMENTS if name not in only]:
         parts += ["## Not run yet", f"{'; '.join(later)}. They are planned in `experiments/plan.py`."]
     return "\n\n".join(parts) + "\n", read
+
+
+def made_by(places: Places, name: str) -> tuple[str, str]:
+    """The command that makes an experiment from nothing, and how long it took where."""
+    runs = planned(places, [name])
+    commands = [took(places, run.name)[run.verb] for run in runs]
+    minutes = math.ceil(sum(one["seconds"] for one in commands) / 60)
+    machines = "; ".join(sorted({one["machine"] for one in commands}))
+    recipes = " ".join(recipe(run, places) for run in runs)
+    data = [f" --{place}={path}" for place, path in DATA.items() if f"={place.upper()}" in recipes]
+    return (
+        f"```bash\npython experiments/run.py --only {name}{''.join(data)}\n```",
+        f"{len(runs)} commands, {minutes} min in all with what other sections share, on {machines}.",
+    )
 
 
 def main() -> int:
@@ -55,11 +60,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("docs/RESULTS.md"))
     args = parser.parse_args()
     places = places_of(args)
-    needed = told_of(planned(places, args.only))
-    missing = [name for name in needed if not (places.runs / name).is_file()]
-    if missing:
+    runs = planned(places, args.only)
+    needed = sorted(told_of(runs))
+    if missing := [name for name in needed if not (places.runs / name).is_file()]:
         which = f"{len(missing)} files of runs are missing in {places.runs}, the first {missing[0]}"
         print(f"{which}; run experiments/run.py.", file=sys.stderr)
+        return 1
+    if changed := [run for run in runs if not same(run, places)]:
+        which = f"{len(changed)} runs in {places.runs} are of other flags than planned, the first {changed[0].name}"
+        print(f"{which}; remove it and run experiments/run.py.", file=sys.stderr)
         return 1
     text, read = page(places, args.only)
     for name in {*needed, *read}:

@@ -26,6 +26,7 @@ LAYERS = (
     ("core",),
     ("backbones",),
     ("config",),
+    ("typed",),
     ("errors", "text"),
 )
 VERB_TOOL = "cli"  # beside the verbs: imports the lowest layers only

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -45,10 +46,11 @@ def test_intervals_are_students():
 def test_claims_are_settled_seed_by_seed():
     """Seeds may differ by more than two settings do."""
     better, worse = [0.10, 0.20, 0.30], [0.12, 0.219, 0.321]
-    assert evidence.verdict(better, worse)[0] == "holds"
-    assert evidence.verdict(worse, better)[0] == "does not hold"
-    assert evidence.verdict(better, better[::-1])[0] == "is not settled"
-    assert evidence.verdict([0.1], [0.2])[0] == "is not settled"  # one seed settles nothing
+    assert evidence.verdict(evidence.minus(worse, better))[0] == "holds"
+    assert evidence.verdict(evidence.minus(better, worse))[0] == "the reverse holds"
+    assert evidence.verdict(evidence.minus(better, better[::-1]))[0] == "is not settled"
+    assert evidence.verdict([0.1])[0] == "is not settled"  # one seed settles nothing
+    assert evidence.claim("It rains", [0.02, 0.019, 0.021]) == "It rains: **holds**, 2.00 (1.75 to 2.25) points."
 
 
 def command(name: str, *flags: str) -> subprocess.CompletedProcess:
@@ -58,7 +60,7 @@ def command(name: str, *flags: str) -> subprocess.CompletedProcess:
 def test_a_missing_run_is_one_sentence_and_no_page(tmp_path):
     done = command("write.py", "--tiny", f"--runs={tmp_path}", f"--out={tmp_path / 'page.md'}", "--only", "in_batch")
     assert done.returncode == 1 and not (tmp_path / "page.md").exists()
-    assert "2 files of runs are missing" in done.stderr and done.stderr.count("\n") == 1
+    assert "4 files of runs are missing" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_the_page_is_what_the_kept_files_say(tmp_path):
@@ -73,13 +75,34 @@ def test_the_page_is_what_the_kept_files_say(tmp_path):
     assert kept[1] <= kept[0]  # runs of sections that are not whole yet may lie there too
 
 
+def test_a_result_of_other_flags_is_refused(tmp_path):
+    """A kept figure does not stand for a run that the plan has changed since."""
+    kept = tmp_path / "runs"
+    shutil.copytree(FOLDER.with_name("docs") / "results" / "runs" / "fonts", kept / "fonts")
+    file = kept / "fonts" / "in_batch_3" / "took.json"
+    file.write_text(file.read_text().replace("--config.steps=800", "--config.steps=801"))
+    for name in ("write.py", "run.py"):
+        flags = (f"--runs={kept}", "--only", "in_batch") + (f"--out={tmp_path / 'page.md'}",) * (name == "write.py")
+        done = command(name, *flags)
+        assert (
+            done.returncode == 1 and "fonts/in_batch_3" in done.stdout + done.stderr and not done.stderr.count("\n") > 1
+        )
+    assert not (tmp_path / "page.md").exists()
+
+
+def test_pictures_of_the_page_are_there():
+    docs = FOLDER.with_name("docs")
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", (docs / "RESULTS.md").read_text())
+    assert pictures and all((docs / picture).is_file() for picture in pictures)
+
+
 @pytest.mark.slow
 def test_everything_at_a_tiny_size(tmp_path):
     flags = ("--tiny", f"--runs={tmp_path / 'runs'}")
     done = command("run.py", *flags)
     assert done.returncode == 0, done.stdout + (tmp_path / "runs" / "log").read_text(errors="replace")[-3000:]
-    assert "0 of 45 runs are done" in done.stdout
-    assert command("run.py", *flags).stdout == "45 of 45 runs are done\n"
+    assert "0 of 48 runs are done" in done.stdout
+    assert command("run.py", *flags).stdout == "48 of 48 runs are done\n"
     done = command("write.py", *flags, f"--out={tmp_path / 'page.md'}")
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "page.md").read_text()
