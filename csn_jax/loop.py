@@ -5,7 +5,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -187,8 +187,10 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
     unit = "image" if items.inputs.ndim == 4 else "vector"
     progress = Progress("training", config.steps * images, start * images, unit=unit)
     began = time.perf_counter()
-    with stop.deferred(), closing(checkpoints), closing(writer), closing(progress):
-        feed = Watched(_feed(from_device, items.inputs, batch_at, start, config.steps, shardings))
+    batches = _feed(from_device, items.inputs, batch_at, start, config.steps, shardings)
+    # The feed is closed too, and not left to whom an error reaches: see tf_feed.
+    with stop.deferred(), closing(checkpoints), closing(writer), closing(progress), closing(batches):
+        feed = Watched(batches)
         for step, batch in enumerate(feed, start + 1):
             state, metrics = train_step(state, batch, on_device)
             feed.working_on(metrics["loss"])
@@ -241,7 +243,7 @@ def _feed(
     start: int,
     stop: int,
     shardings: Shardings,
-) -> Iterator[AnyBatch]:
+) -> Generator[AnyBatch, None, None]:
 
     def share_at(step: int) -> AnyBatch:
         """This process's rows of a batch, of which all draw the same positions."""

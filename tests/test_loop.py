@@ -97,6 +97,26 @@ def test_a_stop_in_the_middle_of_a_step_is_saved_at_the_next(finished, tmp_path,
     assert tiny.fingerprint(tmp_path) == tiny.fingerprint(finished)
 
 
+def test_a_feed_is_closed_where_training_stops(tmp_path, monkeypatch):
+    """Not when the error is forgotten, as Python's end waits for TensorFlow's threads, and these for Python."""
+    closed, feed = [], loop._feed
+
+    def noted(*args):
+        try:
+            yield from feed(*args)
+        finally:
+            closed.append(True)
+
+    def fails(self):
+        raise csn_jax.MachineError("a loss that is not finite")
+
+    monkeypatch.setattr(loop, "_feed", noted)
+    monkeypatch.setattr(loop.Pending, "take", fails)
+    with pytest.raises(csn_jax.MachineError) as kept:  # and with it every frame of the training
+        tiny.train(tmp_path)
+    assert closed and kept.tb is not None
+
+
 def test_a_stop_outside_the_steps_ends_at_once(finished, tmp_path, monkeypatch):
     """While the data are read, at the last step, in the middle of a restore, and while the results are measured:
     nothing is lost, no checkpoint is taken for damaged, and the run ends as if unbroken."""

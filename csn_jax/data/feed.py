@@ -6,7 +6,7 @@ positions of items: those of `triplet_batches` or of `labelled_batches`.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -88,7 +88,9 @@ def gather(inputs: np.ndarray, batch: AnyBatch) -> AnyBatch:
     return batch._replace(**{column: inputs[getattr(batch, column)] for column in batch.ITEMS})
 
 
-def device_feed(batch_at: Callable[[int], AnyBatch], start: int, stop: int, sharding: Any) -> Iterator[AnyBatch]:
+def device_feed(
+    batch_at: Callable[[int], AnyBatch], start: int, stop: int, sharding: Any
+) -> Generator[AnyBatch, None, None]:
     """Batches of positions, for a step that gathers from an array of all items on the device."""
     for step in range(start, stop):
         yield place(batch_at(step), sharding)

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,12 @@ AHEAD = 2  # batches ready on the host, and again on the device
 
 def tf_feed(
     inputs: np.ndarray, batch_at: Callable[[int], AnyBatch], start: int, stop: int, sharding: Any
-) -> Iterator[AnyBatch]:
-    """Batches with their rows gathered from `inputs` [N, ...], which may be memory-mapped and larger than RAM."""
+) -> Generator[AnyBatch, None, None]:
+    """Batches with their rows gathered from `inputs` [N, ...], which may be memory-mapped and larger than RAM.
+
+    Close it when you stop in between. One that is left for Python's own end can hang there for good: Python lets no
+    other thread run any more, and TensorFlow waits for its thread that gathers a batch.
+    """
     tf.config.set_visible_devices([], "GPU")  # the accelerator's memory belongs to JAX
     first = batch_at(start)
     columns = {name: getattr(first, name) for name in first._fields} | dict.fromkeys(first.ITEMS, inputs)
@@ -42,6 +46,7 @@ def tf_feed(
 
     options = tf.data.Options()
     options.deterministic = True
+    options.autotune.enabled = False  # nothing here is tuned, and its thread can sleep on for a minute after a close
     dataset = (
         tf.data.Dataset.range(start, stop)
         .map(lambda step: tf.numpy_function(rows, [step], dtypes), num_parallel_calls=2)
