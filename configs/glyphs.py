@@ -2,7 +2,7 @@
 
     python -m csn_jax.train --config=configs/glyphs.py
 
-The same as no --config at all. For time and result see the README's first table.
+The same as no --config at all. For time and result see *Train* in the README.
 """
 
 from csn_jax.config import Config, DataConfig, LossConfig

@@ -5,6 +5,7 @@
 TFDS downloads and prepares the set the first time, and its own splits for train, validation and test are kept. A set
 prepared elsewhere is found by --config.data.path=FOLDER. Add --check to see first what it could teach.
 
+Batch norm takes the three roles of a batch together here, as conditions may have few values (see batch_statistics).
 For grey pictures give one mean and one deviation: --config.preprocess.mean 0.5 --config.preprocess.std 0.25
 """
 
@@ -15,7 +16,7 @@ _IMAGES = PreprocessConfig(size=64, flip=True, mean=(0.485, 0.456, 0.406), std=(
 
 def default() -> Config:
     """The small network on colour pictures of 64x64, flipped at random: turn preprocess.flip off where sides matter."""
-    return Config(data=DataConfig(source="tfds"), preprocess=_IMAGES)
+    return Config(batch_statistics="shared", data=DataConfig(source="tfds"), preprocess=_IMAGES)
 
 
 def tiny() -> Config:

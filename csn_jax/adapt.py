@@ -1,12 +1,13 @@
 """Teach a trained model a new condition: one new mask over its dimensions, all else frozen.
 
-It is learned from labels, a column of a table, or from a few dozen triplets that people gave, in seconds, since for
+It is learned from labels, a column of a table, or from some hundred triplets that people gave, in seconds, since for
 embeddings that stay as they are the fit is convex (csn_jax/core/new_mask.py). The new workdir embeds as the old one
 does, so that stored vectors stay valid, and its old masks are the old ones bit for bit.
 
 How good the new condition is, is told from triplets that took no part in learning it: of labels, those of the test
-split; of people's triplets, those of each fold in turn, after learning from the others, strength and all. The mask that
-is written has then learned from all the people's triplets.
+split; of people's triplets, those of each fold in turn, after learning from the others, strength and all; triplets of
+one anchor, or of the same three items, share a fold. The mask that is written has then learned from all the people's
+triplets.
 """
 
 from collections.abc import Sequence
@@ -144,27 +145,27 @@ def _learn(model: "Model", lesson: "Lesson") -> tuple["np.ndarray", dict[str, An
 
     rows = np.unique(np.concatenate([role for columns in lesson.triplets.values() for role in columns[:3]]))
     vectors = lesson.inputs if lesson.embedded else _embed(model, lesson.inputs, rows)
-    train, anchors = lesson.triplets["train"], lesson.triplets["train"].anchor
+    train, together = lesson.triplets["train"], lesson.together["train"]
     gain, validation = new_mask.gains(vectors, *train[:3]), lesson.triplets.get("validation")
     others = new_mask.gains(vectors, *validation[:3]) if validation else None
-    weights, strength = new_mask.learn(gain, anchors, others)
+    weights, strength = new_mask.learn(gain, together, others)
     mask = new_mask.to_mask(weights, model.masks, vectors[rows].astype(np.float64).var(axis=0))
     if "test" in lesson.triplets:
-        anchors = lesson.triplets["test"].anchor
+        test, together = lesson.triplets["test"], lesson.together["test"]
         wrong, plain = (
-            wrong_triplets(vectors, one[None], Triplets(*lesson.triplets["test"][:3], np.zeros(len(anchors), np.int32)))
+            wrong_triplets(vectors, one[None], Triplets(*test[:3], np.zeros(len(together), np.int32)))
             for one in (mask, np.ones_like(mask))
         )
     else:
-        wrong, plain = new_mask.held_out(gain, anchors), new_mask.wrong(np.ones(len(mask)), gain)
-    _, group = np.unique(anchors, return_inverse=True)
-    better = np.bincount(group, plain.astype(float) - wrong)  # by anchor, whose triplets stand or fall together
+        wrong, plain = new_mask.held_out(gain, together), new_mask.wrong(np.ones(len(mask)), gain)
+    _, group = np.unique(together, return_inverse=True)
+    better = np.bincount(group, plain.astype(float) - wrong)
     report = {
         "learned_from": lesson.told,
         "strength": strength,
         "triplet_error": float(wrong.mean()),
-        "ci95": list(interval(wrong, anchors)),
-        "unmasked": {"triplet_error": float(plain.mean()), "ci95": list(interval(plain, anchors))},
+        "ci95": list(interval(wrong, together)),
+        "unmasked": {"triplet_error": float(plain.mean()), "ci95": list(interval(plain, together))},
         "better_than_unmasked": {
             "by": float(plain.mean() - wrong.mean()),
             "ci95": intervals(better[None], np.bincount(group))[0].tolist(),

@@ -143,7 +143,7 @@ def load_preset(reference: str) -> Config:
     """
     name, _, function = reference.partition(":")
     function = function or "default"
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.suffix != ".py" or not path.is_file():
         raise UserError(f"--config={reference}: {name} is no Python file; give --config=FILE.py[:FUNCTION].")
     spec = importlib.util.spec_from_file_location(f"preset_{path.stem}", path)
@@ -225,6 +225,8 @@ def results_table(results: dict[str, Any]) -> str:
             figures = ("-" if value is None else f"{value:.2%}" for value in (*shown, values["map@r"]))
             rows.append((name, *figures, f"{n_queries[name]:,}"))
         parts.append(table(rows))
+        if results["retrieval"].get("seen_in_training"):
+            parts.append("Training saw these items: triplets were split, and not items (see config.data.split_by).")
     if found := results.get("leakage"):
         chance = found["chance"]["by_attribute"]
         rows = [("nearest is alike in", *chance)]

@@ -174,6 +174,8 @@ class Config:
                 value = getattr(value, part)
             if value < least:
                 raise UserError(f"config.{name} is {value}; give a whole number of at least {least}.")
+            if name.endswith("seed") and value >= 1 << 32:
+                raise UserError(f"config.{name} is {value}; give a whole number below {1 << 32}.")
         for name, value in {
             "learning_rate": self.learning_rate,
             "schedule_decay": self.schedule_decay,

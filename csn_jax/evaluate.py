@@ -51,7 +51,7 @@ def _measure(args: Args) -> dict[str, Any]:
     from csn_jax.runtime.hosts import first_of_all
     from csn_jax.runtime.workdir import check_record, read_config, read_record
 
-    workdir = Path(args.workdir)
+    workdir = Path(args.workdir).expanduser()
     model = load(workdir)
     config = read_config(workdir)
     dataset = first_of_all(lambda: load_dataset(config))
@@ -73,7 +73,7 @@ def _against(args: Args, model: "Model", embeddings: "np.ndarray", dataset: "Dat
     from csn_jax.runtime.workdir import check_record
 
     other = load(args.against)
-    check_record(Path(args.against), dataset.record)
+    check_record(Path(args.against).expanduser(), dataset.record)
     triplets = dataset.triplets[args.split]
     others = other.embed_rows(dataset.items.inputs, dataset.rows(args.split))
     wrong, wrong_there = (

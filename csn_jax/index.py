@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from csn_jax.config import did_you_mean
 from csn_jax.data.embeddings import Embeddings, read_embeddings
 from csn_jax.errors import UserError
+from csn_jax.text import did_you_mean
 
 BLOCK = 1024  # items of which the lowest score is looked at first
 PAIRS = 1 << 23  # scores of queries and items in memory at a time
@@ -174,7 +174,9 @@ class Index:
             for name, weight in weights.items()
         )
         if not np.any(w):
-            raise UserError(f"the masks of {', '.join(weights)} are zero in every dimension; search under others.")
+            named = self.masks[[self.conditions.index(name) for name in weights]]
+            why = "cancel each other out" if np.any(named) else "are zero in every dimension"
+            raise UserError(f"the weighted masks of {', '.join(weights)} {why}; search under others.")
         return w
 
     def passing(self, filters: Mapping[str, str | Sequence[str]]) -> np.ndarray:

@@ -121,6 +121,8 @@ def _measured(
     results["primary_metric"] = {"name": "triplet_error", "value": results["triplet_error"]["overall"]}
     limit = None if full else QUERIES
     results["retrieval"] = retrieval.results(embeddings, model.masks, items, split, limit)
+    if dataset.record.get("split_unit") == "triplet":  # no item is left that training did not see
+        results["retrieval"]["seen_in_training"] = True
     if full:
         results["leakage"] = leakage.results(embeddings, model.masks, items, split)
         results["off_task"] = off_task.results(embeddings, items, split)
@@ -134,6 +136,7 @@ def _train_specialist(config: Config, workdir: Path, dataset: Dataset, row: int,
     triplets = {split: columns.of_condition(row) for split, columns in dataset.triplets.items()}
     record = dataset.record | {
         "conditions": [condition._asdict()],
+        "items_sha256": items.digest(),
         "triplets": {split: len(columns.anchor) for split, columns in triplets.items()},
         "triplets_sha256": {split: columns.digest() for split, columns in triplets.items()},
     }

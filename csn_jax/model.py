@@ -33,6 +33,17 @@ from csn_jax.text import did_you_mean
 CHUNK = 512  # inputs embedded at a time
 
 
+def _sound(inputs: np.ndarray) -> np.ndarray:
+    """Inputs as an array of a type that preprocessing knows."""
+    inputs = np.asarray(inputs)
+    if inputs.dtype != np.uint8 and not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise UserError(
+            f"the inputs are of type {inputs.dtype}; give pixels as uint8, or floats: pixels that are normalised, or "
+            "feature vectors."
+        )
+    return inputs
+
+
 @dataclass(frozen=True)
 class Model:
     """An embedding and a mask for every condition.
@@ -65,7 +76,11 @@ class Model:
 
         Returns:
             [B, D], unmasked and not normalised.
+
+        Raises:
+            UserError: for whole numbers that are no uint8, which would be taken for normalised pixels.
         """
+        inputs = _sound(inputs)
         if not len(inputs):
             return np.zeros((0, self.masks.shape[1]), np.float32)
         return self._in_chunks(self._embed, inputs, np.arange(len(inputs)))
@@ -75,6 +90,7 @@ class Model:
 
         Of specialists, those of one network beside those of the next.
         """
+        inputs = _sound(inputs)
         return self._in_chunks(self._features, inputs, np.arange(len(inputs)))
 
     def _in_chunks(

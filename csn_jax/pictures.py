@@ -167,7 +167,7 @@ def _alike(labels: np.ndarray, kind: str, query: int) -> np.ndarray:
         return np.array([not wanted.isdisjoint(label.split(";")) for label in labels.tolist()])
     if kind == "numeric":
         scale = scale_of(labels, kind)
-        return np.abs(scale.values - scale.values[query]) < CLEARLY * np.ptp(scale.values[labels != ""])
+        return np.abs(scale.values - scale.values[query]) < CLEARLY * np.ptp(scale.values[labels != ""]) * (1 - 1e-9)
     return labels == labels[query]
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from csn_jax import cli
-from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig, did_you_mean
+from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig
 from csn_jax.errors import UserError
+from csn_jax.text import did_you_mean
 
 if TYPE_CHECKING:
     from csn_jax.core.steps import State

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from csn_jax.config import did_you_mean
 from csn_jax.data.embeddings import Embeddings
 from csn_jax.data.item_set import Condition
 from csn_jax.errors import UserError
 from csn_jax.index import Index
 from csn_jax.qdrant import BATCH, KEY, WHOLE, cut, json_path, masks_of, point_id, read_head, vector_name
+from csn_jax.text import did_you_mean
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models

@@ -110,12 +110,12 @@ def _in_index(args: Args, model: "Model | None") -> "Answers":
         names = index.ids if not index.items.pictures.get("image") else index.columns[index.items.pictures["image"]]
 
         def row_of(path: Path) -> int:
-            found = np.flatnonzero(names == _below(path, index.items.pictures))
-            return int(found[0]) if len(found) else -1
+            found = (np.flatnonzero(names == name) for name in _below(path, index.items.pictures))
+            return next((int(rows[0]) for rows in found if len(rows)), -1)
 
         queries = [
             Query(name, vector, row_of(path), path)
-            for name, vector, path in _embedded(Path(args.image).expanduser(), Path(args.workdir), model)
+            for name, vector, path in _embedded(Path(args.image).expanduser(), Path(args.workdir).expanduser(), model)
         ]
     else:
         row = index.row(args.id)
@@ -152,9 +152,9 @@ def _in_qdrant(args: Args, model: "Model | None") -> "Answers":
         filters = parse_filters(args.filter, collection.empty.columns)
         collection.check(weights, filters)  # before anything is embedded
         if model and args.image:
-            embedded = _embedded(Path(args.image).expanduser(), Path(args.workdir), model)
+            embedded = _embedded(Path(args.image).expanduser(), Path(args.workdir).expanduser(), model)
             pictures = collection.empty.items.pictures
-            own = [collection.item_of(_below(path, pictures)) for _, _, path in embedded]
+            own = [next(filter(None, map(collection.item_of, _below(path, pictures))), "") for _, _, path in embedded]
         else:
             embedded, own = [(args.id, collection.vector(args.id), None)], [args.id]
         found = collection.search(
@@ -254,12 +254,14 @@ def _embedded(path: Path, workdir: Path, model: "Model") -> list[tuple[str, "np.
     return queries
 
 
-def _below(path: Path, pictures: Mapping[str, str]) -> str:
-    """The path of an image file relative to the folder that the items' pictures are in, or the empty string."""
+def _below(path: Path, pictures: Mapping[str, str]) -> list[str]:
+    """How a table or folder of items may name this image file: relative to the folder that their pictures are in, as it
+    is, then by what it links to, each without `./` before it and with it."""
     if pictures.get("kind") not in ("folder", "table"):
-        return ""
-    root, path = Path(pictures["root"]), path.resolve()
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
+        return []
+    root, places = Path(pictures["root"]), (path.parent.resolve() / path.name, path.resolve())
+    names = dict.fromkeys(place.relative_to(root).as_posix() for place in places if place.is_relative_to(root))
+    return [spelt for name in names for spelt in (name, f"./{name}")]
 
 
 if __name__ == "__main__":

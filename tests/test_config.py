@@ -67,6 +67,7 @@ MISTAKES = {
     "source": (lambda: Config(data=DataConfig(source="glyph")), "did you mean glyphs", "fonts"),
     "batch": (lambda: Config(batch_size=0), "config.batch_size is 0", "at least 1"),
     "steps": (lambda: Config(steps=-1), "config.steps is -1", "at least 1"),
+    "large seed": (lambda: Config(data=DataConfig(seed=1 << 32)), "config.data.seed is 4294967296", "below 4294967296"),
     "seed": (lambda: Config(seed=-1), "config.seed is -1", "at least 0"),
     "int for float": (lambda: Config(batch_size=1.5), "config.batch_size is 1.5", "int"),
     "string": (lambda: Config(learning_rate="1"), "config.learning_rate is '1'", "float"),

@@ -220,3 +220,21 @@ def test_the_paper_s_exact_schedule_and_a_bfloat16_network_train(tmp_path):
     assert 0 < results["triplet_error"]["overall"] < 1
     record = json.loads((tmp_path / "data.json").read_text())
     assert record["split_unit"] == "font"
+
+
+def test_a_specialist_is_a_run_of_its_own(specialists, capsys):
+    """Its folder is evaluated as any other, on its condition's triplets."""
+    joined = csn_jax.load(specialists)
+    evaluate.main([f"--workdir={specialists / 'font'}", "--json"])
+    alone = json.loads(capsys.readouterr().out)
+    evaluate.main([f"--workdir={specialists}", "--json"])
+    both = json.loads(capsys.readouterr().out)
+    assert alone["conditions"] == ["font"] and joined.conditions == ("character", "font")
+    assert alone["triplet_error"]["overall"] == both["triplet_error"]["by_condition"]["font"]
+
+
+def test_a_home_folder_is_found(finished, monkeypatch, capsys):
+    """No shell expands what follows `--workdir=`."""
+    monkeypatch.setenv("HOME", str(finished.parent))
+    evaluate.main([f"--workdir=~/{finished.name}", f"--against=~/{finished.name}", "--json"])
+    assert json.loads(capsys.readouterr().out)["against"]["difference"]["overall"] == 0

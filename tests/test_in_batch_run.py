@@ -1,5 +1,6 @@
 """In-batch learning from the command line to the results: both feeds, stops, bad numbers, specialists, refusals."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import shop
 import tiny
 
 import csn_jax
 from csn_jax import loop
+from csn_jax.config import BackboneConfig, Config, DataConfig, LossConfig
 from csn_jax.data.dataset import load_dataset
 from csn_jax.data.order import label_items, labelled_rows
 from csn_jax.runtime.writer import Writer
@@ -100,6 +103,22 @@ def test_specialists_learn_from_labelled_batches(tmp_path):
         assert config["data"]["conditions"] == [condition] and config["loss"]["name"] == "batch_hard"
         lines = [json.loads(line) for line in (tmp_path / condition / "metrics.jsonl").read_text().splitlines()]
         assert all(np.isfinite(line["train/loss"]) for line in lines if "train/loss" in line)
+
+
+def test_a_specialist_needs_a_batch_of_its_own_labels(tmp_path):
+    """One condition has labels enough for all, the other for no batch of its specialist: told before any trains."""
+    table = shop.columns()
+    table["rare"] = [("x", "y")[i % 2] if i < 30 else "" for i in range(60)]
+    shop.write(tmp_path / "t.parquet", table, vector=shop.vectors(table))
+    data = DataConfig(
+        source="table", path=str(tmp_path / "t.parquet"), vectors="vector", conditions=("category", "rare")
+    )
+    together = Config(
+        batch_size=24, backbone=BackboneConfig("projection"), data=data, loss=LossConfig(name="batch_all")
+    )
+    load_dataset(together)
+    with pytest.raises(csn_jax.UserError, match="at most the [12].? labelled ones of the train split"):
+        load_dataset(dataclasses.replace(together, variant="specialists"))
 
 
 def test_an_epoch_of_the_schedule_is_the_training_items(in_batch):

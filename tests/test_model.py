@@ -108,3 +108,15 @@ def test_specialists_are_side_by_side(tmp_path):
     inputs = np.random.default_rng(0).integers(256, size=(3, 32, 32, 1)).astype(np.uint8)
     np.testing.assert_array_equal(joined.features(inputs), np.hstack([model.features(inputs) for model in models]))
     assert joined.sha256 not in [model.sha256 for model in models] and models[0].sha256 != models[1].sha256
+
+
+def test_pixels_of_another_type_are_refused(finished):
+    """np.array of a list of numbers is of int64, and would be taken for pixels that are normalised."""
+    model = csn_jax.load(finished)
+    pixels = np.random.default_rng(0).integers(256, size=(2, 32, 32, 1))
+    for function in (model.embed, model.features):
+        with pytest.raises(csn_jax.UserError, match="the inputs are of type int64; give pixels as uint8") as caught:
+            function(pixels)
+        assert tiny.is_one_sentence(str(caught.value).removesuffix("."))
+    pixels = pixels.astype(np.uint8)
+    np.testing.assert_array_equal(model.embed(list(pixels)), model.embed(pixels))

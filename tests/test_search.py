@@ -123,6 +123,19 @@ def test_an_image_is_embedded_as_in_training(index_file, of_pictures, folder, tm
     assert [hit["id"] for hit in by_id["hits"]][:10] == [hit["id"] for hit in own["hits"]][:10]
 
 
+def test_an_item_is_no_hit_however_the_table_spells_it(of_pictures, folder, tmp_path, capsys):  # noqa: F811
+    """`./` before the path, and a picture that is a link to another."""
+    shop_folder = shutil.copytree(folder / "images", tmp_path / "shop" / "images").parent
+    (shop_folder / "images/link.jpg").symlink_to("013.jpg")
+    (shop_folder / "t.csv").write_text("image\n./images/013.jpg\nimages/link.jpg\nimages/001.jpg\n")
+    model = (f"--workdir={of_pictures[0]}",)
+    embed.main([*model, f"--table={shop_folder / 't.csv'}", f"--out={tmp_path / 'i.npz'}"])
+    for own in ("./images/013.jpg", "images/link.jpg", "images/001.jpg"):
+        argv = (f"--index={tmp_path / 'i.npz'}", *model, "--condition=colour", "--json")
+        found = json.loads(told_by(capsys, *argv, f"--image={shop_folder / own}"))
+        assert len(found["hits"]) == 2 and own not in [hit["id"] for hit in found["hits"]]
+
+
 def test_a_folder_of_queries(index_file, of_pictures, folder, tmp_path, capsys):  # noqa: F811
     """Each has its answers; what is no image is named and left out; one sheet shows all."""
     queries = tmp_path / "queries"

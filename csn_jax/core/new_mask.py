@@ -95,7 +95,7 @@ def learn(gain: np.ndarray, group: np.ndarray, validation: np.ndarray | None = N
 
     Args:
         gain: [T, D].
-        group: [T], alike for triplets that stand or fall together, their anchors; five different ones at least.
+        group: [T], alike for triplets that stand or fall together; two different ones at least.
         validation: gains of the other triplets; without them, `gain` is cross-validated.
     """
     weights = path(gain)

@@ -4,8 +4,10 @@ import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from csn_jax.config import did_you_mean
 from csn_jax.errors import UserError
+from csn_jax.text import did_you_mean
+
+LONGEST_CELL = 1 << 24  # characters; Python's own limit is 131,072
 
 
 class Columns(NamedTuple):
@@ -67,6 +69,7 @@ def read_columns(path: Path) -> Columns:
 
 def _read_csv(path: Path, delimiter: str) -> Columns:
     rows, lines = [], []
+    csv.field_size_limit(LONGEST_CELL)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)

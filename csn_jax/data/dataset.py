@@ -69,7 +69,8 @@ def load_dataset(config: Config) -> Dataset:
             rows = rows._replace(split=split_from_triplets(own, len(rows.ids)))
     split, straddling = split_rows(rows, data)
     notes = rows.notes
-    if straddling:
+    items_are_split = own is None or rows.split is not None or bool(data.split_by)
+    if straddling and items_are_split:
         notes += (
             f"{straddling} items that are the same or nearly straddled splits and "
             + ("were moved together" if rows.split is None else "stay so, as the split is given: tests are too easy"),
@@ -80,7 +81,6 @@ def load_dataset(config: Config) -> Dataset:
             f"config.preprocess.mean has {len(config.preprocess.mean)} values and images of source {data.source} have "
             f"{items.inputs.shape[-1]} channel; give one value for each channel, in mean and in std."
         )
-    items_are_split = own is None or rows.split is not None or bool(data.split_by)
     if own:
         triplets = split_triplets(own, items, items_are_split, data.seed)
     else:
@@ -90,7 +90,9 @@ def load_dataset(config: Config) -> Dataset:
         }
     n_train = len(triplets["train"].anchor)
     if config.loss.name != "triplet":
-        check_labelled(items, config.batch_size)
+        apart = config.variant == "specialists"  # each draws from the labels of its own condition
+        for conditions in [(one,) for one in items.conditions] if apart else [items.conditions]:
+            check_labelled(dataclasses.replace(items, conditions=conditions), config.batch_size)
     elif config.batch_size > n_train:
         raise UserError(
             f"config.batch_size is {config.batch_size} and there are {n_train} training triplets; give a batch of at "

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from csn_jax.config import DataConfig, did_you_mean
+from csn_jax.config import DataConfig
 from csn_jax.data.duplicates import components
 from csn_jax.errors import UserError
+from csn_jax.text import did_you_mean
 
 SPLITS = ("train", "validation", "test")
 # Names that results and workdirs have for something else; a specialist's run lies in a folder of its condition's name.
@@ -71,7 +72,8 @@ class ItemSet:
     notions: tuple[Condition, ...] = ()
 
     def digest(self) -> str:
-        """SHA-256 over everything that training and evaluation read, in hex."""
+        """SHA-256 over everything that training and the triplet error read, in hex. Labels that are no condition, of
+        which `evaluate --full` tells, are no part of it."""
         hasher = hashlib.sha256()
         for start in range(0, len(self.inputs), 4096):  # in pieces: a memory map may be larger than RAM
             hasher.update(np.ascontiguousarray(self.inputs[start : start + 4096]))

@@ -8,23 +8,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from csn_jax.config import Config, DataConfig, did_you_mean
+from csn_jax.config import Config, DataConfig
 from csn_jax.data.columns import Columns
 from csn_jax.data.dataset import Dataset, load_dataset
-from csn_jax.data.duplicates import find_duplicates
+from csn_jax.data.duplicates import components, find_duplicates
 from csn_jax.data.images import decode_files, resolve
 from csn_jax.data.item_set import SPLITS, Condition, ItemSet, Rows, split_items, split_rows
 from csn_jax.data.kinds import LONGEST, notion_of
 from csn_jax.data.new_items import Known
-from csn_jax.data.own_triplets import ROLES
+from csn_jax.data.own_triplets import ROLES, same_three
 from csn_jax.data.table import SPLIT, given_split, split_name
 from csn_jax.data.triplets import Triplets, draw_triplets
 from csn_jax.errors import UserError
 from csn_jax.runtime.workdir import check_record
+from csn_jax.text import did_you_mean
 
 MOST = 50_000  # training triplets that are drawn: some dozen weights are fitted to them
 FEW = 1_000  # triplets up to which all of them are learned from, and measured by cross-validation
-LEAST, LEAST_ANCHORS = 10, 5  # triplets, and different anchors among them
+LEAST, LEAST_GROUPS = 10, 5  # triplets, and groups among them that stand or fall apart
 
 
 class Lesson(NamedTuple):
@@ -33,6 +34,7 @@ class Lesson(NamedTuple):
     inputs, embedded: as in Known; the triplets name rows of them.
     triplets: by split. Without `validation`, the strength of the fit is for cross-validation to choose; without `test`,
         the error is for it to tell.
+    together: by split [T], equal for triplets that stand or fall together.
     told: in words, for people and for data.json.
     note: what the user should know of the column, or nothing.
     """
@@ -41,6 +43,7 @@ class Lesson(NamedTuple):
     inputs: np.ndarray
     embedded: bool
     triplets: dict[str, Triplets]
+    together: dict[str, np.ndarray]
     told: str
     note: str = ""
 
@@ -92,7 +95,7 @@ def of_run(workdir: Path, config: Config, record: dict[str, Any], name: str, kin
     new = {split: columns.of_condition(len(old)) for split, columns in triplets.items()}
     new["train"] = Triplets(*(column[:MOST] for column in new["train"]))
     words = f"labels of {int((items.labels[name] != '').sum()):,} items of the run's own data"
-    return Found(Lesson(items.conditions[-1].kind, items.inputs, False, new, words), dataset, wider)
+    return Found(Lesson(items.conditions[-1].kind, items.inputs, False, new, _anchors(new), words), dataset, wider)
 
 
 def from_labels(
@@ -147,7 +150,7 @@ def from_labels(
         for one, count in zip(SPLITS, counts, strict=True)
     }
     told = f"labels of {int((labels != '').sum()):,} items in {columns.path.name}"
-    return Lesson(notion.kind, known.inputs, known.embedded, triplets, told, notion.note)
+    return Lesson(notion.kind, known.inputs, known.embedded, triplets, _anchors(triplets), told, notion.note)
 
 
 def from_triplets(
@@ -156,7 +159,7 @@ def from_triplets(
     """Read triplets that people gave: columns anchor, positive and negative, and perhaps condition and split.
 
     Where there is a column `condition`, the rows of others are left out. Where there is a column `split`, its test
-    triplets are held out; else, of more than FEW triplets, those of a fifth of the anchors; else none.
+    triplets are held out; else, of more than FEW triplets, a fifth; else none. What `_together` groups stays together.
 
     Args:
         columns: the table.
@@ -178,10 +181,9 @@ def from_triplets(
                 f"{', '.join(sorted(set(named)))}."
             )
     cells = np.array([columns.text[role] for role in ROLES], object)[:, chosen]  # [3, T]
-    if cells.shape[1] < LEAST or len(set(cells[0].tolist())) < LEAST_ANCHORS:
+    if cells.shape[1] < LEAST:
         raise UserError(
-            f"{columns.path} has {cells.shape[1]} triplets of {len(set(cells[0].tolist()))} different anchors for "
-            f"{name!r}; give at least {LEAST} triplets, better a few dozen, of {LEAST_ANCHORS} anchors or more."
+            f"{columns.path} has {cells.shape[1]} triplets for {name!r}; give at least {LEAST}, better some hundred."
         )
 
     def where(role: int, t: int) -> str:
@@ -191,18 +193,18 @@ def from_triplets(
     anchor, positive, negative = roles
     for t in np.flatnonzero((anchor == positive) | (anchor == negative) | (positive == negative))[:1].tolist():
         raise UserError(f"{columns.where(int(chosen[t]))} names an item twice; a triplet is three different items.")
+    together = _together(*roles)
+    split = np.full(len(anchor), "train", "<U10")
     if SPLIT in columns.text:
-        split = np.array([split_name(columns.text[SPLIT][i], lambda i=i: columns.where(i)) for i in chosen.tolist()])
-    elif len(anchor) > FEW:
-        split = split_items(len(anchor), anchor, seed=0)
-    else:
-        split = np.full(len(anchor), "train")
+        split[:] = [split_name(columns.text[SPLIT][i], lambda i=i: columns.where(i)) for i in chosen.tolist()]
+    elif len(anchor) > FEW and len(np.unique(together)) >= 2 * LEAST_GROUPS:
+        split = split_items(len(anchor), together, seed=0)
     train, test = np.flatnonzero(split != "test"), np.flatnonzero(split == "test")
-    n_anchors = len(np.unique(anchor[train]))
-    if n_anchors < LEAST_ANCHORS:
+    n_groups = len(np.unique(together[train]))
+    if n_groups < LEAST_GROUPS:
         raise UserError(
-            f"{columns.path} has triplets of {n_anchors} different anchors for {name!r} that are no test triplets; "
-            f"give some of {LEAST_ANCHORS} or more."
+            f"{columns.path} has triplets for {name!r} of {n_groups} different anchors, or sets of three items, that "
+            f"are no test triplets; give some of {LEAST_GROUPS} or more."
         )
     if len(train) > MOST:
         train = np.sort(np.random.default_rng(0).choice(train, MOST, replace=False))
@@ -211,7 +213,23 @@ def from_triplets(
         for one, rows in (("train", train), ("test", test))
         if len(rows)
     }
-    return Lesson("triplets", inputs, embedded, triplets, f"{len(anchor):,} triplets in {columns.path.name}")
+    groups = {one: together[rows] for one, rows in (("train", train), ("test", test)) if len(rows)}
+    return Lesson("triplets", inputs, embedded, triplets, groups, f"{len(anchor):,} triplets in {columns.path.name}")
+
+
+def _anchors(triplets: dict[str, Triplets]) -> dict[str, np.ndarray]:
+    """Of drawn triplets, those of one anchor stand or fall together."""
+    return {split: columns.anchor for split, columns in triplets.items()}
+
+
+def _together(anchor: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """int [T], equal for triplets that people gave and that stand or fall together: of one anchor, or of the same three
+    items, perhaps through others. Where everything hangs together so, of the same three items only."""
+    n, three = len(anchor), same_three(anchor, positive, negative)
+    _, of_anchor = np.unique(anchor, return_inverse=True)
+    pairs = np.stack([np.tile(np.arange(n), 2), np.concatenate([n + of_anchor, 2 * n + three])], axis=1)
+    group = components(3 * n, pairs)[:n]
+    return group if len(np.unique(group)) >= LEAST_GROUPS else three
 
 
 def _row(one: str, row_of: dict[str, int], known: Known, where: Callable[[], str]) -> int:

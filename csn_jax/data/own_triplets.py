@@ -22,13 +22,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from csn_jax.config import did_you_mean
 from csn_jax.data.columns import read_columns
 from csn_jax.data.item_set import SPLITS, Condition, ItemSet, Rows, split_items
 from csn_jax.data.table import SPLIT, split_name
 from csn_jax.data.triplets import Triplets
 from csn_jax.errors import UserError
 from csn_jax.runtime.workdir import write_atomically
+from csn_jax.text import did_you_mean
 
 LIST = re.compile(r"(?P<condition>.+)_tripletlist_(?P<split>[^_]+)\.txt")
 ROLES = ("anchor", "positive", "negative")
@@ -137,13 +137,19 @@ def split_triplets(own: OwnTriplets, items: ItemSet, items_are_split: bool, seed
 
 def _split_apart(own: OwnTriplets, seed: int) -> np.ndarray:
     """A split [T] of the triplets of each condition; judgements on the same three items stay together."""
-    three = np.sort(np.stack(own.columns[:3], axis=1), axis=1)
-    split = np.empty(len(three), "<U10")
+    split = np.empty(len(own.columns.condition), "<U10")
     for row in range(len(own.conditions)):
         of = own.columns.condition == row
-        _, unit = np.unique(three[of], axis=0, return_inverse=True)
-        split[of] = split_items(len(unit), unit.ravel(), seed)
+        unit = same_three(*(role[of] for role in own.columns[:3]))
+        split[of] = split_items(len(unit), unit, seed)
     return split
+
+
+def same_three(anchor: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """int64 [T], equal for triplets of the same three items, whichever is the anchor: who says of three which is the
+    odd one out gives two of them."""
+    three = np.sort(np.stack([anchor, positive, negative], axis=1), axis=1)
+    return np.unique(three, axis=0, return_inverse=True)[1].ravel()
 
 
 Read = tuple[tuple[str, ...], Triplets, np.ndarray | None, Callable[[int], str]]  # names of conditions, then as above

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from csn_jax.config import Config, DataConfig, did_you_mean
+from csn_jax.config import Config, DataConfig
 from csn_jax.data.columns import Columns, read_columns
 from csn_jax.data.duplicates import Duplicates, find_duplicates
 from csn_jax.data.images import decode_files, resolve
@@ -14,6 +14,7 @@ from csn_jax.data.kinds import LONGEST, notion_of, parse_kinds
 from csn_jax.data.vectors import read_vectors
 from csn_jax.errors import UserError
 from csn_jax.runtime.writer import say
+from csn_jax.text import did_you_mean
 
 SPLIT = "split"  # the column whose values name each item's split
 TOLD = 1_000  # unreadable images named one by one

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from csn_jax.config import did_you_mean
 from csn_jax.data.columns import Columns
 from csn_jax.errors import UserError
+from csn_jax.text import did_you_mean
 
 CHUNK = 4096  # vectors looked at together
 

@@ -55,7 +55,8 @@ def likeness(column: np.ndarray, kind: str) -> Likeness:
     values, number = np.unique(column[known].astype(float if kind == "numeric" else str), return_inverse=True)
     first, end = np.arange(len(values)), np.arange(len(values)) + 1
     if kind == "numeric":
-        near = scale_of(column, kind).step
+        near = scale_of(column, kind).step * (1 - 1e-9)  # as in draws: rounding may take a hair from a whole step
+        values = values - values[0]  # from 0, where rounding is finest
         first = np.minimum(first, np.searchsorted(values, values - near, side="right"))
         end = np.maximum(end, np.searchsorted(values, values + near, side="left"))
     low[known, 0], high[known, 0], code[known, 0] = first[number], end[number], number

@@ -11,6 +11,7 @@ from csn_jax.data.item_set import ItemSet
 from csn_jax.data.triplets import Triplets
 from csn_jax.evaluators.bootstrap import intervals
 
+FEW = 30  # groups, below which a bootstrap is too sure
 CHUNK = 16_384  # triplets at a time, padded to that size, so that one program serves all
 
 
@@ -56,13 +57,21 @@ def count(wrong: np.ndarray, items: ItemSet, triplets: Triplets) -> dict[str, tu
     return counts
 
 
-def interval(wrong: np.ndarray, anchor: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the error, by a bootstrap over anchor items.
+def interval(wrong: np.ndarray, together: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the error of triplets [T], by a bootstrap over the groups [T] that stand or fall together, which
+    are those of an anchor item.
 
-    Triplets of one anchor stand or fall together.
+    Of fewer than 30 groups it is no narrower than Wilson's interval of as many independent triplets: where none of a
+    few is wrong, a bootstrap would be certain that none ever is.
     """
-    _, group = np.unique(anchor, return_inverse=True)
+    _, group = np.unique(together, return_inverse=True)
     low, high = intervals(np.bincount(group, weights=wrong)[None], np.bincount(group), seed)[0]
+    n, error = group.max() + 1, wrong.mean()
+    if n < FEW:
+        z = 1.959964
+        middle = (error + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * np.sqrt(error * (1 - error) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        low, high = min(low, max(0.0, middle - half)), max(high, min(1.0, middle + half))
     return float(low), float(high)
 
 

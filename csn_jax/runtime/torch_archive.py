@@ -8,6 +8,7 @@ are read-only views of the file's bytes.
 
 import io
 import pickletools
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ DTYPES = {
     "DoubleStorage": "<f8",
     "LongStorage": "<i8",
     "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "|i1",
     "ByteStorage": "|u1",
     "BoolStorage": "|b1",
 }
@@ -273,6 +276,8 @@ def _unpickle(data: bytes, start: int) -> tuple[Any, dict[str, _Storage], int]:
 
 
 def _global(name: str) -> _Global:
+    if re.fullmatch(r"torch\.\w+Storage", name) and name not in ALLOWED:
+        raise Refused(f"holds a {_shown(name)}, a type of numbers that is not taken here", "save it as float32")
     if name not in ALLOWED:
         raise Refused(f"asks for {_shown(name)}, which is no tensor and could run code, so it was not loaded")
     return _Global(name)

@@ -130,6 +130,9 @@ def test_a_kind_can_be_said(tmp_path):
 def test_long_texts_are_no_notion_and_cost_no_memory(tmp_path):
     rows = labelled(tmp_path, lambda columns: columns | {"description": ["word " * 100] * 60})
     assert "description" not in rows.labels and any("description (long texts)" in note for note in rows.notes)
+    longer = ["x" * 200_000] * 60  # than Python reads unless told to
+    rows = labelled(tmp_path, lambda columns: columns | {"description": longer})
+    assert any("description (long texts)" in note for note in rows.notes)
 
 
 def test_ids_come_from_the_id_column_the_image_or_the_row(tmp_path):

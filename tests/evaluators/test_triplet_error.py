@@ -154,6 +154,15 @@ def test_interval_is_that_of_a_naive_bootstrap():
     assert np.abs(found - expected).max() < 0.04 * (expected[1] - expected[0])  # 5 and 95 % are 0.08 away
 
 
+def test_few_groups_are_never_certain():
+    """Of 5 anchors without a mistake the next may well make one; Wilson's interval of 5 ends at 43 %."""
+    low, high = interval(np.zeros(20, bool), np.arange(20) % 5)
+    assert low == 0 and high == pytest.approx(0.4345, abs=1e-4)
+    low, high = interval(np.ones(20, bool), np.arange(20) % 5)
+    assert low == pytest.approx(1 - 0.4345, abs=1e-4) and high == 1
+    assert interval(np.zeros(40, bool), np.arange(40)) == (0, 0)
+
+
 def test_interval_is_wider_when_triplets_cluster():
     """The same errors on few anchors, each right or wrong as a whole, are less certain than on many."""
     rng = np.random.default_rng(0)

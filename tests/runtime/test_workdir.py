@@ -133,7 +133,7 @@ def test_a_claimed_workdir_keeps_its_config_and_data(tmp_path):
     assert "config.seed: 0, now 3" in str(caught.value) and "batch_size" not in str(caught.value)
     assert tiny.is_one_sentence(str(caught.value).removesuffix("."))
     with pytest.raises(UserError, match="items_sha256 is aa in its data.json and bb now; bring back"):
-        w.claim(tmp_path, Config(), RECORD | {"items_sha256": "bb"})
+        w.claim(tmp_path, Config(), RECORD | {"items": {"train": 1}, "items_sha256": "bb"})
     assert tiny.contents(tmp_path) == before
     assert w.read_config(tmp_path) == Config() and w.read_record(tmp_path) == RECORD
 
