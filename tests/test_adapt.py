@@ -288,7 +288,7 @@ def test_a_judgement_written_twice_is_one():
                 if alike:
                     parent[t] = parent[u] = min(parent[t], parent[u])
     assert len({(parent[t], group[t]) for t in range(80)}) == len(set(parent.values())) == len(np.unique(group))
-    few = rng.choice(6, (40, 3))  # of six items all hangs together: then only the same three do
+    few = rng.choice(6, (40, 3))  # of six items all hang together: then only the same three do
     assert len(np.unique(new_notion._together(*few.T))) == len({tuple(sorted(row)) for row in few.tolist()})
 
 
@@ -493,8 +493,8 @@ def mistakes(folder, index, tmp):
         "unknown item": ([f"--table={tmp / 'unknown.csv'}"], ["row 2 (line 3)", "'images/999.png'", "--index"]),
         "item twice": ([f"--table={tmp / 'twice_id.csv'}"], ["row 2 (line 3)", "same id as row 1"]),
         "too few items": ([f"--table={tmp / 'pairs.csv'}"], ["no triplet in the train split", "label more items"]),
-        "too few triplets": ([f"--table={tmp / 'few.csv'}"], ["has 9 triplets for 'colour'", "at least 10"]),
-        "one anchor": ([f"--table={tmp / 'anchors.csv'}"], ["triplets for 'colour' of 1 different anchors"]),
+        "too few triplets": ([f"--table={tmp / 'few.csv'}"], ["has 9 triplets of", "at least 10 triplets"]),
+        "one anchor": ([f"--table={tmp / 'anchors.csv'}"], ["has 30 triplets of 1 different anchors"]),
         "unknown ids": (
             [f"--table={tmp / 'ids.csv'}"],
             ["row 1 (line 2): anchor 'item", "no item of the run's own data"],

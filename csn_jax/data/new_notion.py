@@ -25,7 +25,7 @@ from csn_jax.text import did_you_mean
 
 MOST = 50_000  # training triplets that are drawn: some dozen weights are fitted to them
 FEW = 1_000  # triplets up to which all of them are learned from, and measured by cross-validation
-LEAST, LEAST_GROUPS = 10, 5  # triplets, and groups among them that stand or fall apart
+LEAST, LEAST_ANCHORS = 10, 5  # triplets, and different anchors among them, or groups that stand or fall apart
 
 
 class Lesson(NamedTuple):
@@ -181,9 +181,10 @@ def from_triplets(
                 f"{', '.join(sorted(set(named)))}."
             )
     cells = np.array([columns.text[role] for role in ROLES], object)[:, chosen]  # [3, T]
-    if cells.shape[1] < LEAST:
+    if cells.shape[1] < LEAST or len(set(cells[0].tolist())) < LEAST_ANCHORS:
         raise UserError(
-            f"{columns.path} has {cells.shape[1]} triplets for {name!r}; give at least {LEAST}, better some hundred."
+            f"{columns.path} has {cells.shape[1]} triplets of {len(set(cells[0].tolist()))} different anchors for "
+            f"{name!r}; give at least {LEAST} triplets, better some hundred, of {LEAST_ANCHORS} anchors or more."
         )
 
     def where(role: int, t: int) -> str:
@@ -197,14 +198,14 @@ def from_triplets(
     split = np.full(len(anchor), "train", "<U10")
     if SPLIT in columns.text:
         split[:] = [split_name(columns.text[SPLIT][i], lambda i=i: columns.where(i)) for i in chosen.tolist()]
-    elif len(anchor) > FEW and len(np.unique(together)) >= 2 * LEAST_GROUPS:
+    elif len(anchor) > FEW and len(np.unique(together)) >= 2 * LEAST_ANCHORS:
         split = split_items(len(anchor), together, seed=0)
     train, test = np.flatnonzero(split != "test"), np.flatnonzero(split == "test")
     n_groups = len(np.unique(together[train]))
-    if n_groups < LEAST_GROUPS:
+    if n_groups < LEAST_ANCHORS:
         raise UserError(
             f"{columns.path} has triplets for {name!r} of {n_groups} different anchors, or sets of three items, that "
-            f"are no test triplets; give some of {LEAST_GROUPS} or more."
+            f"are no test triplets; give some of {LEAST_ANCHORS} or more."
         )
     if len(train) > MOST:
         train = np.sort(np.random.default_rng(0).choice(train, MOST, replace=False))
@@ -224,12 +225,12 @@ def _anchors(triplets: dict[str, Triplets]) -> dict[str, np.ndarray]:
 
 def _together(anchor: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     """int [T], equal for triplets that people gave and that stand or fall together: of one anchor, or of the same three
-    items, perhaps through others. Where everything hangs together so, of the same three items only."""
+    items, perhaps through others. Where most of them hang together so, of the same three items only."""
     n, three = len(anchor), same_three(anchor, positive, negative)
     _, of_anchor = np.unique(anchor, return_inverse=True)
     pairs = np.stack([np.tile(np.arange(n), 2), np.concatenate([n + of_anchor, 2 * n + three])], axis=1)
-    group = components(3 * n, pairs)[:n]
-    return group if len(np.unique(group)) >= LEAST_GROUPS else three
+    _, group, sizes = np.unique(components(3 * n, pairs)[:n], return_inverse=True, return_counts=True)
+    return group if len(sizes) >= LEAST_ANCHORS and sizes.max() <= n / 3 else three
 
 
 def _row(one: str, row_of: dict[str, int], known: Known, where: Callable[[], str]) -> int:
