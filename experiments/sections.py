@@ -158,7 +158,7 @@ def new_condition(runs: Runs) -> list[str]:
         f"Trained on {', '.join(name for name in SHOES if name != NEW)} of the shoes, {count(runs.few)}; `{NEW}` was "
         f"never a condition. How often does a linear probe name the `{NEW}` of a test item rightly? Higher is better; "
         f"by the test alone, of {pixels['n_items']['by_label'][NEW]:,} shoes, a row is uncertain by about "
-        f"±{50 * (high - low):.1f} points.",
+        f"±{50 * (high - low):.1f} points. No pretrained network was at hand to stand beside them.",
         markdown(["linear probe on", "right, %"], rows),
         claim("An embedding with masks tells more of it than one without", minus(right["learned"], right["standard"])),
         f"Triplet error of `{NEW}` with a mask of its own, fitted to k of its triplets over the frozen embedding of "
@@ -292,17 +292,22 @@ def more_steps(runs: Runs) -> list[str]:
 
 
 def fewer_triplets(runs: Runs) -> list[str]:
-    variants, rows, least = ("specialists", "fixed", "learned"), [], {}
+    variants, rows = ("specialists", "fixed", "learned"), []
+    found: dict[int, dict[str, list[float]]] = {}  # by triplets of both conditions, then by variant
     for n in TRIPLETS[-2:] if runs.places.tiny else TRIPLETS:
-        names = [f"fonts/{v}" if n == TRIPLETS[-1] else f"fonts/{v}_{n}" for v in variants]
-        found = [runs.errors(name, runs.few) for name in names]
-        least = least or {"n": 2 * n} | dict(zip(variants, found, strict=True))
-        rows.append([f"{2 * n:,}", *map(str, map(estimate, found))])
-    few = f"From {least['n']:,} triplets"
+        of_n = "" if n == TRIPLETS[-1] else f"_{n}"
+        found[2 * n] = {variant: runs.errors(f"fonts/{variant}{of_n}", runs.few) for variant in variants}
+        rows.append([f"{2 * n:,}", *(str(estimate(found[2 * n][variant])) for variant in variants)])
+    most = 2 * TRIPLETS[-1]
+    goal = statistics.fmean(found[most]["specialists"])
+    enough = {v: next((n for n in found if statistics.fmean(found[n][v]) <= goal), None) for v in variants[1:]}
+    needed = ", ".join(f"{v} masks need {f'{n:,}' if n else 'more than that'}" for v, n in enough.items())
+    few, least = f"From {min(found):,} triplets", found[min(found)]
     return [
         "Fonts: overall error in per cent against the number of training triplets of both conditions together, which "
         f"are drawn from all training items; {count(runs.few)}, equal steps.",
         markdown(["triplets", *variants], rows),
+        f"To err no more than specialists do from {most:,} triplets, of the numbers tried, {needed}.",
         bullets(
             [
                 claim(f"{few}, learned masks err less than specialists", minus(least["specialists"], least["learned"])),
