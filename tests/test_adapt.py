@@ -288,6 +288,10 @@ def test_a_judgement_written_twice_is_one():
                 if alike:
                     parent[t] = parent[u] = min(parent[t], parent[u])
     assert len({(parent[t], group[t]) for t in range(80)}) == len(set(parent.values())) == len(np.unique(group))
+    chain = np.array([[i, i + 1, 100 + i] for i in range(40)] + [[i, i + 50, i + 60] for i in range(200, 206)])
+    anchor, positive, negative = np.concatenate([chain, chain[:, [1, 0, 2]]]).T
+    sizes = np.bincount(new_notion._together(anchor, positive, negative))
+    assert (sizes == 2).all()  # one long chain is most of it, so that only the same three are kept together
     few = rng.choice(6, (40, 3))  # of six items all hang together: then only the same three do
     assert len(np.unique(new_notion._together(*few.T))) == len({tuple(sorted(row)) for row in few.tolist()})
 
