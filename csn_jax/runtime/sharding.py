@@ -28,7 +28,7 @@ class Shardings(NamedTuple):
 def make_shardings() -> Shardings:
     """Shardings over the devices of all processes. Axis type Auto: `make_mesh` defaults to Explicit, which refuses
     `masks[c]`."""
-    devices = jax.devices()
+    devices = sorted(jax.devices(), key=lambda one: (one.process_index, one.id))  # `share` is of neighbours
     mesh = Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
     return Shardings(NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()), len(devices))
 
