@@ -301,7 +301,7 @@ def fewer_triplets(runs: Runs) -> list[str]:
     most = 2 * TRIPLETS[-1]
     goal = statistics.fmean(found[most]["specialists"])
     enough = {v: next((n for n in found if statistics.fmean(found[n][v]) <= goal), None) for v in variants[1:]}
-    needed = ", ".join(f"{v} masks need {f'{n:,}' if n else 'more than that'}" for v, n in enough.items())
+    needed = ", ".join(f"{v} masks need {f'{n:,}' if n else f'more than {most:,}'}" for v, n in enough.items())
     few, least = f"From {min(found):,} triplets", found[min(found)]
     return [
         "Fonts: overall error in per cent against the number of training triplets of both conditions together, which "
