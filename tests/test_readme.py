@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import shop
+import tiny
 
 from csn_jax.config import DataConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BRIEF = ("--config.steps=2", "--config.batch_size=16", "--config.data.test_triplets=60", "--config.eval_every=2")
+TRIPLETS = [flag for flag in tiny.ARGUMENTS if "_triplets=" in flag]  # of the finished run, which others are held to
+BRIEF = ("--config.steps=2", "--config.batch_size=16", "--config.eval_every=2", *TRIPLETS)
 
 
 SMALL = "steps=2, batch_size=16, data=DataConfig(train_triplets=100, test_triplets=60)"
