@@ -174,7 +174,7 @@ class Index:
             for name, weight in weights.items()
         )
         if not np.any(w):
-            named = self.masks[[self.conditions.index(name) for name in weights]]
+            named = self.masks[[self.conditions.index(name) for name, weight in weights.items() if weight]]
             why = "cancel each other out" if np.any(named) else "are zero in every dimension"
             raise UserError(f"the weighted masks of {', '.join(weights)} {why}; search under others.")
         return w

@@ -253,6 +253,9 @@ def test_queries_of_another_shape_dead_masks_and_unknown_ids():
     dead = index.of_model("f00d", ["a"], np.zeros((1, 6), np.float32))
     with pytest.raises(UserError, match="masks of a are zero in every dimension"):
         dead.search(index.vectors[:1], {"a": 1}, 1)
+    dead = index.of_model("f00d", ["a", "b"], np.array([[0] * 6, [1] * 6], np.float32))
+    with pytest.raises(UserError, match="are zero in every dimension"):  # b takes no part
+        dead.search(index.vectors[:1], {"a": 1, "b": 0}, 1)
     twins = index.of_model("f00d", ["a", "b"], np.ones((2, 6), np.float32))
     with pytest.raises(UserError, match="masks of a, b cancel each other out"):
         twins.search(index.vectors[:1], {"a": 1, "b": -1}, 1)
