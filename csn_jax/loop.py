@@ -16,14 +16,15 @@ import numpy as np
 from csn_jax import pictures
 from csn_jax.config import Config
 from csn_jax.core.masks import use_of
-from csn_jax.core.steps import make_in_batch_step, make_train_step
+from csn_jax.core.steps import make_in_batch_step, make_train_step, repeatable
 from csn_jax.data.dataset import Dataset, load_dataset
-from csn_jax.data.feed import AnyBatch, Watched, device_feed, fits, labelled_batches, triplet_batches
+from csn_jax.data.feed import AnyBatch, Watched, device_feed, fits, labelled_batches, steps_in, triplet_batches
 from csn_jax.data.report import report
 from csn_jax.data.triplets import Triplets
 from csn_jax.errors import MachineError, Stopped
 from csn_jax.evaluators import baselines, leakage, off_task, retrieval, triplet_error
 from csn_jax.model import Model, build_network, examples, load, make_model, make_programs, pretrained, restore_target
+from csn_jax.pending import Pending
 from csn_jax.runtime import hosts
 from csn_jax.runtime.checkpoint import Checkpoints, has_steps
 from csn_jax.runtime.compiler import jit
@@ -179,7 +180,7 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
         train_step = make_in_batch_step(*parts, **options)
     else:
         train_step = make_train_step(*parts, **options, shared_statistics=config.batch_statistics == "shared")
-    train_step = jit(train_step, donate_argnums=0)
+    train_step = jit(repeatable(train_step), donate_argnums=0)
     programs = make_programs(network)
     from_device = config.feed == "device" or (config.feed == "auto" and hosts.on_first(lambda: fits(items.inputs)))
     on_device = place(items.inputs, shardings.state) if from_device else None
@@ -190,11 +191,12 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
     unit = "image" if items.inputs.ndim == 4 else "vector"
     progress = Progress("training", config.steps * images, start * images, unit=unit)
     began = time.perf_counter()
-    batches = _feed(from_device, items.inputs, batch_at, start, config.steps, shardings)
+    batches = _feed(config, from_device, items.inputs, batch_at, start, shardings)
     # The feed is closed too, and not left to whom an error reaches: see tf_feed.
     with stop.deferred(), closing(checkpoints), closing(writer), closing(progress), closing(batches):
-        feed = Watched(batches)
-        for step, batch in enumerate(feed, start + 1):
+        feed, step = Watched(batches), start
+        for batch in feed:
+            step += (taken := steps_in(batch))
             state, metrics = train_step(state, batch, on_device)
             feed.working_on(metrics["loss"])
             pending.add(metrics)
@@ -224,7 +226,7 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
             if saving or (evaluating and checkpoints.improves(error)):
                 writer.flush()
                 checkpoints.save(state, error)
-            progress.advance(images, **shown)
+            progress.advance(taken * images, **shown)
             if stopping and not last:
                 raise Stopped(stop.signum, step)
     if stop.signum is not None:
@@ -240,11 +242,11 @@ def _batches(config: Config, dataset: Dataset, shardings: Shardings) -> Callable
 
 
 def _feed(
+    config: Config,
     from_device: bool,
     inputs: np.ndarray,
     batch_at: Callable[[int], AnyBatch],
     start: int,
-    stop: int,
     shardings: Shardings,
 ) -> Generator[AnyBatch, None, None]:
 
@@ -253,10 +255,19 @@ def _feed(
         return jax.tree.map(lambda column: column[shardings.share(len(column))], batch_at(step))
 
     if from_device:
-        return device_feed(share_at, start, stop, shardings.batch)
+        return device_feed(share_at, start, config.steps, shardings.batch, steps_at_once(config))
     from csn_jax.data.tf_feed import tf_feed  # TensorFlow takes seconds to import and is not needed otherwise
 
-    return tf_feed(inputs, share_at, start, stop, shardings.batch)
+    return tf_feed(inputs, share_at, start, config.steps, shardings.batch)
+
+
+def steps_at_once(config: Config) -> int:
+    """How many steps an accelerator takes in one call, so that a small network's do not wait for Python: the most, up
+    to ten, that divide the steps between two looks. On a CPU one: there a loop inside a program is slow."""
+    if jax.default_backend() == "cpu":
+        return 1
+    between = math.gcd(config.log_every, config.eval_every, config.checkpoint_every)
+    return max(count for count in range(1, 11) if between % count == 0)
 
 
 def _validate(model: Model, dataset: Dataset) -> dict[str, float]:
@@ -266,40 +277,3 @@ def _validate(model: Model, dataset: Dataset) -> dict[str, float]:
     counts = triplet_error.triplet_error(embeddings, model.masks, items, share)
     counts = dict(zip(counts, summed(np.array(list(counts.values()))).tolist(), strict=True))  # (wrong, total) each
     return {name: wrong / total for name, (wrong, total) in counts.items()}
-
-
-class Pending:
-    """Metrics of the steps since the last look, still on the device, so that no step waits for the host."""
-
-    def __init__(self, batch_at: Callable[[int], AnyBatch], ids: np.ndarray, workdir: Path, start: int):
-        self._batch_at, self._ids, self._workdir = batch_at, ids, workdir
-        self._step, self._metrics = start, []
-
-    def add(self, metrics: dict[str, jax.Array]) -> None:
-        self._metrics.append(metrics)
-
-    def take(self) -> dict[str, float]:
-        """Fetch everything, check that it is finite, and return the newest step's metrics.
-
-        Raises:
-            MachineError: naming the first step whose loss or gradient is not finite, and its items.
-        """
-        fetched = jax.device_get(self._metrics)  # one wait for all of them
-        for metrics in fetched:
-            self._step += 1
-            if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"])):
-                raise MachineError(self._blame(metrics))
-        self._metrics.clear()
-        return {name: float(value) for name, value in fetched[-1].items()}
-
-    def _blame(self, metrics: dict[str, Any]) -> str:
-        batch = self._batch_at(self._step - 1)  # its padding repeats items
-        ids = self._ids[np.unique(np.concatenate([getattr(batch, column) for column in batch.ITEMS]))].tolist()
-        path = self._workdir / "nonfinite_batch.json"
-        if hosts.is_first():
-            write_atomically(path, json.dumps({"step": self._step, "items": ids}, indent=1).encode())
-        return (
-            f"step {self._step} has loss {float(metrics['loss'])} and gradient norm {float(metrics['gradient_norm'])} "
-            f"on {len(ids)} items ({', '.join(ids[:5])}, ...; all in {path}); the last good checkpoint is kept: lower "
-            "config.learning_rate in a new --workdir, or look at these items."
-        )

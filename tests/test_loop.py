@@ -28,23 +28,27 @@ def steps_of(workdir) -> list[int]:
     return sorted(int(name) for name in os.listdir(workdir / "checkpoints") if name.isdigit())
 
 
-def test_a_run_stopped_by_a_bad_number_can_go_on(finished, tmp_path, monkeypatch):
-    """NaN at step 13: exit with step and items, nothing of it saved; the cause gone, the run ends as if unbroken."""
-    make = loop.make_train_step
+def poisoned(make, number: int):
+    """make_train_step, whose steps give NaN at one of them."""
 
     def make_poisoned(*args, **kwargs):
         step = make(*args, **kwargs)
 
         def train_step(state, batch, items=None):
             new, metrics = step(state, batch, items)
-            bad = jnp.where(state.step == 12, jnp.nan, 1.0)
+            bad = jnp.where(state.step == number - 1, jnp.nan, 1.0)
             params = jax.tree.map(lambda leaf: leaf * bad, new.params)
             return new._replace(params=params), metrics | {"loss": metrics["loss"] * bad}
 
         return train_step
 
+    return make_poisoned
+
+
+def test_a_run_stopped_by_a_bad_number_can_go_on(finished, tmp_path, monkeypatch):
+    """NaN at step 13: exit with step and items, nothing of it saved; the cause gone, the run ends as if unbroken."""
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "make_train_step", make_poisoned)
+        patch.setattr(loop, "make_train_step", poisoned(loop.make_train_step, 13))
         with pytest.raises(csn_jax.MachineError) as caught:
             tiny.train(tmp_path)
     message = str(caught.value)
@@ -230,3 +234,65 @@ def test_batch_statistics_reach_the_step(tmp_path, monkeypatch, given, shared):
     monkeypatch.setattr(loop, "make_train_step", step)
     with pytest.raises(Seen, match=str(shared)):
         tiny.train(tmp_path / "run", f"--config.batch_statistics={given}")
+
+
+SEVERAL = (
+    "--config.steps=25",
+    "--config.learning_rate=2e-5",
+    "--config.log_every=3",
+    "--config.eval_every=12",
+    "--config.checkpoint_every=6",
+)
+
+
+def test_steps_between_two_looks_are_taken_at_once_on_accelerators(monkeypatch):
+    """By the most, up to ten, that divide them all; on a CPU one by one."""
+    assert loop.steps_at_once(tiny.config(*SEVERAL)) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert loop.steps_at_once(tiny.config(*SEVERAL)) == 3
+    assert loop.steps_at_once(tiny.config()) == 1  # every 2, 8 and 5
+    assert loop.steps_at_once(csn_jax.Config()) == 10
+    assert loop.steps_at_once(csn_jax.Config(log_every=64, eval_every=128, checkpoint_every=256)) == 8
+
+
+@pytest.mark.parametrize("loss", ["triplet", "batch_hard"])
+def test_a_run_of_several_steps_in_one_call_is_that_run(tmp_path, monkeypatch, capsys, loss):
+    """The same lines, measurements and checkpoints as step by step, the 25th alone; stopped, it saves after the call
+    that it is in, and goes on to the bits of an unbroken run."""
+    flags = (*SEVERAL, f"--config.loss.name={loss}")
+    single, several, stopped = (tmp_path / name for name in ("single", "several", "stopped"))
+    tiny.train(single, *flags)
+    monkeypatch.setattr(loop, "steps_at_once", lambda config: 3)
+    capsys.readouterr()
+    tiny.train(several, *flags)
+    assert "training 100% " in capsys.readouterr().err
+    lines = [
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (several, single)
+    ]
+    assert [line["step"] for line in lines[0]] == [3, 6, 9, 12, 12, 15, 18, 21, 24, 24, 25, 25]
+    for ours, theirs in zip(*lines, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+    assert steps_of(several) == steps_of(single)
+
+    log = Writer.log
+
+    def log_and_stop(self, step, values):
+        if step == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        log(self, step, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "log", log_and_stop)
+        with pytest.raises(csn_jax.Stopped) as caught:
+            tiny.train(stopped, *flags)
+    assert caught.value.step == 12 == steps_of(stopped)[-1]
+    tiny.train(stopped, *flags)
+    assert tiny.fingerprint(stopped, 25) == tiny.fingerprint(several, 25)
+
+
+def test_a_bad_number_inside_a_call_is_named_by_its_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "steps_at_once", lambda config: 3)
+    monkeypatch.setattr(loop, "make_train_step", poisoned(loop.make_train_step, 14))
+    with pytest.raises(csn_jax.MachineError, match="step 14 has loss nan"):
+        tiny.train(tmp_path, *SEVERAL)
+    assert steps_of(tmp_path) == [6, 12]

@@ -153,6 +153,18 @@ def _descend(state: State, objective: Callable, optimizer: optax.GradientTransfo
     return State(state.step + 1, params, statistics, opt_state), metrics
 
 
+def repeatable(train_step: Callable) -> Callable:
+    """The train_step, to which a batch with one more axis in front, [K, B, ...], is K batches for K steps in one call;
+    its metrics are then columns [K]."""
+
+    def train_steps(state: State, batch: Batch | LabelledBatch, items: jax.Array | None = None):
+        if batch.valid.ndim == 1:
+            return train_step(state, batch, items)
+        return jax.lax.scan(lambda state, batch: train_step(state, batch, items), state, batch)
+
+    return train_steps
+
+
 def make_embed_step(backbone: Backbone, preprocess: Preprocess) -> Callable[..., jax.Array]:
     """Build embed_step(params, statistics, inputs [B, ...]) -> [B, D], with running statistics, for jit."""
 

@@ -7,16 +7,17 @@ positions of items: those of `triplet_batches` or of `labelled_batches`.
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
 from csn_jax.core.steps import Batch, LabelledBatch
 from csn_jax.data.item_set import ItemSet
 from csn_jax.data.order import batch_rows, label_items, labelled_rows
 from csn_jax.data.triplets import Triplets
-from csn_jax.runtime.sharding import place
+from csn_jax.runtime.sharding import place, stacked
 
 AnyBatch = TypeVar("AnyBatch", Batch, LabelledBatch)
 
@@ -89,8 +90,24 @@ def gather(inputs: np.ndarray, batch: AnyBatch) -> AnyBatch:
 
 
 def device_feed(
-    batch_at: Callable[[int], AnyBatch], start: int, stop: int, sharding: Any
+    batch_at: Callable[[int], AnyBatch], start: int, stop: int, sharding: NamedSharding, at_once: int = 1
 ) -> Generator[AnyBatch, None, None]:
-    """Batches of positions, for a step that gathers from an array of all items on the device."""
-    for step in range(start, stop):
-        yield place(batch_at(step), sharding)
+    """Batches of positions, for a step that gathers from an array of all items on the device.
+
+    With `at_once` K, the batches of each K steps that begin at a multiple of K come stacked, [K, padded_size]; those
+    before the first multiple and after the last come one by one. Where a run begins thus changes no later call.
+    """
+    step = start
+    while step < stop:
+        if at_once > 1 and step % at_once == 0 and step + at_once <= stop:
+            several = [batch_at(one) for one in range(step, step + at_once)]
+            yield place(jax.tree.map(lambda *columns: np.stack(columns), *several), stacked(sharding))
+            step += at_once
+        else:
+            yield place(batch_at(step), sharding)
+            step += 1
+
+
+def steps_in(batch: AnyBatch) -> int:
+    """For how many steps a feed's batch is."""
+    return 1 if batch.valid.ndim == 1 else len(batch.valid)

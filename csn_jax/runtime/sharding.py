@@ -33,6 +33,11 @@ def make_shardings() -> Shardings:
     return Shardings(NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()), len(devices))
 
 
+def stacked(sharding: NamedSharding) -> NamedSharding:
+    """The sharding of several such arrays under one more axis in front."""
+    return NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+
+
 def place(tree: Any, sharding: NamedSharding) -> Any:
     """Arrays on the devices of a sharding. Of what is split, each process gives its share of the rows, and of what is
     on every device, all of it."""

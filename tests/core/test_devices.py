@@ -8,11 +8,12 @@ from oracles import assert_close, flat
 from csn_jax.backbones.norm import batch_norm
 from csn_jax.config import BackboneConfig, Config, LossConfig, PreprocessConfig
 from csn_jax.core.losses import csn_loss
-from csn_jax.core.steps import make_in_batch_step, make_train_step
+from csn_jax.core.steps import make_in_batch_step, make_train_step, repeatable
 from csn_jax.data.feed import device_feed, labelled_batches, triplet_batches
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.data.triplets import Triplets
 from csn_jax.model import build_network
+from csn_jax.pending import by_step
 from csn_jax.runtime.compiler import jit
 from csn_jax.runtime.sharding import make_shardings
 
@@ -27,8 +28,8 @@ CONFIG = Config(
 )
 
 
-def train(devices):
-    """(losses of each step, state) of the real step and feed on some devices."""
+def train(devices, at_once=1):
+    """(losses of each step, state) of the real step and feed on some devices, several steps in one call if asked."""
     rng = np.random.default_rng(0)
     items = rng.integers(0, 256, (12, 16, 16, 1), np.uint8)
     columns = [rng.integers(0, 12, TRIPLETS, np.int32) for _ in range(3)]
@@ -41,16 +42,30 @@ def train(devices):
     step = make_train_step(
         network.backbone, network.preprocess, network.optimizer, CONFIG.loss, train_masks=True, seed=CONFIG.seed
     )
-    step, state = jit(step, donate_argnums=0), jax.device_put(network.state, shardings.state)
+    step, state = jit(repeatable(step), donate_argnums=0), jax.device_put(network.state, shardings.state)
     on_device = jax.device_put(items, shardings.state)
     size = shardings.padded(BATCH)
     losses = []
     batch_at = triplet_batches(triplets, CONFIG.seed, BATCH, size)
-    for batch in device_feed(batch_at, 0, STEPS, shardings.batch):
-        assert len(batch.valid.sharding.device_set) == len(devices) and len(batch.valid) == size
+    for batch in device_feed(batch_at, 0, STEPS, shardings.batch, at_once):
+        assert len(batch.valid.sharding.device_set) == len(devices) and batch.valid.shape[-1] == size
         state, metrics = step(state, batch, on_device)
-        losses.append(jax.device_get(metrics))
+        losses += by_step(jax.device_get(metrics))
     return losses, jax.device_get(state)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_several_steps_in_one_call_are_those_steps(devices):
+    """Two calls of two steps and one of one, against five of one: the short batch of an epoch among them."""
+    (several, after), (single, expected) = (train(jax.devices()[:devices], at_once) for at_once in (2, 1))
+    assert len(several) == len(single) == STEPS
+    for ours, theirs in zip(several, single, strict=True):
+        for name in theirs:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6, atol=1e-6, err_msg=name)
+    ours, theirs = flat(after.params), flat(expected.params)
+    for name in theirs:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-6, err_msg=name)
+    assert int(after.step) == STEPS
 
 
 def test_one_device_equals_four():

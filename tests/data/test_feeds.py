@@ -8,7 +8,7 @@ import pytest
 
 from csn_jax.core.steps import Batch
 from csn_jax.data import feed as module
-from csn_jax.data.feed import Watched, device_feed, fits, gather, labelled_batches, triplet_batches
+from csn_jax.data.feed import Watched, device_feed, fits, gather, labelled_batches, steps_in, triplet_batches
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.data.order import batch_rows, label_items, labelled_rows, steps_per_epoch
 from csn_jax.data.triplets import Triplets, draw_triplets
@@ -89,6 +89,25 @@ def test_any_start_gives_the_tail(kind, pixels, triplets):
         assert len(tail) == 9 - start
         for one, other in zip(tail, whole[start:], strict=True):
             assert_same(one, other)
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 8, 10])
+def test_several_batches_in_one_are_the_batches(triplets, start):
+    """Stacked from each multiple of 3 on, wherever the feed starts, and one by one before the first and at the end; the
+    rows of each split over the devices."""
+    single = list(device_feed(*plan(triplets, start, 11)))
+    several = list(device_feed(*plan(triplets, start, 11), 3))
+    sizes = {0: [3, 3, 3, 1, 1], 1: [1, 1, 3, 3, 1, 1], 3: [3, 3, 1, 1], 4: [1, 1, 3, 1, 1], 8: [1, 1, 1], 10: [1]}
+    assert [steps_in(batch) for batch in several] == sizes[start]
+    one_by_one = []
+    for batch in several:
+        if steps_in(batch) > 1:
+            assert {shard.data.shape for shard in batch.anchor.addressable_shards} == {(3, 8)}
+            one_by_one += [jax.tree.map(lambda column, i=i: column[i], batch) for i in range(3)]
+        else:
+            one_by_one.append(batch)
+    for one, other in zip(one_by_one, single, strict=True):
+        assert_same(one, other)
 
 
 def test_memory_mapped_inputs(pixels, triplets, tmp_path):

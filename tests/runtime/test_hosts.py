@@ -152,6 +152,28 @@ def test_two_processes_evaluate_as_one(two, folder):
 
 
 @pytest.mark.slow
+def test_several_steps_in_one_call_on_two(folder):
+    """What accelerators do: with two processes as with one, each giving its rows of the stacked batches."""
+    runs = []
+    for processes, devices in ((1, 4), (2, 2)):
+        workdir = folder / f"several_on_{processes}"
+        argv = [*pair.flags(folder, "vectors"), "--config.feed=device", f"--workdir={workdir}"]
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        program = "import sys; from csn_jax import cli, loop, train; loop.steps_at_once = lambda config: 4; cli.run(train.main)"
+        all_of_them = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, *argv, f"--distributed=127.0.0.1:{port},{processes},{i}"],
+                env=pair.environment(folder, devices),
+            )
+            for i in range(processes)
+        ]
+        assert [process.wait(timeout=120) for process in all_of_them] == [0] * processes
+        runs.append(workdir)
+    assert differing(*runs) == []
+
+
+@pytest.mark.slow
 def test_slurm_says_who_is_who(two, folder):
     """--distributed=auto, by the variables that Slurm gives each task."""
     workdir = folder / "slurm"
