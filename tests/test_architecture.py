@@ -19,7 +19,7 @@ LAYERS = (
     ("sheet", "image_map", "report_pictures", "report_text"),
     ("pictures", "deploy", "model_card", "explain", "layout", "qdrant_search"),
     ("qdrant",),
-    ("model", "index"),
+    ("model", "index", "pending"),
     ("evaluators",),
     ("data",),
     ("runtime",),

@@ -160,7 +160,7 @@ def test_several_steps_in_one_call_on_two(folder):
         argv = [*pair.flags(folder, "vectors"), "--config.feed=device", f"--workdir={workdir}"]
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        program = "import sys; from csn_jax import cli, loop, train; loop.steps_at_once = lambda config: 4; cli.run(train.main)"
+        program = "from csn_jax import cli, loop, train; loop.steps_at_once = lambda config: 4; cli.run(train.main)"
         all_of_them = [
             subprocess.Popen(
                 [sys.executable, "-c", program, *argv, f"--distributed=127.0.0.1:{port},{processes},{i}"],
