@@ -15,10 +15,10 @@ _IMAGES = PreprocessConfig(size=64, mean=(0.485, 0.456, 0.406), std=(0.229, 0.22
 def default() -> Config:
     """The small network on colour pictures of 64x64; about ten minutes on two CPU cores.
 
-    On the 9,222 photos of shoes in the public set Fashion Product Images (Small), test triplet errors of learned masks
-    and of --config.variant=standard: category 11.2 and 16.1 %, gender 20.0 and 22.3, colour 19.2 and 26.7, season 39.2
-    and 42.2. With --config.batch_size=64 --config.steps=800, all conditions together: 23.9 %, and 26.8 % where
-    batch_statistics is by_role.
+    On the 9,222 photos of shoes in the public set Fashion Product Images (Small), with four conditions (docs/RESULTS.md
+    has five, and 32 pixels), test triplet errors of learned masks and of --config.variant=standard: category 11.2 and
+    16.1 %, gender 20.0 and 22.3, colour 19.2 and 26.7, season 39.2 and 42.2. With --config.batch_size=64
+    --config.steps=800, all conditions together: 23.9 %, and 26.8 % where batch_statistics is by_role.
 
     A notion that csn_jax.adapt teaches later needs dimensions that can carry it, and a wide embedding has more of them.
     `usage`, unknown in training, then learned from its labels: 18.5 % with 64 dimensions and 17.8 % with

@@ -33,8 +33,8 @@ PICTURES = {
 }
 TITLES = {"fonts": "Fonts", "footwear": "Shoes", "emoji": "Emoji"}
 INTRODUCTION = f"""\
-Everything on this page was written by `experiments/write.py` from files that runs left, which are kept in
-[results/runs](results/runs); nothing is typed by hand.
+Every table and verdict on this page was written by `experiments/write.py` from files that runs left, which are kept in
+[results/runs](results/runs), and the pictures by the commands under them; no figure of ours is typed by hand.
 
 - **Triplet error**: the share of test triplets whose unlike item is not farther from the anchor than the alike one,
   under the triplet's condition. Lower is better, and guessing has 50 %. *Overall* is over all conditions' triplets,
@@ -45,17 +45,24 @@ Everything on this page was written by `experiments/write.py` from files that ru
   steps of {CONFIG.batch_size} triplets, Adam at {CONFIG.learning_rate:g} with a cosine to 0; batch norm by role on
   fonts, over all three roles on shoes and emoji; the best on validation is tested. This is no recipe of the paper,
   whose networks, sets and lengths want a GPU: compare the order of rows with its table 1, not values.
-- **Intervals** are of 95 %, over seeds of training (initial weights, masks, order of batches). Split, triplets and
-  test are the same for all seeds and rows.
+- **Intervals** are Student's, of 95 %, over seeds of training (initial weights, masks, order of batches). Split,
+  triplets and test are the same for all seeds and rows.
 - **A claim** *holds* where the interval of its differences, seed by seed, lies above 0; *the reverse holds* where it
   lies below; else it *is not settled*. Differences are in points, above 0 in favour of the claim. Nothing is
-  corrected for the number of claims: of twenty that are not so, one would look settled.
-- **Data**, none of it ours to give. Fonts: Latin subsets of open fonts (npm's `@fontsource/*` packages), each
-  character of each font one item; test glyphs are of fonts that training saw by other characters. Shoes: the footwear
-  of the public set Fashion Product Images (Small). Emoji: the same ones by seven vendors (npm's `@iconify-json/*`
-  sets), drawn at 64 pixels. Each is a folder or a table, as `python experiments/run.py --help` says.
-- **Time** is what the commands took from nothing on a machine that did other work beside; trainings that sections
-  share are counted in each."""
+  corrected for the number of claims: of twenty without any difference behind them, about one would look settled.
+- **Data**, none of it ours to give; each is a folder or a table, as `python experiments/run.py --help` says. Of each
+  condition there are {CONFIG.data.train_triplets:,} triplets for training, {CONFIG.data.validation_triplets:,} for
+  validation and {CONFIG.data.test_triplets:,} for the test.
+  - Fonts: a folder of 2,297 Latin subsets in WOFF2 from npm's `@fontsource/*` packages, of which 2,073 are usable and
+    different; 62 characters of each are 128,526 items, and test glyphs are of fonts that training saw by other
+    characters.
+  - Shoes: the 9,222 rows of footwear in the public set Fashion Product Images (Small), 60 x 80 pixels; in its
+    `styles.csv`, category is `articleType` and colour `baseColour`.
+  - Emoji: 1,053 emoji (identity) by seven vendors (style), which are npm's `@iconify-json/*` sets noto, noto-v1,
+    twemoji, emojione, fluent-emoji, fluent-emoji-flat and fluent-emoji-high-contrast, drawn at 64 x 64 pixels; group
+    and subgroup are Unicode's.
+- **Time** is what the commands took from nothing, beside other work; trainings that sections share are counted in
+  each."""
 
 
 def table1(source: str) -> Callable[[Runs], list[str]]:
@@ -79,7 +86,7 @@ def table1(source: str) -> Callable[[Runs], list[str]]:
         lows, highs = zip(*(runs.results(f"{source}/{v}_0")["ci95"]["overall"] for v in VARIANTS), strict=True)
         test = 100 * statistics.fmean(minus(highs, lows)) / 2
         paper = ", ".join(f"{name} {value}" for name, value in PAPER.items())
-        longer = " (*Longer training* gives them all)" if source in LONGER else ""
+        longer = " (*Longer training*, below, gives each all of them)" if source in LONGER else ""
         pictures = [name for name in PICTURES if (DOCS / f"results/{source}/{name}.png").is_file()]
         workdirs = f"runs/experiments/{source}/{{{','.join(VARIANTS)}}}_[0-9]"
         return [
@@ -158,7 +165,7 @@ def new_condition(runs: Runs) -> list[str]:
         f"Trained on {', '.join(name for name in SHOES if name != NEW)} of the shoes, {count(runs.few)}; `{NEW}` was "
         f"never a condition. How often does a linear probe name the `{NEW}` of a test item rightly? Higher is better; "
         f"by the test alone, of {pixels['n_items']['by_label'][NEW]:,} shoes, a row is uncertain by about "
-        f"±{50 * (high - low):.1f} points. No pretrained network was at hand to stand beside them.",
+        f"±{50 * (high - low):.1f} points. No pretrained network stands beside them.",
         markdown(["linear probe on", "right, %"], rows),
         claim("An embedding with masks tells more of it than one without", minus(right["learned"], right["standard"])),
         f"Triplet error of `{NEW}` with a mask of its own, fitted to k of its triplets over the frozen embedding of "
@@ -259,10 +266,10 @@ def masks(runs: Runs) -> list[str]:
             rows.append([f"{title}, {variant}", *(f"{used:.0f} / {shared:.0f}" for used, shared in means)])
     assert all(steps == columns[0] for steps in columns), "logs of different steps"
     return [
-        f"Of {DIMENSIONS} dimensions, how many some mask weighs, and after the stroke how many several masks do, by "
-        f"training step; means of {count(runs.seeds)}. A weight counts where it is above 0, however small: masks from "
-        "disjoint blocks start with 0.1 outside their own, so that at step 0 all are shared. What disjointness costs "
-        "is the last claim of each table 1.",
+        f"Of {DIMENSIONS} dimensions, how many at least one mask uses, and after the stroke how many at least two do, "
+        f"by training step; means of {count(runs.seeds)}. A weight counts where it is above 0, however small: masks "
+        "from disjoint blocks start with 0.1 outside their own, so that at step 0 all are shared. What disjointness "
+        "costs is the last claim of each table 1.",
         markdown(["masks", *(f"{step:,}" for step in columns[0])], rows),
     ]
 
@@ -300,14 +307,15 @@ def fewer_triplets(runs: Runs) -> list[str]:
         rows.append([f"{2 * n:,}", *(str(estimate(found[2 * n][variant])) for variant in variants)])
     most = 2 * TRIPLETS[-1]
     goal = statistics.fmean(found[most]["specialists"])
-    enough = {v: next((n for n in found if statistics.fmean(found[n][v]) <= goal), None) for v in variants[1:]}
-    needed = ", ".join(f"{v} masks need {f'{n:,}' if n else f'more than {most:,}'}" for v, n in enough.items())
+    enough = {v: next((n for n in found if statistics.fmean(found[n][v]) <= goal), None) for v in variants}
+    needed = ", ".join(f"{v} {f'{n:,}' if n else f'more than {most:,}'}" for v, n in enough.items())
     few, least = f"From {min(found):,} triplets", found[min(found)]
     return [
         "Fonts: overall error in per cent against the number of training triplets of both conditions together, which "
         f"are drawn from all training items; {count(runs.few)}, equal steps.",
         markdown(["triplets", *variants], rows),
-        f"To err no more than specialists do from {most:,} triplets, of the numbers tried, {needed}.",
+        f"The fewest of them from which the mean error is no higher than that of specialists from {most:,}: {needed}. "
+        "Where intervals overlap, such differences may be chance.",
         bullets(
             [
                 claim(f"{few}, learned masks err less than specialists", minus(least["specialists"], least["learned"])),

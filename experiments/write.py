@@ -1,4 +1,4 @@
-"""Write docs/RESULTS.md from what the runs left: their results.json, and took.json beside it. Nothing is typed by hand.
+"""Write docs/RESULTS.md from what the runs left: their results.json, and took.json beside it.
 
     python experiments/write.py --runs=runs/experiments --out=docs/RESULTS.md
 
@@ -36,7 +36,7 @@ def page(places: Places, only: Sequence[str]) -> tuple[str, set[str]]:
         read |= runs.read
         parts += [f"## {title}", *body, *made_by(places, name)]
     if later := [SECTIONS[name][0] for name in EXPERIMENTS if name not in only]:
-        parts += ["## Not run yet", f"{'; '.join(later)}. They are planned in `experiments/plan.py`."]
+        parts += ["## Not finished yet", f"{'; '.join(later)}. They are planned in `experiments/plan.py`."]
     return "\n\n".join(parts) + "\n", read
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Train on all hosts of a TPU pod slice, one process a host; every flag goes to csn_jax.train.
-#   TPU_NAME=pod ZONE=us-central2-b launch/tpu_pod.sh --config=configs/table.py:default --workdir=/shared/runs/products
+#   TPU_NAME=pod ZONE=us-central2-b launch/tpu_pod.sh --config=configs/table.py --config.data.path=/shared/products.csv \
+#     --workdir=/shared/runs/products
 # Ctrl-C here does not stop the hosts: stop with STOP=yes launch/tpu_pod.sh, which sends them SIGTERM, so that they save.
 set -euo pipefail
 : "${TPU_NAME:?the name of the TPU VM}" "${ZONE:?its zone}"
