@@ -55,10 +55,9 @@ class Args:
 def main(argv: Sequence[str]) -> None:
     args = cli.parse(Args, argv, "python -m csn_jax.adapt")
 
-    from csn_jax.data.item_set import check_name
     from csn_jax.model import load
     from csn_jax.runtime.whole_run import check_free
-    from csn_jax.runtime.workdir import read_config, read_record
+    from csn_jax.runtime.workdir import check_name, read_config, read_record
     from csn_jax.runtime.writer import say
 
     workdir = Path(args.workdir).expanduser().absolute()

@@ -89,8 +89,9 @@ def main(argv: Sequence[str]) -> None:
     out = Path(args.out).expanduser()
     if args.turns < 1:
         raise UserError(f"--turns={args.turns}; give a whole number of at least 1.")
-    if not out.parent.is_dir():
-        raise UserError(f"--out={args.out}: there is no folder {out.parent}; make it, or give another place.")
+    if out.is_dir() or not out.parent.is_dir():
+        why = "this is a folder; give a file" if out.is_dir() else f"there is no folder {out.parent}; make it"
+        raise UserError(f"--out={args.out}: {why}, or give another place.")
 
     from csn_jax.runtime.workdir import write_atomically
     from csn_jax.runtime.writer import say

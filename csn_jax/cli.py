@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import errno
 import importlib.util
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ Args = TypeVar("Args")
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Run a verb and exit: 0, 2 after a user's mistake, 1 when the machine failed, 128 + signal after a saved stop."""
+    """Run a verb and exit: 0, 2 after a user's mistake, 1 when the machine failed, 143 after a saved stop."""
     # TensorFlow imports Keras at once, or its old self where told to and there is one: a third of the time that its
     # import takes, for nothing that we use. Set here and not beside the import, since a notebook may want Keras.
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -32,13 +34,21 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         sys.exit(_told(error, 1))
     except Stopped as stop:
         print(stop, file=sys.stderr)
-        sys.exit(128 + stop.signum)
+        sys.exit(128 + signal.SIGTERM)  # whichever signal it was: launchers start again what ended so
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # what pathlib says of ~NAME
+            raise
+        sys.exit(_told(UserError("a path begins with ~NAME, and there is no such user; give it from / on."), 2))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `--help | head`: the reader has left, and Python would complain again while exiting
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        sys.exit(_told(UserError(f"{error.filename} is too long for a path; give a shorter one."), 2))
 
 
 def _told(error: Exception, status: int) -> int:
@@ -147,7 +157,7 @@ def load_preset(reference: str) -> Config:
     if path.suffix != ".py" or not path.is_file():
         raise UserError(f"--config={reference}: {name} is no Python file; give --config=FILE.py[:FUNCTION].")
     spec = importlib.util.spec_from_file_location(f"preset_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look up their types
     try:
         spec.loader.exec_module(module)
     except Exception as error:

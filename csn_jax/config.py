@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -210,8 +211,10 @@ class Config:
                 f"config.preprocess.mean has {channels} values and config.preprocess.std {len(self.preprocess.std)}; "
                 "give one of each for grey images or three of each for colour."
             )
-        if min(self.preprocess.std) <= 0:
-            raise UserError(f"config.preprocess.std is {self.preprocess.std}; give numbers above 0.")
+        if not all(map(math.isfinite, self.preprocess.mean)):
+            raise UserError(f"config.preprocess.mean is {self.preprocess.mean}; give finite numbers.")
+        if not all(0 < one < math.inf for one in self.preprocess.std):
+            raise UserError(f"config.preprocess.std is {self.preprocess.std}; give finite numbers above 0.")
 
     def to_json(self) -> str:
         """The whole config as indented JSON with sorted keys; `from_json` reads it back exactly."""

@@ -82,7 +82,8 @@ def main(argv: Sequence[str]) -> None:
     check_path(out, "--out")
     if not out.parent.is_dir():
         raise UserError(f"--out={args.out}: there is no folder {out.parent}; make it first, or give another.")
-    if args.table and out.exists() and out.samefile(Path(args.table).expanduser()):
+    table = Path(args.table).expanduser()
+    if args.table and out.exists() and table.is_file() and out.samefile(table):
         raise UserError(f"--out={args.out} is the table itself; give another name.")
     model, config, record = load(workdir), read_config(workdir), read_record(workdir)
     to_embed = _to_embed(args, workdir, config, record["input_shape"])

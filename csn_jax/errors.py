@@ -10,9 +10,8 @@ class MachineError(Exception):
 
 
 class Stopped(BaseException):
-    """A signal asked the run to end, and all that it had is saved. A command exits 128 + the signal's number: 143 for
-    SIGTERM. Like KeyboardInterrupt no Exception: it may come between any two lines, where no handler should take it
-    for a failure of what was going on."""
+    """A signal asked the run to end, and all that it had is saved. A command exits 143. Like KeyboardInterrupt no
+    Exception: it may come between any two lines, where no handler should take it for a failure of what was going on."""
 
     def __init__(self, signum: int, step: int | None = None):
         where = "" if step is None else f" at step {step}"

@@ -21,7 +21,7 @@ REMEMBERED = 8  # weightings whose squares are kept
 EXTRA = 64  # candidates that an accelerator gives besides
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Index:
     """Stored embeddings, to be searched under their model's masks or newer ones.
 
@@ -120,8 +120,9 @@ class Index:
             UserError: for unknown conditions, columns or values, weights that are all zero or no numbers, or k < 1.
         """
         rows, squares = self.nearest(queries, weights, k, filters=filters, exclude=exclude)
-        ids = np.where(rows < 0, "", self.ids[rows]).astype(str)
-        return ids, (np.sign(squares) * np.sqrt(np.abs(squares))).astype(np.float32)
+        ids = np.full(rows.shape, "", object)
+        ids[rows >= 0] = self.ids[rows[rows >= 0]]
+        return ids.astype(str), (np.sign(squares) * np.sqrt(np.abs(squares))).astype(np.float32)
 
     def nearest(
         self,
@@ -142,9 +143,9 @@ class Index:
         excluded = np.full(len(queries), -1) if exclude is None else np.asarray(exclude, int)
         rows = np.full((len(queries), k), -1)
         squares = np.full((len(queries), k), np.inf)
-        n, size = min(k, len(self.ids)), max(1, PAIRS // len(self.ids))
+        n, size = min(k, len(self.ids)), max(1, PAIRS // max(1, len(self.ids)))
         candidates_of = self._on_accelerator if _accelerator() else self._on_host
-        for start in range(0, len(queries), size):
+        for start in range(0, len(queries) if n else 0, size):
             some = slice(start, start + size)
             with np.errstate(over="ignore", invalid="ignore"):  # what does not fit float32 is found and done otherwise
                 found = candidates_of(queries[some], w, n, allowed, excluded[some])
@@ -169,10 +170,13 @@ class Index:
         if not any(weights.values()):
             told = f"all weights are zero ({', '.join(weights)})" if weights else "no condition is given"
             raise UserError(f"{told}; give at least one of {', '.join(self.conditions)} a weight.")
-        w = sum(
-            weight * np.square(self.masks[self.conditions.index(name)], dtype=np.float64)
-            for name, weight in weights.items()
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # which the next line tells
+            w = sum(
+                weight * np.square(self.masks[self.conditions.index(name)], dtype=np.float64)
+                for name, weight in weights.items()
+            )
+        if not np.isfinite(w).all():
+            raise UserError(f"the weights of {', '.join(weights)} are too large to add up; give smaller ones.")
         if not np.any(w):
             named = self.masks[[self.conditions.index(name) for name, weight in weights.items() if weight]]
             why = "cancel each other out" if np.any(named) else "are zero in every dimension"

@@ -216,7 +216,7 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
                     shown |= {"loss": f"{values['loss']:.3f}", "waiting": f"{waiting:.1%}"}
             error = None
             if evaluating:
-                model = make_model(config, names, state, programs, shardings)
+                model = make_model(config, names, items.inputs.shape[1:], state, programs, shardings)
                 counts = _validate(model, dataset)
                 errors = {f"validation/triplet_error/{name}": value for name, value in counts.items()}
                 use = use_of(model.masks)._asdict() if network.masks.trained else {}

@@ -15,7 +15,7 @@ import optax
 
 from csn_jax import backbones
 from csn_jax.backbones.tensors import from_tensors, plain_names
-from csn_jax.config import Config
+from csn_jax.config import STAGES, Config
 from csn_jax.core import losses
 from csn_jax.core.masks import Masks, blocks, initial_masks, rectify
 from csn_jax.core.optim import make_optimizer
@@ -33,29 +33,21 @@ from csn_jax.text import did_you_mean
 CHUNK = 512  # inputs embedded at a time
 
 
-def _sound(inputs: np.ndarray) -> np.ndarray:
-    """Inputs as an array of a type that preprocessing knows."""
-    inputs = np.asarray(inputs)
-    if inputs.dtype != np.uint8 and not jnp.issubdtype(inputs.dtype, jnp.floating):
-        raise UserError(
-            f"the inputs are of type {inputs.dtype}; give pixels as uint8, or floats: pixels that are normalised, or "
-            "feature vectors."
-        )
-    return inputs
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """An embedding and a mask for every condition.
 
     conditions: names, in the order of the masks' rows.
     masks: [C, D] float32, as applied: rectified (but for a model of `port import --unrectified`).
     step: the training step that this model is from.
+    input_shape: of one input as it was trained on: (H, W, ch) of images, (F,) of feature vectors.
     """
 
     conditions: tuple[str, ...]
     masks: np.ndarray
     step: int
+    input_shape: tuple[int, ...]
+    _any_size: bool  # whether H and W may be other ones
     _embed: Callable[[np.ndarray], jax.Array]  # [B, ...] -> [B, D]
     _features: Callable[[np.ndarray], jax.Array]  # [B, ...] -> [B, F]
     _digest: Callable[[], str]
@@ -78,9 +70,10 @@ class Model:
             [B, D], unmasked and not normalised.
 
         Raises:
-            UserError: for whole numbers that are no uint8, which would be taken for normalised pixels.
+            UserError: for inputs of another shape than the model takes, and for whole numbers that are no uint8, which
+                would be taken for normalised pixels.
         """
-        inputs = _sound(inputs)
+        inputs = self._sound(inputs)
         if not len(inputs):
             return np.zeros((0, self.masks.shape[1]), np.float32)
         return self._in_chunks(self._embed, inputs, np.arange(len(inputs)))
@@ -90,8 +83,25 @@ class Model:
 
         Of specialists, those of one network beside those of the next.
         """
-        inputs = _sound(inputs)
+        inputs = self._sound(inputs)
+        if not len(inputs):  # only the network knows F
+            return self._in_chunks(self._features, np.zeros((1, *self.input_shape), np.float32), np.arange(1))[:0]
         return self._in_chunks(self._features, inputs, np.arange(len(inputs)))
+
+    def _sound(self, inputs: np.ndarray) -> np.ndarray:
+        """Inputs as an array [B, ...] of a shape and a type that network and preprocessing know."""
+        inputs, images = np.asarray(inputs), len(self.input_shape) == 3
+        if inputs.shape == (0,):  # an empty list
+            return inputs
+        one = (*inputs.shape[1:-1], self.input_shape[-1]) if self._any_size else self.input_shape
+        if inputs.ndim != 1 + len(self.input_shape) or inputs.shape[1:] != one:
+            wanted = ("B", "H", "W", self.input_shape[-1]) if self._any_size else ("B", *self.input_shape)
+            told = ", ".join(map(str, wanted))
+            raise UserError(f"the inputs are of shape {[*inputs.shape]}; give [{told}], B of them.")
+        if not jnp.issubdtype(inputs.dtype, jnp.floating) and not (images and inputs.dtype == np.uint8):
+            told = "pixels as uint8, or as floats that are normalised" if images else "feature vectors as floats"
+            raise UserError(f"the inputs are of type {inputs.dtype}; give {told}.")
+        return inputs
 
     def _in_chunks(
         self, function: Callable[[jax.Array], jax.Array], inputs: np.ndarray, rows: np.ndarray
@@ -215,6 +225,7 @@ def make_programs(network: Network) -> Programs:
 def make_model(
     config: Config,
     conditions: Sequence[str],
+    input_shape: Sequence[int],
     state: State,
     programs: Programs,
     shardings: Shardings,
@@ -227,6 +238,8 @@ def make_model(
         conditions=tuple(conditions),
         masks=np.asarray(rectify(params["beta"]) if rectified else params["beta"]),
         step=int(state.step),
+        input_shape=tuple(input_shape),
+        _any_size=config.backbone.name in STAGES,
         _embed=lambda inputs: programs.embed(params, statistics, inputs),
         _features=lambda inputs: programs.features(params, statistics, inputs),
         _digest=lambda: _digest(config, params["backbone"], statistics),
@@ -253,6 +266,8 @@ def join(models: Sequence[Model]) -> Model:
         conditions=tuple(name for model in models for name in model.conditions),
         masks=blocks(len(models), width),
         step=max(model.step for model in models),
+        input_shape=models[0].input_shape,
+        _any_size=models[0]._any_size,
         _embed=lambda inputs: beside(model._embed(inputs) for model in models),
         _features=lambda inputs: beside(model._features(inputs) for model in models),
         _digest=lambda: hashlib.sha256("".join(model.sha256 for model in models).encode()).hexdigest(),
@@ -285,7 +300,8 @@ def load(workdir: str | Path) -> Model:
         return join([load(workdir / name) for name in names])
     network, state = restore_best(workdir, config, record)
     rectified = record.get("rectified", True)
-    return make_model(config, names, state, make_programs(network), make_shardings(), rectified=rectified)
+    shape = record["input_shape"]
+    return make_model(config, names, shape, state, make_programs(network), make_shardings(), rectified=rectified)
 
 
 def restore_best(workdir: Path, config: Config, record: dict) -> tuple[Network, State]:

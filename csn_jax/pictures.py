@@ -57,7 +57,7 @@ def draw_masks(path: Path, masks: np.ndarray, conditions: tuple[str, ...]) -> No
     figure = Figure(figsize=(9, 1.3 + 0.45 * n), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(ordered, aspect="auto", cmap="viridis", vmin=0, interpolation="nearest")
-    axes.set_yticks(range(n), conditions)
+    axes.set_yticks(range(n), map(literal, conditions))
     axes.set_xlabel(f"{width} embedding dimensions, grouped by the condition that weighs them most, unused ones last")
     used, shared = use_of(masks)
     axes.set_title(f"{used} of {width} dimensions in use, {shared} of them by several conditions", fontsize=10)
@@ -65,6 +65,11 @@ def draw_masks(path: Path, masks: np.ndarray, conditions: tuple[str, ...]) -> No
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=130)
     write_atomically(path, buffer.getvalue())
+
+
+def literal(text: str) -> str:
+    """A user's text as Matplotlib draws it: what stands between two dollars would be a formula to it."""
+    return text.replace("$", r"\$")
 
 
 def choose_queries(items: ItemSet, n: int) -> np.ndarray:

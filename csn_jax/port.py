@@ -211,9 +211,6 @@ def _import_exported(folder: Path, workdir: Path) -> Sequence[str]:
     if config.variant != "specialists":
         write_run(workdir, config, record, _exported_state(folder, config, record), results)
         return names
-    for name in names:  # they become folders
-        if Path(name).name != name or name == "..":
-            raise UserError(f"{folder / 'data.json'} has a condition {name!r}, which can be no folder's name.")
     runs = [(read_config(folder / name), read_record(folder / name)) for name in names]
     states = [_exported_state(folder / name, *run) for name, run in zip(names, runs, strict=True)]
     write_run(workdir, config, record, None, results)
@@ -281,10 +278,14 @@ def _masks(beta: Any, path: str | Path) -> Any:
 
 
 def _names(wanted: tuple[str, ...], n: int, path: str) -> tuple[str, ...]:
+    from csn_jax.runtime.workdir import check_name
+
     if not wanted:
         return REFERENCE_CONDITIONS if n == len(REFERENCE_CONDITIONS) else tuple(f"condition_{i}" for i in range(n))
     if len(wanted) != n or len(set(wanted)) < n or "" in wanted:
         raise UserError(f"--conditions names {' '.join(wanted)}; {path} has {n} masks, so give {n} different names.")
+    for name in wanted:
+        check_name(name)
     return wanted
 
 

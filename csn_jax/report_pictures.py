@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from csn_jax.core.masks import use_of
-from csn_jax.pictures import order_dimensions
+from csn_jax.pictures import literal, order_dimensions
 from csn_jax.runtime.runs import Row, Section, curve, figure, summarise
 
 if TYPE_CHECKING:
@@ -94,12 +94,12 @@ def draw_masks(masks: Sequence[tuple[str, np.ndarray]], conditions: Sequence[str
         ordered = mask[:, order_dimensions(mask)]
         image = axes.imshow(ordered, aspect="auto", cmap="viridis", vmin=0, vmax=highest, interpolation="nearest")
         used, shared = use_of(mask)
-        told = f"{textwrap.fill(label, 44)}\n{used} of {mask.shape[1]} dimensions in use, {shared} shared"
+        told = f"{literal(textwrap.fill(label, 44))}\n{used} of {mask.shape[1]} dimensions in use, {shared} shared"
         axes.set_title(told, size=9)
         axes.grid(False)
         for edge in range(1, len(conditions)):
             axes.axhline(edge - 0.5, color="white", lw=2)
-        axes.set_yticks(range(len(conditions)), [textwrap.shorten(name, 24, placeholder="…") for name in conditions])
+        axes.set_yticks(range(len(conditions)), map(_short, conditions))
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
@@ -163,7 +163,7 @@ def draw_errors(section: Section) -> bytes:
             for run in row.runs:
                 axes.plot(at, [100 * figure(run, "triplet_error", name)[0] for name in names], **look, ms=3, alpha=0.6)
             axes.plot(at, means, **look, ms=8)
-    axes.set_xticks(range(len(names)), [textwrap.shorten(name, 24, placeholder="…") for name in names])
+    axes.set_xticks(range(len(names)), map(_short, names))
     axes.set_xlim(-0.5, len(names) - 0.5)
     for edge in range(1, len(names)):
         axes.axvline(edge - 0.5, color="#dddddd", lw=1)
@@ -173,6 +173,10 @@ def draw_errors(section: Section) -> bytes:
     axes.set_title(f"triplet error on {_split(section)}, %", size=10)
     _legend(figure_, looks, markers=True, lines=False)
     return _png(figure_)
+
+
+def _short(name: str) -> str:
+    return literal(textwrap.shorten(name, 24, placeholder="…"))
 
 
 def _split(section: Section) -> str:
@@ -200,7 +204,7 @@ def _legend(figure_: "Figure", looks: dict[str, dict], *, markers: bool = False,
     hidden = ({} if markers else {"marker": "none"}) | ({} if lines else {"linestyle": "none"})
     shown = [Line2D([], [], **(look | hidden), lw=2, ms=6) for look in looks.values()]
     columns = max(1, min(len(looks), int(figure_.get_figwidth() * 11 // (max(map(len, looks)) + 6))))
-    texts = [textwrap.fill(label, 90) for label in looks]
+    texts = [literal(textwrap.fill(label, 90)) for label in looks]
     figure_.legend(shown, texts, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=2.6)
 
 

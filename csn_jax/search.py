@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,11 +109,7 @@ def _in_index(args: Args, model: "Model | None") -> "Answers":
     index.weight(weights)  # before anything is embedded
     if model and args.image:
         names = index.ids if not index.items.pictures.get("image") else index.columns[index.items.pictures["image"]]
-
-        def row_of(path: Path) -> int:
-            found = (np.flatnonzero(names == name) for name in _below(path, index.items.pictures))
-            return next((int(rows[0]) for rows in found if len(rows)), -1)
-
+        row_of = _rows_by_picture(names.tolist(), index.items.pictures)
         queries = [
             Query(name, vector, row_of(path), path)
             for name, vector, path in _embedded(Path(args.image).expanduser(), Path(args.workdir).expanduser(), model)
@@ -154,7 +151,9 @@ def _in_qdrant(args: Args, model: "Model | None") -> "Answers":
         if model and args.image:
             embedded = _embedded(Path(args.image).expanduser(), Path(args.workdir).expanduser(), model)
             pictures = collection.empty.items.pictures
-            own = [next(filter(None, map(collection.item_of, _below(path, pictures))), "") for _, _, path in embedded]
+            own = [
+                next(filter(None, map(collection.item_of, _spellings(path, pictures))), "") for _, _, path in embedded
+            ]
         else:
             embedded, own = [(args.id, collection.vector(args.id), None)], [args.id]
         found = collection.search(
@@ -254,14 +253,35 @@ def _embedded(path: Path, workdir: Path, model: "Model") -> list[tuple[str, "np.
     return queries
 
 
-def _below(path: Path, pictures: Mapping[str, str]) -> list[str]:
-    """How a table or folder of items may name this image file: relative to the folder that their pictures are in, as it
-    is, then by what it links to, each without `./` before it and with it."""
+def _rows_by_picture(names: Sequence[str], pictures: Mapping[str, str]) -> Callable[[Path], int]:
+    """The first row whose picture is an image file, or -1, however the items' table or folder spells its path."""
+    rows: dict[str, list[int]] = {}  # by the last part, since a million whole paths take seconds
+    for row, name in enumerate(names):
+        rows.setdefault(name.rpartition("/")[2], []).append(row)
+
+    def row_of(path: Path) -> int:
+        for place in _places(path, pictures):
+            for row in rows.get(place.name, ()):
+                if os.path.normpath(os.path.join(pictures["root"], names[row])) == str(place):
+                    return row
+        return -1
+
+    return row_of
+
+
+def _spellings(path: Path, pictures: Mapping[str, str]) -> list[str]:
+    """How a table or folder of items usually names this image file: from the folder that their pictures are in, without
+    `./` before it and with it, or from the root of the file system."""
+    names = [(place.relative_to(pictures["root"]).as_posix(), str(place)) for place in _places(path, pictures)]
+    return [spelt for name, whole in names for spelt in (name, f"./{name}", whole)]
+
+
+def _places(path: Path, pictures: Mapping[str, str]) -> list[Path]:
+    """An image file as it is and by what it links to, where these are below the folder of the items' pictures."""
     if pictures.get("kind") not in ("folder", "table"):
         return []
-    root, places = Path(pictures["root"]), (path.parent.resolve() / path.name, path.resolve())
-    names = dict.fromkeys(place.relative_to(root).as_posix() for place in places if place.is_relative_to(root))
-    return [spelt for name in names for spelt in (name, f"./{name}")]
+    places = dict.fromkeys((path.parent.resolve() / path.name, path.resolve()))
+    return [place for place in places if place.is_relative_to(pictures["root"])]
 
 
 if __name__ == "__main__":

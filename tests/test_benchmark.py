@@ -54,6 +54,8 @@ def test_mistakes_are_one_sentence(tmp_path):
         benchmark.main([f"--out={tmp_path / 'x.json'}", "--turns=0"])
     with pytest.raises(UserError, match="there is no folder"):
         benchmark.main([f"--out={tmp_path / 'none' / 'x.json'}"])
+    with pytest.raises(UserError, match="this is a folder; give a file"):  # and not after all that was measured
+        benchmark.main([f"--out={tmp_path}"])
     with pytest.raises(UserError, match="stop"):
         benchmark.main(["--suite=stop", f"--out={tmp_path / 'x.json'}"])
 

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +180,16 @@ def test_a_mistake_in_a_preset_is_one_sentence(function, parts, tmp_path, monkey
     assert_told(*told, 2, f"--config={tmp_path}/mine.py:{function}", *parts)
 
 
+def test_a_preset_file_may_have_types_of_its_own(tmp_path):
+    """dataclasses look their fields' types up in the module, by its name."""
+    (tmp_path / "typed.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom csn_jax import Config\n"
+        "@dataclass\nclass Choice:\n    steps: int = 7\n"
+        "def default(): return Config(steps=Choice().steps)\n"
+    )
+    assert cli.load_preset(f"{tmp_path}/typed.py").steps == 7
+
+
 @pytest.mark.parametrize("text", ["def default(:", "import no_such_module", "1 / 0"])
 def test_a_preset_file_that_cannot_run_is_one_sentence(text, tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text(text)
@@ -232,6 +243,8 @@ EVALUATE_MISTAKES = {
     "unknown flag": (["--workdir=x", "--wrkdir=y"], ["--wrkdir=y", "did you mean --workdir?"]),
     "absent": (["--workdir=/no/such"], ["/no/such has no config.json", "--workdir of a run"]),
     "no run": ([f"--workdir={Path(__file__).parent}"], ["has no config.json"]),
+    "nobody's home": (["--workdir=~nosuchuser/x"], ["~NAME", "no such user"]),
+    "endless name": ([f"--workdir=/{'a' * 300}"], ["aaa", "too long for a path"]),
 }
 
 
@@ -346,7 +359,7 @@ def test_a_missing_tensorflow_is_told_before_anything_is_written(tmp_path):
 
 
 def test_interrupts_and_stops_have_their_exit_status(monkeypatch, capsys):
-    """130 after Ctrl-C, 143 after SIGTERM, 1 when the machine failed, and no traceback."""
+    """130 after Ctrl-C, 143 after either signal, 1 when the machine failed, and no traceback."""
 
     def ends_with(error):
         def main(_):
@@ -360,9 +373,13 @@ def test_interrupts_and_stops_have_their_exit_status(monkeypatch, capsys):
     assert ends_with(KeyboardInterrupt())[0] == 130
     status, told = ends_with(csn_jax.Stopped(15, 70))
     assert status == 143 and told == "stopped by signal 15 at step 70; the same command goes on from there\n"
+    assert ends_with(csn_jax.Stopped(signal.SIGUSR1))[0] == 143
     assert ends_with(csn_jax.MachineError("no room")) == (1, "error: no room\n")
     with pytest.raises(ZeroDivisionError):  # a bug is not dressed up
         cli.run(lambda _: 1 / 0)
+    for error in (RuntimeError("a bug"), OSError(5, "Input/output error")):
+        with pytest.raises(type(error)):
+            ends_with(error)
 
 
 def test_the_default_workdir_is_the_config_s_own(monkeypatch):

@@ -77,6 +77,12 @@ MISTAKES = {
     "infinity": (lambda: Config(loss=LossConfig(margin=float("inf"))), "config.loss.margin is inf", "above 0"),
     "weight": (lambda: Config(loss=LossConfig(mask_weight=-1.0)), "config.loss.mask_weight is -1.0", "at least 0"),
     "channels": (lambda: Config(preprocess=PreprocessConfig(mean=(0.1, 0.2))), "mean has 2 values", "three of each"),
+    "mean": (lambda: Config(preprocess=PreprocessConfig(mean=(float("nan"),))), "config.preprocess.mean", "finite"),
+    "endless std": (
+        lambda: Config(preprocess=PreprocessConfig(std=(float("inf"),))),
+        "config.preprocess.std",
+        "finite",
+    ),
     "std": (lambda: Config(preprocess=PreprocessConfig(std=(0.0,))), "config.preprocess.std", "above 0"),
     "list": (lambda: Config(data=DataConfig(conditions=["font"])), "config.data.conditions", "tuple of str"),
     "part": (lambda: Config(data=3), "config.data is a int", "DataConfig"),

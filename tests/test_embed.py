@@ -103,6 +103,8 @@ def test_a_folder_with_all_that_lies_in_folders(of_pictures, folder, tmp_path, c
         (photos / hidden).write_text("x")
     (photos / "inside.jpg").symlink_to("deep/er/001.jpg")
     (photos / "outside.jpg").symlink_to(folder / "images" / "004.jpg")
+    (photos / "loop.jpg").symlink_to("loop.jpg")
+    os.mkfifo(photos / "pipe.jpg")
     (photos / "elsewhere").symlink_to(folder / "images")
     (Path(os.fsencode(photos).decode()) / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"")
     out = tmp_path / "out.parquet"
@@ -116,11 +118,13 @@ def test_a_folder_with_all_that_lies_in_folders(of_pictures, folder, tmp_path, c
         "text.webp": "is no JPEG, PNG or WEBP",
         "bomb.png": "is ",
         "outside.jpg": "is a link to outside the folder",
+        "loop.jpg": "is a link to outside the folder|Too many levels",
+        "pipe.jpg": "is no file",
         r"b'caf\\xe9.jpg'": "no UTF-8",
     }.items():
         assert re.search(rf"left out {re.escape(name) if name[1] != chr(39) else name}, which .*{why}", told.err), name
     assert "left alone 2 files" in told.err and "elsewhere is a link to a folder" in told.err
-    assert f"holds {N + 2} vectors of 6 dimensions" in told.out and f"5 of {N + 7} could not be read" in told.out
+    assert f"holds {N + 2} vectors of 6 dimensions" in told.out and f"7 of {N + 9} could not be read" in told.out
     assert sorted(os.listdir(tmp_path)) == ["out.parquet", "photos"]
     assert found.pictures == {"kind": "folder", "root": str(photos)} and found.columns == {}
     pictures = read_pictures(found, [0, len(found.ids) - 1], 12)
@@ -354,6 +358,7 @@ def test_a_file_that_is_there(of_pictures, folder, tmp_path, monkeypatch, capsys
         (("--images=empty",), ("holds no file that ends in .jpg",)),
         (("--images=bad",), ("none of the 2 images could be read",)),
         (("--table=nowhere.csv",), ("--table=nowhere.csv is no file",)),
+        (("--table=nowhere.csv", "--out=before.npz"), ("--table=nowhere.csv is no file",)),
         (("--table=products.csv", "--image=photo"), ("no column 'photo'", "--image", "category")),
         (("--table=products.csv", "--id=sku"), ("no column 'sku'", "--id")),
         (("--table=products.csv", "--id=category"), ("the same category as row", "--id")),
@@ -370,6 +375,7 @@ def test_mistakes_with_pictures(of_pictures, folder, tmp_path, monkeypatch, caps
         shutil.copy(folder / name, name)
     columns = shop.columns(N)
     shop.write(Path("vector.csv"), columns | {"vector": columns["title"]})
+    Path("before.npz").write_bytes(b"")
     Path("empty").mkdir()
     Path("bad").mkdir()
     for name in ("a.jpg", "b.png"):

@@ -373,3 +373,13 @@ def test_opening_and_searching_need_no_jax(tmp_path):
     done = subprocess.run([sys.executable, "-W", "error", "-c", code, path], capture_output=True, text=True)
     expected = index.search(index.vectors[:1], {"a": 1}, 2)[0].tolist()
     assert (done.stdout, done.stderr) == (f"{expected} False False\n", "")
+
+
+def test_an_index_without_items_has_no_hits():
+    ids, distances = make(0).search(np.zeros((2, 6)), {"a": 1}, 3)
+    assert ids.tolist() == [[""] * 3] * 2 and np.isinf(distances).all()
+
+
+def test_weights_too_large_to_add_up_are_refused():
+    with pytest.raises(UserError, match="the weights of a, b are too large to add up"):
+        make().search(np.zeros((1, 6)), {"a": 1.7e308, "b": 1.7e308}, 2)

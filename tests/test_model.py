@@ -19,8 +19,9 @@ CONFIG = Config(backbone=BackboneConfig("small", 8), preprocess=PreprocessConfig
 
 
 def model_of(config=CONFIG, change=lambda state: state, **settings):
-    network = build_network(config, (8, 8, len(config.preprocess.mean)), 2, 100)
-    return make_model(config, "ab", change(network.state), make_programs(network), make_shardings(), **settings)
+    shape = (8, 8, len(config.preprocess.mean))
+    network = build_network(config, shape, 2, 100)
+    return make_model(config, "ab", shape, change(network.state), make_programs(network), make_shardings(), **settings)
 
 
 def nudged(leaf_of):
@@ -84,7 +85,7 @@ def test_features_are_what_the_last_layer_is_given(name, scale):
         preprocess=PreprocessConfig(32, mean=(0.5,) * 3, std=(0.2,) * 3),
     )
     network = build_network(config, shape, 2, 100)
-    model = make_model(config, "ab", network.state, make_programs(network), make_shardings())
+    model = make_model(config, "ab", shape, network.state, make_programs(network), make_shardings())
     inputs = np.random.default_rng(0).normal(size=(5, *shape)).astype(np.float32)
     layer = network.state.params["backbone"]["fc"]
     features = model.features(inputs)
@@ -120,3 +121,67 @@ def test_pixels_of_another_type_are_refused(finished):
         assert tiny.is_one_sentence(str(caught.value).removesuffix("."))
     pixels = pixels.astype(np.uint8)
     np.testing.assert_array_equal(model.embed(list(pixels)), model.embed(pixels))
+
+
+SHAPES = {
+    "one image": ((32, 32, 1), "uint8", r"\[32, 32, 1\]; give \[B, 32, 32, 1\]"),
+    "no channel": ((2, 32, 32), "float32", r"\[2, 32, 32\]"),
+    "colour": ((2, 32, 32, 3), "uint8", r"\[2, 32, 32, 3\]"),
+    "another size": ((2, 48, 32, 1), "uint8", r"\[2, 48, 32, 1\]"),
+    "a number": ((), "float32", r"\[\]"),
+    "vectors": ((2, 5), "float32", r"\[2, 5\]"),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_inputs_of_another_shape_are_refused(name, finished):
+    """One image alone would be taken for as many as it has rows."""
+    shape, dtype, told = SHAPES[name]
+    model = csn_jax.load(finished)
+    assert model.input_shape == (32, 32, 1)
+    for function in (model.embed, model.features):
+        with pytest.raises(csn_jax.UserError, match=f"the inputs are of shape {told}") as caught:
+            function(np.zeros(shape, dtype))
+        assert tiny.is_one_sentence(str(caught.value).removesuffix("."))
+
+
+def test_vectors_are_floats_and_pooled_networks_take_any_size(monkeypatch):
+    vectors = Config(backbone=BackboneConfig("projection", 8))
+    network = build_network(vectors, (5,), 2, 100)
+    model = make_model(vectors, "ab", (5,), network.state, make_programs(network), make_shardings())
+    with pytest.raises(csn_jax.UserError, match="are of type uint8; give feature vectors as floats"):
+        model.embed(np.zeros((4, 5), np.uint8))
+    with pytest.raises(csn_jax.UserError, match=r"are of shape \[4, 6\]; give \[B, 5\]"):
+        model.embed(np.zeros((4, 6), np.float32))
+    pooled = Config(backbone=BackboneConfig("resnet18_csn", 8), preprocess=PreprocessConfig(32))
+    network = build_network(pooled, (32, 32, 1), 2, 100)
+    model = make_model(pooled, "ab", (32, 32, 1), network.state, make_programs(network), make_shardings())
+    assert model.embed(np.zeros((1, 48, 40, 1), np.uint8)).shape == (1, 8)
+    with pytest.raises(csn_jax.UserError, match=r"are of shape \[1, 48, 40, 3\]; give \[B, H, W, 1\]"):
+        model.embed(np.zeros((1, 48, 40, 3), np.uint8))
+
+
+def test_no_inputs_have_no_embeddings_and_no_features(finished):
+    model = csn_jax.load(finished)
+    some = np.zeros((2, 32, 32, 1), np.uint8)
+    for none in ([], some[:0]):
+        assert model.embed(none).shape == (0, 8)
+        assert model.features(none).shape == (0, model.features(some).shape[1])
+
+
+def test_models_are_equal_to_themselves_alone(finished):
+    """By what they are and not by arrays, whose comparison has no truth."""
+    one, other = csn_jax.load(finished), csn_jax.load(finished)
+    assert one == one and one != other and len({one, other}) == 2
+
+
+def test_a_strangers_folder_leads_nowhere(finished, tmp_path):
+    """Conditions of specialists are folders; those of a damaged or hostile record are not followed."""
+    shutil.copytree(finished, tmp_path / "deep" / "run")
+    (tmp_path / "deep/run/config.json").write_text(tiny.config("--config.variant=specialists").to_json())
+    path = tmp_path / "deep/run/data.json"
+    record = json.loads(path.read_text())
+    record["conditions"][0]["name"] = "../other"
+    path.write_text(json.dumps(record))
+    with pytest.raises(csn_jax.UserError, match="data.json: condition '../other' cannot name a file"):
+        csn_jax.load(tmp_path / "deep/run")

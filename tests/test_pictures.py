@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from csn_jax import pictures
+from csn_jax import pictures, report_pictures
 from csn_jax.data.dataset import Dataset
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.model import Model
@@ -40,7 +40,7 @@ MASKS = np.array([[1, 1, 0, 0], [0, 0, 1, 1]], np.float32)
 
 def draw(folder, items) -> dict[str, bytes]:
     folder.mkdir()
-    model = Model(("shape", "colour"), MASKS, 1, None, None, None, None)
+    model = Model(("shape", "colour"), MASKS, 1, items.inputs.shape[1:], False, None, None, None, None)
     draw_all(folder, model, separated(items), Dataset(items, {}, {}))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -221,3 +221,12 @@ def test_masks_of_any_number_of_conditions(tmp_path):
         draw_masks(tmp_path / f"{n}.png", np.eye(n, 16, dtype=np.float32), tuple(f"condition {i}" for i in range(n)))
     draw_masks(tmp_path / "0.png", np.zeros((2, 16), np.float32), ("a", "b"))
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_names_with_dollars_are_no_formulas(tmp_path):
+    """Matplotlib reads what stands between two dollars as one, and fails where it is none."""
+    names = ("US$ % $", "$^$")
+    pictures.draw_masks(tmp_path / "a.png", MASKS, names)
+    pictures.draw_masks(tmp_path / "b.png", MASKS, ("US$ % $", "a"))
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+    report_pictures.draw_masks([("learned, backbone.init $^$", MASKS)], names)

@@ -215,7 +215,7 @@ def test_the_model_card_tells_conditions_results_data_and_command(finished, tmp_
 
 def test_names_do_no_harm_in_the_model_card(tmp_path):
     path = release(tmp_path / "x.pth", Tripletnet(3, 8))
-    names = ["a|b\n# <img src=x>", "`c` [d](e)", "\n```\n# out"]
+    names = ["a|b # <img src=x>", "`c` [d](e)", "``` # out"]
     do("import", path, f"--workdir={tmp_path / 'run'}", "--conditions", *names)
     do("export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}")
     card = (tmp_path / "out/README.md").read_text()
@@ -268,7 +268,7 @@ def test_specialists_come_back_as_one_model(specialists, tmp_path):
     for name in ("../character", "..", "/tmp", "a/b", "."):
         record["conditions"][0]["name"] = name
         data.write_text(json.dumps(record))
-        with pytest.raises(csn_jax.UserError, match="can be no folder's name"):
+        with pytest.raises(csn_jax.UserError, match="data.json: condition .* cannot name a file"):
             do("import", tmp_path / "out", f"--workdir={tmp_path / 'other'}")
     assert not (tmp_path / "other").exists()
 
@@ -358,6 +358,9 @@ def test_folders_that_are_taken_or_unfinished(released, finished, tmp_path, monk
     assert {**tiny.contents(workdir), ".lock": None} == {**before, ".lock": None}
     told = run(port, monkeypatch, capsys, "import", str(path), f"--workdir={tmp_path}", "--conditions", "a", "b")
     assert_told(*told, 2, "--conditions names a b", "has 4 masks")
+    names = ("--conditions", "../a", "b", "c", "d")
+    told = run(port, monkeypatch, capsys, "import", str(path), f"--workdir={tmp_path}", *names)
+    assert_told(*told, 2, "condition '../a' cannot name a file")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("kept")
     told = run(port, monkeypatch, capsys, "export", f"--workdir={finished}", f"--out={tmp_path / 'out'}")

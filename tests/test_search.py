@@ -124,16 +124,18 @@ def test_an_image_is_embedded_as_in_training(index_file, of_pictures, folder, tm
 
 
 def test_an_item_is_no_hit_however_the_table_spells_it(of_pictures, folder, tmp_path, capsys):  # noqa: F811
-    """`./` before the path, and a picture that is a link to another."""
+    """`./` before the path, a picture that is a link to another, a whole path, and a way around."""
     shop_folder = shutil.copytree(folder / "images", tmp_path / "shop" / "images").parent
     (shop_folder / "images/link.jpg").symlink_to("013.jpg")
-    (shop_folder / "t.csv").write_text("image\n./images/013.jpg\nimages/link.jpg\nimages/001.jpg\n")
+    names = ("./images/013.jpg", "images/link.jpg", "images/001.jpg", f"{shop_folder}/images/004.jpg")
+    names += ("images//010.jpg", "images/../images/007.jpg")
+    (shop_folder / "t.csv").write_text("\n".join(("image", *names)))
     model = (f"--workdir={of_pictures[0]}",)
     embed.main([*model, f"--table={shop_folder / 't.csv'}", f"--out={tmp_path / 'i.npz'}"])
-    for own in ("./images/013.jpg", "images/link.jpg", "images/001.jpg"):
+    for own in names:
         argv = (f"--index={tmp_path / 'i.npz'}", *model, "--condition=colour", "--json")
         found = json.loads(told_by(capsys, *argv, f"--image={shop_folder / own}"))
-        assert len(found["hits"]) == 2 and own not in [hit["id"] for hit in found["hits"]]
+        assert len(found["hits"]) == len(names) - 1 and own not in [hit["id"] for hit in found["hits"]]
 
 
 def test_a_folder_of_queries(index_file, of_pictures, folder, tmp_path, capsys):  # noqa: F811

@@ -58,9 +58,14 @@ def glyph_rows(images: np.ndarray, faces: list[str]) -> Rows:
 def font_files(folder: Path) -> dict[str, Path]:
     """The font files below a folder by name, sorted, so that every machine sees the same order.
 
-    A name is the path below the folder without its suffix, or with it where two files would share the name.
+    A name is the path below the folder without its suffix, or with it where two files would share the name. Links to
+    files outside the folder are left out, and told.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    outside = {path for path in paths if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())}
+    for path in sorted(outside):
+        tell_left_out(path.relative_to(folder).as_posix(), "is a link to outside the folder", None)
+    paths = [path for path in paths if path not in outside]
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
     times = Counter(names)
     return {

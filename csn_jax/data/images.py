@@ -1,6 +1,7 @@
 """Image files of a table: decoded in worker processes that may die, by the reference's path, and cached."""
 
 import os
+import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +26,12 @@ COPIED = 16_000_000
 
 
 def resolve(folder: Path, name: str) -> Path | None:
-    """The file that a table names, or None when the path leaves the resolved folder, also through a link."""
-    path = (folder / name).resolve()
+    """The file that a table names, or None when the path leaves the resolved folder, also through a link, or is a link
+    that leads nowhere but to itself."""
+    try:
+        path = (folder / name).resolve()
+    except (RuntimeError, OSError):  # a loop of links, by Python's version
+        return None
     return path if path.is_relative_to(folder) else None
 
 
@@ -96,7 +101,10 @@ def _open(path: str, use: Callable[[Image.Image], np.ndarray]) -> np.ndarray | s
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns above it and raises above twice as many
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        if os.path.getsize(path) > MAX_FILE:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for without an end
+            return "is a folder" if stat.S_ISDIR(found.st_mode) else "is no file"
+        if found.st_size > MAX_FILE:
             return f"is larger than {MAX_FILE >> 20} MB"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -114,8 +122,6 @@ def _open(path: str, use: Callable[[Image.Image], np.ndarray]) -> np.ndarray | s
                 return use(as_shown(image))
     except FileNotFoundError:
         return "is missing"
-    except IsADirectoryError:
-        return "is a folder"
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return f"is a decompression bomb of more than {MAX_PIXELS:,} pixels"
     except UnidentifiedImageError:

@@ -9,11 +9,10 @@ import numpy as np
 from csn_jax.config import DataConfig
 from csn_jax.data.duplicates import components
 from csn_jax.errors import UserError
+from csn_jax.runtime.workdir import check_name
 from csn_jax.text import did_you_mean
 
 SPLITS = ("train", "validation", "test")
-# Names that results and workdirs have for something else; a specialist's run lies in a folder of its condition's name.
-TAKEN = ("overall", "checkpoints", "config.json", "data.json", "results.json", "metrics.jsonl", "timing.jsonl")
 
 
 class Condition(NamedTuple):
@@ -114,19 +113,6 @@ def choose_conditions(available: tuple[Condition, ...], wanted: tuple[str, ...])
     for name, _ in chosen:
         check_name(name)
     return chosen
-
-
-def check_name(name: str) -> None:
-    """Whether a condition can have this name: neighbours_<name>.png, and the folder of a specialist beside the
-    workdir's own files.
-
-    Raises:
-        UserError: when it can not.
-    """
-    if not name or not name.isprintable() or "/" in name or name.startswith(".") or len(name.encode()) > 200:
-        raise UserError(f"condition {name!r} cannot name a file, as its pictures need; rename that column.")
-    if name in TAKEN:
-        raise UserError(f"condition {name!r} has a name that results and workdirs use; rename that column.")
 
 
 def check_values(labels: dict[str, np.ndarray], conditions: tuple[Condition, ...]) -> None:

@@ -242,7 +242,7 @@ def write_lists(folder: Path, items: ItemSet, triplets: dict[str, Triplets], see
     they were drawn with and their digests.
 
     Raises:
-        UserError: when the folder is not empty, or an id is not one line.
+        UserError: when the folder is not empty or cannot be made, or an id is not one line.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--write_triplets={folder} is not empty; give a new folder.")
@@ -250,7 +250,10 @@ def write_lists(folder: Path, items: ItemSet, triplets: dict[str, Triplets], see
     for one in ids:
         if one.splitlines() != [one]:
             raise UserError(f"the item id {one!r} is not one line, as filenames.json needs; name the item otherwise.")
-    (folder / "tripletlists").mkdir(parents=True)
+    try:
+        (folder / "tripletlists").mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--write_triplets={folder} cannot be made ({error.strerror}); give another folder.") from None
     write_atomically(folder / "filenames.json", "".join(f"{one}\n" for one in ids).encode())
     for split, columns in triplets.items():
         for row, condition in enumerate(items.conditions):

@@ -54,7 +54,7 @@ def likeness(column: np.ndarray, kind: str) -> Likeness:
     low, high, code = (np.zeros((len(column), 1), np.int32) for _ in range(3))
     values, number = np.unique(column[known].astype(float if kind == "numeric" else str), return_inverse=True)
     first, end = np.arange(len(values)), np.arange(len(values)) + 1
-    if kind == "numeric":
+    if kind == "numeric" and len(values):
         near = scale_of(column, kind).step * (1 - 1e-9)  # as in draws: rounding may take a hair from a whole step
         values = values - values[0]  # from 0, where rounding is finest
         first = np.minimum(first, np.searchsorted(values, values - near, side="right"))

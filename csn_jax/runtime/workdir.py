@@ -14,6 +14,8 @@ from typing import Any
 from csn_jax.config import Config, differences
 from csn_jax.errors import MachineError, UserError
 
+# Names that results and workdirs have for something else; a specialist's run lies in a folder of its condition's name.
+TAKEN = ("overall", "checkpoints", "config.json", "data.json", "results.json", "metrics.jsonl", "timing.jsonl")
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -149,6 +151,19 @@ def read_config(workdir: Path) -> Config:
     return Config.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
 
 
+def check_name(name: str) -> None:
+    """Whether a condition can have this name: neighbours_<name>.png, and the folder of a specialist beside the
+    workdir's own files.
+
+    Raises:
+        UserError: when it can not.
+    """
+    if not name or not name.isprintable() or "/" in name or name.startswith(".") or len(name.encode()) > 200:
+        raise UserError(f"condition {name!r} cannot name a file, as its pictures need; rename it.")
+    if name in TAKEN:
+        raise UserError(f"condition {name!r} has a name that results and workdirs use; rename it.")
+
+
 def read_record(workdir: Path) -> dict:
     """data.json of a run: conditions in order with their kinds, split unit, source, shapes and digests.
 
@@ -167,6 +182,11 @@ def read_record(workdir: Path) -> dict:
         sound = False
     if not sound:
         raise UserError(f"{path} is damaged (a field is missing or of another type); restore it from a copy.")
+    for condition in record["conditions"]:  # of a stranger's folder, they may lead anywhere
+        try:
+            check_name(condition["name"])
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
     return record
 
 

@@ -29,7 +29,7 @@ def make(tiny: bool) -> Callable[[], float]:
     config = Config(preprocess=PreprocessConfig(size=SIZE))
     network, shardings = build_network(config, pixels.shape[1:], CONDITIONS, 1), make_shardings()
     state = jax.device_put(network.state, shardings.state)
-    model = make_model(config, ["a", "b"], state, make_programs(network), shardings)
+    model = make_model(config, ["a", "b"], pixels.shape[1:], state, make_programs(network), shardings)
 
     def measure() -> float:
         began = time.perf_counter()

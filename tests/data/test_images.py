@@ -108,6 +108,8 @@ FAULTS = {
         "is 16385 x 1 pixels, and a side may have 16,384",
     ),
     "large file": (sparse, "is larger than 64 MB"),
+    "pipe, which would be waited for": (os.mkfifo, "is no file"),
+    "loop of links": (lambda path: path.symlink_to(path), "cannot be decoded .OSError"),
 }
 
 

@@ -182,6 +182,8 @@ def test_the_drawn_lists_can_be_written_and_read(tree, tmp_path, capsys):
         assert anchor == close != far
     again = load_dataset(config(tree, triplets=str(out)))
     assert again.record["triplets_sha256"] == drawn.record["triplets_sha256"]
+    with pytest.raises(UserError, match="cannot be made .Not a directory.; give another folder"):
+        train.main([preset, f"--config.data.path={tree}", f"--write_triplets={out / 'filenames.json' / 'below'}"])
     with pytest.raises(UserError, match="lists is not empty"):
         train.main([preset, f"--config.data.path={tree}", f"--write_triplets={out}"])
 

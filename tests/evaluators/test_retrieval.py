@@ -346,3 +346,8 @@ def test_memory_is_bounded(n_values):
     assert done.returncode == 0, done.stderr
     grown, _, _, n_queries = done.stdout.split()
     assert int(n_queries) == 20_000 and int(grown) < 320
+
+
+@pytest.mark.parametrize("kind", ["categorical", "numeric", "ordinal", "set"])
+def test_a_column_without_any_value_is_like_nothing(kind):
+    assert not likeness(np.array(["", ""]), kind).known.any()

@@ -126,7 +126,7 @@ def contest(args: argparse.Namespace, folder: Path) -> int:
                 sent = time.monotonic()
                 status = lives.end(child)
                 slowest = max(slowest, time.monotonic() - sent)
-                if status in (-number, 128 + number):
+                if status in (-number, 143):
                     moments[moment + (", saved" if status > 0 else "")] += 1
                     if status > 0 and lives.newest_step(workdir) < lives.last_logged(workdir):
                         faults.append(f"run {run} lost steps: its newest is {lives.newest_step(workdir)}")

@@ -11,8 +11,8 @@ from PIL import Image
 
 from csn_jax.config import Config, DataConfig, PreprocessConfig
 from csn_jax.data import table
-from csn_jax.data.item_set import check_name
 from csn_jax.errors import UserError
+from csn_jax.runtime.workdir import check_name
 
 HEADS = (
     "../",
