@@ -201,7 +201,8 @@ def _write(
     from csn_jax import pictures
     from csn_jax.core.steps import initial_state
     from csn_jax.loop import evaluate
-    from csn_jax.model import build_network, examples, restore_best
+    from csn_jax.model import restore_best
+    from csn_jax.network import build_network, examples
     from csn_jax.runtime.whole_run import write_run
     from csn_jax.runtime.workdir import read_config, read_record, read_results
 

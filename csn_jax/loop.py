@@ -23,7 +23,8 @@ from csn_jax.data.report import report
 from csn_jax.data.triplets import Triplets
 from csn_jax.errors import MachineError, Stopped
 from csn_jax.evaluators import baselines, leakage, off_task, retrieval, triplet_error
-from csn_jax.model import Model, build_network, examples, load, make_model, make_programs, pretrained, restore_target
+from csn_jax.model import Model, load, make_model, make_programs, restore_target
+from csn_jax.network import build_network, examples, pretrained
 from csn_jax.pending import Pending
 from csn_jax.runtime import hosts
 from csn_jax.runtime.checkpoint import Checkpoints, has_steps

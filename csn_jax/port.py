@@ -166,7 +166,7 @@ def _import_released(args: Import, workdir: Path) -> Sequence[str]:
     from csn_jax.backbones.tensors import MASKS, from_tensors, plain_names
     from csn_jax.core.steps import initial_state
     from csn_jax.data.item_set import SPLITS
-    from csn_jax.model import build_network
+    from csn_jax.network import build_network
     from csn_jax.runtime.weights import read_weights
     from csn_jax.runtime.whole_run import write_run
 
@@ -225,7 +225,7 @@ def _exported_state(folder: Path, config: Config, record: dict[str, Any]) -> "St
 
     from csn_jax.backbones.tensors import MASKS, from_tensors
     from csn_jax.core.steps import initial_state
-    from csn_jax.model import build_network, examples
+    from csn_jax.network import build_network, examples
     from csn_jax.runtime.weights import read_weights
 
     path = folder / WEIGHTS

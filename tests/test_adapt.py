@@ -23,7 +23,7 @@ from csn_jax.data import new_notion
 from csn_jax.data.dataset import load_dataset
 from csn_jax.data.triplets import Triplets
 from csn_jax.index import Index
-from csn_jax.model import build_network
+from csn_jax.network import build_network
 from csn_jax.runtime.whole_run import write_run
 from csn_jax.runtime.workdir import read_config, read_record
 

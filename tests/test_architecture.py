@@ -20,6 +20,7 @@ LAYERS = (
     ("pictures", "deploy", "model_card", "explain", "layout", "qdrant_search"),
     ("qdrant",),
     ("model", "index", "pending"),
+    ("network",),
     ("evaluators",),
     ("data",),
     ("runtime",),

@@ -21,7 +21,7 @@ from csn_jax import port
 from csn_jax.backbones import onnx_graph
 from csn_jax.config import STAGES, BackboneConfig, Config, DataConfig, PreprocessConfig
 from csn_jax.core.steps import initial_state
-from csn_jax.model import build_network
+from csn_jax.network import build_network
 from csn_jax.runtime.whole_run import write_run
 
 NOISE = 6e-6  # of float32 embeddings, as between this package and PyTorch

@@ -123,7 +123,7 @@ def test_a_specialist_needs_a_batch_of_its_own_labels(tmp_path):
 
 def test_an_epoch_of_the_schedule_is_the_training_items(in_batch):
     """Not the drawn triplets: 0.985 after as many steps as pass all items once."""
-    from csn_jax.model import build_network, examples
+    from csn_jax.network import build_network, examples
 
     record = json.loads((in_batch / "data.json").read_text())
     items = record["items"]["train"]

@@ -12,7 +12,8 @@ import tiny
 import csn_jax
 from csn_jax.config import BackboneConfig, Config, PreprocessConfig
 from csn_jax.data.dataset import load_dataset
-from csn_jax.model import build_network, make_model, make_programs
+from csn_jax.model import make_model, make_programs
+from csn_jax.network import build_network
 from csn_jax.runtime.sharding import make_shardings
 
 CONFIG = Config(backbone=BackboneConfig("small", 8), preprocess=PreprocessConfig(8))

@@ -452,7 +452,7 @@ def test_training_starts_from_weights_and_needs_them_only_once(weights, tmp_path
 def test_pretrained_values_are_where_training_begins(weights):
     """All of them, and a new last layer where its shape differs."""
     from csn_jax.backbones.tensors import to_tensors
-    from csn_jax.model import build_network, pretrained
+    from csn_jax.network import build_network, pretrained
 
     given = load_file(weights)
     for dim in (8, 10):

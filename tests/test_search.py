@@ -138,6 +138,16 @@ def test_an_item_is_no_hit_however_the_table_spells_it(of_pictures, folder, tmp_
         assert len(found["hits"]) == len(names) - 1 and own not in [hit["id"] for hit in found["hits"]]
 
 
+def test_the_spellings_that_a_store_is_asked_for(tmp_path):
+    """A store finds items by the very text; it is asked for the usual ones, of a file below the pictures' folder."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x.jpg").touch()
+    own, path = {"kind": "table", "root": str(tmp_path)}, tmp_path / "a" / ".." / "a" / "x.jpg"
+    assert search._spellings(path, own) == ["a/x.jpg", "./a/x.jpg", f"{tmp_path}/a/x.jpg"]
+    assert search._spellings(path, own | {"root": str(tmp_path / "b")}) == []
+    assert search._spellings(path, own | {"kind": "split"}) == []
+
+
 def test_a_folder_of_queries(index_file, of_pictures, folder, tmp_path, capsys):  # noqa: F811
     """Each has its answers; what is no image is named and left out; one sheet shows all."""
     queries = tmp_path / "queries"

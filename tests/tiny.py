@@ -48,7 +48,7 @@ def untrained(workdir: Path, config: Any) -> Any:
 
     from csn_jax import load
     from csn_jax.data.dataset import load_dataset
-    from csn_jax.model import build_network
+    from csn_jax.network import build_network
     from csn_jax.runtime.checkpoint import Checkpoints
     from csn_jax.runtime.workdir import claim, open_workdir
 

@@ -17,7 +17,8 @@ def make(tiny: bool) -> Callable[[], float]:
     from csn_jax.data.item_set import Condition, ItemSet
     from csn_jax.data.triplets import Triplets
     from csn_jax.evaluators.triplet_error import triplet_error
-    from csn_jax.model import build_network, make_model, make_programs
+    from csn_jax.model import make_model, make_programs
+    from csn_jax.network import build_network
     from csn_jax.runtime.sharding import make_shardings
 
     n, t = (100, 200) if tiny else (ITEMS, TRIPLETS)

@@ -15,7 +15,7 @@ def training(backbone: str, size: int, channels: int, triplets: int):
 
     from csn_jax.config import BackboneConfig, Config, PreprocessConfig
     from csn_jax.core.steps import make_train_step
-    from csn_jax.model import build_network
+    from csn_jax.network import build_network
     from csn_jax.runtime.compiler import jit
     from csn_jax.runtime.sharding import make_shardings
 

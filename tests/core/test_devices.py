@@ -12,7 +12,7 @@ from csn_jax.core.steps import make_in_batch_step, make_train_step, repeatable
 from csn_jax.data.feed import device_feed, labelled_batches, triplet_batches
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.data.triplets import Triplets
-from csn_jax.model import build_network
+from csn_jax.network import build_network
 from csn_jax.pending import by_step
 from csn_jax.runtime.compiler import jit
 from csn_jax.runtime.sharding import make_shardings
