@@ -335,17 +335,20 @@ def ablations(runs: Runs) -> list[str]:
         "loss.margin": CONFIG.loss.margin,
     }
     rows = [[f"the defaults, on {TITLES[s].lower()}", str(estimate(errors)), ""] for s, errors in plain.items()]
+    settled: dict[str, list[str]] = {"holds": [], "the reverse holds": [], "is not settled": []}
     for title, (source, field, values) in ABLATIONS.items():
         usual = f" (default {default[field]:g})" if field in default else ""
         for value in values[:1] if runs.places.tiny else values:
             errors = runs.errors(f"{source}/{field}_{value}", runs.few)
-            rows.append(
-                [f"{title}: {value}{usual}", str(estimate(errors)), str(estimate(minus(errors, plain[source])))]
-            )
+            more = minus(errors, plain[source])
+            rows.append([f"{title}: {value}{usual}", str(estimate(errors)), str(estimate(more))])
+            settled[verdict(more)[0]].append(f"{title}: {value}")
     return [
         f"Learned masks, one setting changed at a time, overall error; on fonts, but for the last row; "
-        f"{count(runs.few)}. A difference whose interval leaves out 0 is settled, each for itself.",
+        f"{count(runs.few)}.",
         markdown(["setting", "error, %", "more than the defaults, points"], rows),
+        f"Settled, each for itself: less error by {'; '.join(settled['the reverse holds']) or 'none'}. More error by "
+        f"{'; '.join(settled['holds']) or 'none'}.",
     ]
 
 
