@@ -27,7 +27,7 @@ def paper() -> Config:
 
         python -m csn_jax.train --config=configs/fonts.py:paper --config.data.path=FOLDER
 
-    Not run by us: 312,600 steps want a GPU, and none was at hand; the paper's 50,000 fonts were never published. What a
+    Not run by us: 312,600 steps want a GPU, and the paper's 50,000 fonts were never published. What a
     smaller network and other fonts give is in docs/RESULTS.md.
     """
     triplets, batch, epochs = 200_000, 256, 200

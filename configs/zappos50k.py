@@ -11,7 +11,7 @@ workdir's data.json, and --write_triplets=DIR writes them as the reference's lis
 
     python -m csn_jax.train --config=configs/zappos50k.py:paper --config.data.path=FOLDER --write_triplets=DIR
 
-Not run by us, none of the three: the data was not at hand, nor a GPU. The reader is tested on a tree in this form.
+Not run by us, none of the three, for want of the data and of a GPU. The reader is tested on a tree in this form.
 """
 
 from dataclasses import replace
