@@ -44,7 +44,7 @@ def paper() -> Config:
 
         python -m csn_jax.train --config=configs/zappos50k.py:paper --config.data.path=FOLDER
 
-    Not run by us: 625,000 steps want a GPU, and none was at hand, nor the catalogue, which is for academic use only.
+    Not run by us: 625,000 steps want a GPU, and the catalogue is for academic use only.
     The parts of the recipe are held to a PyTorch model one by one in the tests.
     """
     triplets, batch, epochs = 200_000, 256, 200

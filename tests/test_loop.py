@@ -252,6 +252,7 @@ def test_steps_between_two_looks_are_taken_at_once_on_accelerators(monkeypatch):
     assert loop.steps_at_once(tiny.config(*SEVERAL)) == 3
     assert loop.steps_at_once(tiny.config()) == 1  # every 2, 8 and 5
     assert loop.steps_at_once(csn_jax.Config()) == 10
+    assert loop.steps_at_once(csn_jax.Config(log_every=11, eval_every=22, checkpoint_every=33)) == 1
     assert loop.steps_at_once(csn_jax.Config(log_every=64, eval_every=128, checkpoint_every=256)) == 8
 
 
