@@ -228,7 +228,8 @@ def test_evaluation_embeds_each_item_once():
         computed.append(numbers(inputs))
         return jnp.asarray(np.random.default_rng(0).normal(size=(len(inputs), 4)).astype(np.float32))
 
-    model = Watched(("x", "y"), np.ones((2, 4), np.float32), 7, network, network, str, make_shardings())
+    masks, shape = np.ones((2, 4), np.float32), inputs.shape[1:]
+    model = Watched(("x", "y"), masks, 7, shape, False, network, network, str, make_shardings())
     found, embeddings = evaluate(model, Dataset(items, {"test": triplets}, {}), "test", "learned")
     np.testing.assert_array_equal(np.sort(np.concatenate(asked)), np.flatnonzero(split == "test"))
     assert embeddings.shape == (n, 4) and not embeddings[split == "train"].any()
