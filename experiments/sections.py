@@ -344,7 +344,7 @@ def ablations(runs: Runs) -> list[str]:
             rows.append([f"{title}: {value}{usual}", str(estimate(errors)), str(estimate(more))])
             settled[verdict(more)[0]].append(f"{title}: {value}")
     return [
-        f"Learned masks, one setting changed at a time, overall error; on fonts, but for the last row; "
+        f"Learned masks, one setting changed at a time, overall error; on fonts, where a row says no other; "
         f"{count(runs.few)}.",
         markdown(["setting", "error, %", "more than the defaults, points"], rows),
         f"Settled, each for itself: less error by {'; '.join(settled['the reverse holds']) or 'none'}. More error by "

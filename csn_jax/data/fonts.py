@@ -12,6 +12,7 @@ import numpy as np
 
 from csn_jax.config import Config, DataConfig
 from csn_jax.data.cache import Made, cached, file_digest
+from csn_jax.data.images import resolve
 from csn_jax.data.isolated import WorkerDied, in_order, isolated_map, usable_cores
 from csn_jax.data.item_set import Condition, Rows
 from csn_jax.errors import UserError
@@ -62,7 +63,8 @@ def font_files(folder: Path) -> dict[str, Path]:
     files outside the folder are left out, and told.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    outside = {path for path in paths if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())}
+    root = folder.resolve()
+    outside = {path for path in paths if path.is_symlink() and resolve(root, str(path.relative_to(folder))) is None}
     for path in sorted(outside):
         tell_left_out(path.relative_to(folder).as_posix(), "is a link to outside the folder", None)
     paths = [path for path in paths if path not in outside]
