@@ -11,7 +11,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "PERFORMANCE.md"
 def rows(report):
     """A table's lines: what is measured, both sides, and how many times better with its range."""
     yield f"On {report['machine']}, {report['turns']} turn{'s' * (report['turns'] > 1)}.\n"
-    yield "| | csn_jax | the other | times better (range) |\n|---|---|---|---|"
+    yield "| | csn_jax | alternative | times better (range) |\n|---|---|---|---|"
     for one in report["results"]:
         ours, theirs = (
             "" if one[side] is None else f"{one[side]:,.0f}" if one[side] >= 1_000 else f"{one[side]:.3g}"
