@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Train on all hosts of a TPU pod slice, one process a host; every flag goes to csn_jax.train.
+# Train on all hosts of a TPU pod slice, one process per host. Every flag goes to csn_jax.train.
 #   TPU_NAME=pod ZONE=us-central2-b launch/tpu_pod.sh --config=configs/table.py --config.data.path=/shared/products.csv \
 #     --workdir=/shared/runs/products
-# Ctrl-C here does not stop the hosts: stop with STOP=yes launch/tpu_pod.sh, which sends them SIGTERM, so that they save.
+# Ctrl-C does not stop the hosts. STOP=yes launch/tpu_pod.sh sends them SIGTERM: they save and end.
 set -euo pipefail
 : "${TPU_NAME:?the name of the TPU VM}" "${ZONE:?its zone}"
 on_all() { gcloud compute tpus tpu-vm ssh "$TPU_NAME" --zone="$ZONE" --worker=all --command="$1"; }
