@@ -1,8 +1,8 @@
-"""A folder of fonts of your own, rendered to 64x64: which character, which font?
+"""Train on your own folder of fonts, rendered to 64x64. The conditions are character and font.
 
     python -m csn_jax.train --config=configs/fonts.py --config.data.path=FOLDER
 
-Rendering runs once and is cached in ~/.cache/csn_jax, or in $CSN_JAX_CACHE.
+Rendering runs once. The cache is $CSN_JAX_CACHE (default ~/.cache/csn_jax).
 """
 
 from dataclasses import replace
@@ -13,22 +13,22 @@ _IMAGES = PreprocessConfig(size=64, mean=(0.10,), std=(0.29,))
 
 
 def default() -> Config:
-    """The small network on CPU."""
+    """The small network, for a CPU."""
     return Config(data=DataConfig(source="fonts"), preprocess=_IMAGES)
 
 
 def tiny() -> Config:
-    """Seconds, for tests."""
+    """A run of seconds, for tests."""
     return brief(default(), size=32)
 
 
 def paper() -> Config:
-    """The paper's font network and recipe (section 4.2): 200 epochs at 5e-5, decayed by 0.985 an epoch. Wants a GPU.
+    """The paper's font network and recipe (section 4.2): 200 epochs at 5e-5, times 0.985 per epoch. Needs a GPU.
 
         python -m csn_jax.train --config=configs/fonts.py:paper --config.data.path=FOLDER
 
-    Not run by us: 312,600 steps want a GPU, and the paper's 50,000 fonts were never published. What a
-    smaller network and other fonts give is in docs/RESULTS.md.
+    Not run by us: 312,600 steps need a GPU, and the paper's 50,000 fonts were never published. docs/RESULTS.md has
+    results of a smaller network on other fonts.
     """
     triplets, batch, epochs = 200_000, 256, 200
     return replace(

@@ -1,10 +1,11 @@
-"""A product table of your own: a CSV or Parquet file with one row an item, its picture, and a notion in every column.
+"""Train on your own product table: CSV or Parquet, one row per item, a column of image paths, one column per condition.
 
     python -m csn_jax.train --config=configs/table.py --config.data.path=products.csv \
         --config.data.conditions category closure heel
 
-The column `image` holds paths relative to the table; name another with --config.data.image. Add --check to stop after
-the data report. Photos of one product stay in one split with --config.data.split_by=COLUMN.
+- The column `image` holds paths relative to the table. --config.data.image=COLUMN names another column.
+- --check prints the data report and stops.
+- --config.data.split_by=COLUMN keeps all photos of one product in one split.
 """
 
 from csn_jax.config import Config, DataConfig, PreprocessConfig, brief
@@ -13,20 +14,25 @@ _IMAGES = PreprocessConfig(size=64, mean=(0.485, 0.456, 0.406), std=(0.229, 0.22
 
 
 def default() -> Config:
-    """The small network on colour pictures of 64x64; about ten minutes on two CPU cores.
+    """The small network on colour images of 64x64. Takes about ten minutes on two CPU cores.
 
-    On the 9,222 photos of shoes in the public set Fashion Product Images (Small), with four conditions (docs/RESULTS.md
-    has five, and 32 pixels), test triplet errors of learned masks and of --config.variant=standard: category 11.2 and
-    16.1 %, gender 20.0 and 22.3, colour 19.2 and 26.7, season 39.2 and 42.2. With --config.batch_size=64
-    --config.steps=800, all conditions together: 23.9 %, and 26.8 % where batch_statistics is by_role.
+    Measured on the 9,222 photos of shoes in the public set Fashion Product Images (Small), with four conditions
+    (docs/RESULTS.md has five conditions at 32 pixels). Test triplet errors in %:
 
-    A notion that csn_jax.adapt teaches later needs dimensions that can carry it, and a wide embedding has more of them.
-    `usage`, unknown in training, then learned from its labels: 18.5 % with 64 dimensions and 17.8 % with
-    --config.backbone.embedding_dim=256; trained with it, 14.3 and 15.3 %.
+                                    category   gender   colour   season
+        learned masks                   11.2     20.0     19.2     39.2
+        --config.variant=standard       16.1     22.3     26.7     42.2
+
+    With --config.batch_size=64 --config.steps=800 the overall error was 23.9 %, and 26.8 % with
+    batch_statistics=by_role.
+
+    If you plan to add conditions later with csn_jax.adapt, a wider embedding can help. The condition `usage`, absent in
+    training and learned later from its labels, had an error of 18.5 % with 64 dimensions and of 17.8 % with
+    --config.backbone.embedding_dim=256. Trained with the others it had 14.3 and 15.3 %.
     """
     return Config(batch_statistics="shared", data=DataConfig(source="table"), preprocess=_IMAGES)
 
 
 def tiny() -> Config:
-    """Seconds, for tests and for a first look."""
+    """A run of seconds, for tests and for a first look."""
     return brief(default(), size=32)
