@@ -15,7 +15,7 @@ _IMAGES = PreprocessConfig(size=64, flip=True, mean=(0.485, 0.456, 0.406), std=(
 
 
 def default() -> Config:
-    """The small network on colour images of 64x64, flipped at random. Turn preprocess.flip off if left and right differ."""
+    """The small network on colour images of 64x64. Random flips: turn preprocess.flip off if left and right differ."""
     return Config(batch_statistics="shared", data=DataConfig(source="tfds"), preprocess=_IMAGES)
 
 
