@@ -62,7 +62,7 @@ def check_quickstart(folder: Path, printed: str):
 
 
 def check_paper_figures(folder: Path, printed: str):
-    """All rows learn from the same number of triplets, and no masks are by far the worst, as in the paper."""
+    """All rows learn from the same number of triplets. One space is the worst; masks are near the specialists."""
     runs = {path.name: json.loads((path / "config.json").read_text()) for path in (folder / "runs").iterdir()}
     assert set(runs) == {"standard", "specialists", "fixed", "learned"}
     networks = {name: 2 if name == "specialists" else 1 for name in runs}
@@ -70,6 +70,7 @@ def check_paper_figures(folder: Path, printed: str):
     errors = {name: json.loads((folder / "runs" / name / "results.json").read_text()) for name in runs}
     overall = {name: results["triplet_error"]["overall"] for name, results in errors.items()}
     assert 1.5 * max(overall["specialists"], overall["fixed"], overall["learned"]) < overall["standard"]
+    assert overall["fixed"] < overall["specialists"] + 0.01 and overall["learned"] < overall["specialists"] + 0.02
 
 
 CHECKS = {"quickstart": check_quickstart, "paper_figures": check_paper_figures}
