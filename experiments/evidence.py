@@ -1,4 +1,4 @@
-"""Reading what runs left, and saying what it shows: means with intervals, and whether a claim holds."""
+"""Reads the result files of runs and evaluates them: means with intervals, and whether a claim holds."""
 
 import json
 import math
@@ -24,7 +24,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and Student's 95 % interval; of one value nobody knows how far it would move."""
+    """Mean and Student's 95 % interval. One value has no interval (NaN)."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return Estimate(mean, math.nan, math.nan)
@@ -38,14 +38,14 @@ def minus(a: Sequence[float], b: Sequence[float]) -> list[float]:
 
 
 def verdict(gaps: Sequence[float]) -> tuple[str, Estimate]:
-    """What differences, seed by seed and above 0 in favour of a claim, say of it."""
+    """(verdict, mean difference) of a claim. gaps: differences seed by seed, above 0 in favour of the claim."""
     gap = estimate(gaps)
     word = "holds" if gap.low > 0 else "the reverse holds" if gap.high < 0 else "is not settled"
     return word, gap
 
 
 class Runs:
-    """Reads what runs left, and keeps which files were read."""
+    """Reads the files of runs, and records which files it read."""
 
     def __init__(self, places: Places):
         self.places = places
@@ -53,7 +53,7 @@ class Runs:
         self.read: set[str] = set()
 
     def results(self, name: str, file: str = "results.json") -> dict:
-        """What a run left."""
+        """The JSON of a result file of a run."""
         return json.loads(self._text(f"{name}/{file}"))
 
     def took(self, name: str, verb: str = "train") -> dict:
@@ -61,7 +61,7 @@ class Runs:
         return json.loads(self._text(f"{name}/took.json"))[verb]
 
     def log(self, name: str) -> list[dict]:
-        """The entries of a training's metrics.jsonl."""
+        """The entries of a run's metrics.jsonl."""
         return [json.loads(line) for line in self._text(f"{name}/metrics.jsonl").splitlines()]
 
     def _text(self, path: str) -> str:
@@ -69,25 +69,28 @@ class Runs:
         return (self.places.runs / path).read_text()
 
     def errors(self, name: str, seeds: Sequence[int], condition: str = "overall") -> list[float]:
-        """Triplet errors of some seeds of a setting."""
-        found = [self.results(f"{name}_{seed}")["triplet_error"] for seed in seeds]
-        return [one["overall"] if condition == "overall" else one["by_condition"][condition] for one in found]
+        """The triplet error of each seed of a setting."""
+        errors = [self.results(f"{name}_{seed}")["triplet_error"] for seed in seeds]
+        return [error["overall"] if condition == "overall" else error["by_condition"][condition] for error in errors]
 
 
 def count(seeds: Sequence[int]) -> str:
+    """The number of seeds in words, such as "3 seeds"."""
     return f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are right-aligned."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
 
 
 def claim(text: str, gaps: Sequence[float]) -> str:
-    """A claim with its verdict; gaps: differences, seed by seed, above 0 in its favour."""
+    """A claim with its verdict. gaps: differences seed by seed, above 0 in favour of the claim."""
     word, gap = verdict(gaps)
     return f"{text}: **{word}**, {gap} points."
 
 
 def bullets(lines: Sequence[str]) -> str:
+    """A Markdown list."""
     return "\n".join(f"- {line}" for line in lines)

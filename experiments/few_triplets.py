@@ -1,9 +1,9 @@
-"""A new condition from k triplets, on the frozen embedding of a run that never saw it.
+"""Measure a new condition learned from k triplets, on the frozen embedding of a run that was trained without it.
 
     python experiments/few_triplets.py --workdir=RUN --condition=usage
 
-Prints JSON: for each k the errors on the test triplets of masks learned from k training triplets, drawn anew 20 times;
-beside it the error without a mask, and of a mask that learned from all labels.
+Prints JSON with the errors on the test triplets: for each k, of masks learned from k training triplets, in 20 random
+draws; of no mask; and of a mask learned from all labels.
 """
 
 import argparse
@@ -24,11 +24,10 @@ COUNTS, DRAWS, LEAST_ANCHORS = (10, 30, 100, 300, 1_000), 20, 5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--condition", required=True, help="a label of the run's data that was no condition")
+    parser.add_argument("--condition", required=True, help="an attribute of the run's data that was not a condition")
     args = parser.parse_args()
     config, record, model = read_config(args.workdir), read_record(args.workdir), csn_jax.load(args.workdir)
-    found = of_run(args.workdir, config, record, args.condition, None)
-    lesson = found.lesson
+    lesson = of_run(args.workdir, config, record, args.condition, None).lesson
     vectors = model.embed_rows(lesson.inputs, np.arange(len(lesson.inputs)))
     gains = {split: new_mask.gains(vectors, *triplets[:3]) for split, triplets in lesson.triplets.items()}
 
@@ -47,7 +46,7 @@ def main() -> None:
 
 
 def learned(gain: np.ndarray, triplets: Triplets, k: int, draw: int) -> np.ndarray:
-    """Weights [D] from k of the triplets with gains [T, D], as csn_jax.adapt learns them from people's."""
+    """Weights [D] learned from k triplets with gains [T, D], as csn_jax.adapt learns them from people's triplets."""
     rng = np.random.default_rng((k, draw))
     while len(np.unique(triplets.anchor[chosen := rng.choice(len(gain), k, replace=False)])) < LEAST_ANCHORS:
         pass

@@ -1,9 +1,9 @@
-"""Search under two notions at once: how many of the ten nearest share both values with the query?
+"""Measure search under two conditions at once: how many of the ten nearest share both values with the query?
 
     python experiments/mixtures.py --index=test.parquet --conditions category colour
 
-Prints JSON: for each pair of conditions the precision at 10 of their mixture, of each alone, and by chance. Queries are
-up to 1,000 items with both values known, drawn with a fixed seed; the gallery is all other items.
+Prints JSON: for each pair of conditions, the precision at 10 of their mixture, of each condition alone, and by chance.
+The queries are up to 1,000 items with both values known, drawn with a fixed seed. The gallery is all other items.
 """
 
 import argparse
@@ -20,7 +20,7 @@ K, QUERIES = 10, 1_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--index", required=True, help="a file of csn_jax.embed, with the labels as columns")
+    parser.add_argument("--index", required=True, help="a file of csn_jax.embed, with the attributes as columns")
     parser.add_argument("--conditions", nargs="+", required=True)
     args = parser.parse_args()
     index = csn_jax.Index.open(args.index)
@@ -29,18 +29,18 @@ def main() -> None:
 
 
 def precisions(index: csn_jax.Index, a: str, b: str) -> dict[str, float]:
-    """{which distance: precision@10}, an item being right when it has both values of the query."""
+    """{distance: precision@10}. An item is right if it has both values of the query."""
     values = np.array([index.columns[a], index.columns[b]])  # [2, N]
     known = (values != "").all(axis=0)
-    _, both = np.unique(values, axis=1, return_inverse=True)  # alike where both values are
+    _, both = np.unique(values, axis=1, return_inverse=True)  # one code per pair of values
     both = np.where(known, both.ravel(), -1)
     queries = sample(np.flatnonzero(known), QUERIES)
-    found = {}
+    precision = {}
     for name, weights in {"mixture": {a: 1.0, b: 1.0}, a: {a: 1.0}, b: {b: 1.0}}.items():
         rows, _ = index.nearest(index.vectors[queries], weights, K, exclude=queries)
-        found[name] = float(np.mean(both[rows] == both[queries][:, None]))
-    right = np.bincount(both[known])[both[queries]] - 1  # of all other items, for each query
-    return found | {"chance": float(np.mean(right)) / (len(both) - 1)}
+        precision[name] = float(np.mean(both[rows] == both[queries][:, None]))
+    right = np.bincount(both[known])[both[queries]] - 1  # per query, among all other items
+    return precision | {"chance": float(np.mean(right)) / (len(both) - 1)}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a linear probe tells from the pixels themselves, beside the probes on embeddings of csn_jax.evaluate --full.
+"""Train a linear probe on raw pixels, for comparison with the probes on embeddings of csn_jax.evaluate --full.
 
     python experiments/pixel_probe.py --workdir=RUN
 
-Prints JSON: `off_task` as in results.json, of the run's data and test split, with its pixels in place of embeddings.
+Prints JSON: `off_task` as in results.json, for the run's data and test split, with pixels in place of embeddings.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What docs/RESULTS.md rests on: every experiment as a list of runs, each a real command with its arguments."""
+"""The experiments behind docs/RESULTS.md: each is a list of runs, and each run is a real command with its flags."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,30 +8,34 @@ from csn_jax.config import Config
 
 VARIANTS = ("standard", "specialists", "fixed", "learned", "learned_disjoint")
 SEEDS = (0, 1, 2, 3, 4)
-FEW = (0, 1, 2)  # seeds where many settings are compared
-TRIPLETS = (2_500, 12_500, 50_000, Config().data.train_triplets)  # for each condition; the last one is table 1's
+FEW = (0, 1, 2)  # the seeds of experiments that compare many settings
+TRIPLETS = (2_500, 12_500, 50_000, Config().data.train_triplets)  # per condition; the last is that of table 1
 SHOES = ("category", "gender", "colour", "season", "usage")
 EMOJI = ("identity", "style", "group", "subgroup")
 CONDITIONS = {"fonts": ("character", "font"), "footwear": SHOES, "emoji": EMOJI}
-STEPS = Config().steps  # of the specialists all together
+STEPS = Config().steps  # per run; all specialists of a run share them
 IN_BATCH_STEPS = 800
-LONGER = ("fonts", "footwear")  # the sets of the longer training
-NEW = "usage"  # the notion of the shoes that is kept from some trainings
-ABLATIONS = {  # what, on which set, by which field, and its values
-    "lambda 1, on the embeddings' norm": ("fonts", "loss.embedding_weight", (0.0, 5e-4, 5e-2)),
-    "lambda 2, on the masks' norm": ("fonts", "loss.mask_weight", (0.0, 5e-3, 5e-2)),
-    "dimensions": ("fonts", "backbone.embedding_dim", (16, 32, 128, 256)),
+LONGER = ("fonts", "footwear")  # the data sets of the longer training
+NEW = "usage"  # the condition of the shoes that some trainings leave out
+ABLATIONS = {  # title: (data set, field of Config, values)
+    "lambda 1, weight of the embedding norm": ("fonts", "loss.embedding_weight", (0.0, 5e-4, 5e-2)),
+    "lambda 2, weight of the mask norm": ("fonts", "loss.mask_weight", (0.0, 5e-3, 5e-2)),
+    "embedding dimensions": ("fonts", "backbone.embedding_dim", (16, 32, 128, 256)),
     "margin": ("fonts", "loss.margin", (0.05, 0.5, 1.0)),
-    "batch norm of the three roles": ("fonts", "batch_statistics", ("shared",)),
-    "batch norm of the three roles, on shoes": ("footwear", "batch_statistics", ("by_role",)),
+    "batch norm over the roles": ("fonts", "batch_statistics", ("shared",)),
+    "batch norm over the roles, on shoes": ("footwear", "batch_statistics", ("by_role",)),
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """name: its folder, below that of all runs; verb and flags: of csn_jax, or a script of this folder and its flags;
-    out: the file in that folder that is there when it is done; printed: whether that file holds what the command
-    prints."""
+    """One command, and the file that shows that it is done.
+
+    name: its folder, inside the folder of all runs.
+    verb, flags: a command of csn_jax, or a script of this folder, and its flags.
+    out: the file in the run's folder that exists when the command is done.
+    printed: whether that file holds what the command prints.
+    """
 
     name: str
     verb: str
@@ -42,7 +46,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the data lie, and the runs. tiny: few runs of seconds, for tests."""
+    """The paths of the data and the runs. tiny: plan few runs that take seconds, for tests."""
 
     runs: Path
     fonts: Path
@@ -60,8 +64,10 @@ def _run(
     flags: Sequence[str] = (),
     conditions: Sequence[str] | None = None,
 ) -> Run:
-    """A training at 32 pixels. All variants learn from as many triplets: each network of the specialists takes its
-    condition's share of the steps."""
+    """A training at 32 pixels.
+
+    All variants take the same number of steps in total: each specialist takes its condition's share of them.
+    """
     conditions = CONDITIONS[source] if conditions is None else conditions
     steps = 4 if places.tiny else STEPS
     if variant == "specialists":
@@ -95,18 +101,18 @@ def _data(places: Places, source: str, conditions: Sequence[str]) -> tuple[str, 
 
 
 def masks(places: Places) -> list[Run]:
-    """How many dimensions the masks of table 1 use, from the start to the end of training."""
+    """How many dimensions the masks of table 1 use, from start to end of training."""
     runs = [run for source in CONDITIONS for run in table1(source)(places)]
     return [run for run in runs if run.name.rpartition("/")[2].startswith("learned")]
 
 
 def table1(source: str) -> Callable[[Places], list[Run]]:
-    """The five kinds of masks, five seeds each, on one set."""
+    """The five variants, five seeds each, on one data set."""
     return lambda places: [_run(places, source, variant, seed) for seed in SEEDS for variant in VARIANTS]
 
 
 def more_steps(places: Places) -> list[Run]:
-    """One network at as many times the steps as there are conditions, and specialists of as many each as it has."""
+    """Learned masks with C times the steps of table 1 for C conditions, and specialists with all its steps each."""
     runs = []
     for source in LONGER:
         for seed in FEW:
@@ -119,6 +125,7 @@ def more_steps(places: Places) -> list[Run]:
 
 
 def fewer_triplets(places: Places) -> list[Run]:
+    """Specialists, fixed and learned masks with fewer training triplets, on fonts."""
     runs = []
     for seed in FEW:
         for variant in ("specialists", "fixed", "learned"):
@@ -132,7 +139,7 @@ def fewer_triplets(places: Places) -> list[Run]:
 
 
 def in_batch(places: Places) -> list[Run]:
-    """configs/glyphs.py:in_batch on all fonts, beside the learned masks of table 1."""
+    """configs/glyphs.py:in_batch on all fonts, compared with the learned masks of table 1."""
     flags = ("--config.loss.name=batch_all", "--config.batch_size=384")
     if not places.tiny:
         flags += (f"--config.steps={IN_BATCH_STEPS}",)
@@ -144,7 +151,7 @@ def in_batch(places: Places) -> list[Run]:
 
 
 def new_condition(places: Places) -> list[Run]:
-    """Four notions trained; what the embedding knows of the fifth, by a probe and by a mask of its own."""
+    """Train four conditions, then measure the fifth: with a linear probe and with a new mask."""
     runs, known = [], [name for name in SHOES if name != NEW]
     for seed in FEW:
         for variant in ("standard", "learned"):
@@ -153,14 +160,14 @@ def new_condition(places: Places) -> list[Run]:
             runs += [run, Run(run.name, "evaluate", (workdir, "--full", "--json"), "full.json", printed=True)]
         few = (workdir, f"--condition={NEW}")
         runs.append(Run(run.name, "few_triplets.py", few, "few_triplets.json", printed=True))
-        if seed == FEW[0]:  # the same for all
+        if seed == FEW[0]:  # pixels do not depend on the seed
             runs.append(Run(run.name, "pixel_probe.py", (workdir,), "pixels.json", printed=True))
         runs.append(_run(places, "footwear", "learned", seed))
     return runs
 
 
 def frozen(places: Places) -> list[Run]:
-    """Shoes on a network that learned emoji: masks and a last layer over it as it is, or all of it tuned."""
+    """Shoes on a network that learned emoji: train only the masks and the last layer, or tune everything."""
     teacher = _run(places, "emoji", "standard", SEEDS[0])
     exported = places.runs / teacher.name / "exported"
     flags = ("export", f"--workdir={places.runs / teacher.name}", f"--out={exported}")
@@ -174,7 +181,7 @@ def frozen(places: Places) -> list[Run]:
 
 
 def mixtures(places: Places) -> list[Run]:
-    """Search under two notions at once, in runs of table 1."""
+    """Search under two conditions at once, with runs of table 1."""
     runs = []
     for seed in FEW:
         for variant in ("standard", "learned"):
@@ -188,7 +195,7 @@ def mixtures(places: Places) -> list[Run]:
 
 
 def leakage(places: Places) -> list[Run]:
-    """What the space of each condition tells of the others, in runs of table 1."""
+    """What the space of each condition reveals about other attributes, with runs of table 1."""
     runs = []
     for source in ("fonts", "footwear"):
         for variant in ("standard", "learned", "learned_disjoint"):
@@ -199,6 +206,7 @@ def leakage(places: Places) -> list[Run]:
 
 
 def ablations(places: Places) -> list[Run]:
+    """Learned masks with one setting changed at a time."""
     runs = []
     for seed in FEW:
         for source, field, values in ABLATIONS.values():
@@ -225,12 +233,12 @@ EXPERIMENTS: dict[str, Callable[[Places], list[Run]]] = {
 
 
 def seed_of(run: Run) -> int:
-    """The seed at the end of a run's name."""
+    """The seed of a run, which its name ends with."""
     return int(run.name.rpartition("_")[2])
 
 
 def recipe(run: Run, places: Places) -> str:
-    """A run's flags, without where the data and the runs lie: what a kept result must have come from."""
+    """The flags of a run with names in place of local paths. A kept result must have the planned recipe."""
     text = " ".join(run.flags)
     for name in ("runs", "fonts", "footwear", "emoji"):
         text = text.replace(f"{getattr(places, name)}", name.upper()) if getattr(places, name).name else text
@@ -238,6 +246,6 @@ def recipe(run: Run, places: Places) -> str:
 
 
 def planned(places: Places, only: Sequence[str]) -> list[Run]:
-    """The runs of some experiments, each once: all of the first seed before any of the second; of tiny only those."""
+    """The runs of the experiments, each once, ordered by seed. A tiny plan has the first seed only."""
     runs = dict.fromkeys(run for name in only for run in EXPERIMENTS[name](places))
     return sorted((run for run in runs if not places.tiny or seed_of(run) == 0), key=seed_of)

@@ -1,10 +1,10 @@
-"""Run what is missing of the experiments, as long as there is time; the same command goes on later.
+"""Run the experiments that are not done yet, for at most --minutes. Rerun the same command to resume.
 
     python experiments/run.py --fonts=FOLDER --footwear=footwear.csv --emoji=emoji.csv --minutes=90
 
-Each run is a command of csn_jax with a folder of its own, which goes on where it was stopped. In it `took.json` keeps
-the flags, the seconds and the machine of each command. In a folder of kept files (docs/results/runs) only what wants
-a trained network is trained again: take a copy of it, remove the folder of that run, and run.
+Each run is a command of csn_jax in its own folder, and resumes if it was stopped. `took.json` in that folder has the
+flags, the seconds and the machine of each command. To repeat a single run, copy the kept files (docs/results/runs),
+remove the folder of the run, and pass the copy as --runs. Other runs train again only if a command needs their network.
 """
 
 import argparse
@@ -26,38 +26,39 @@ def main() -> int:
     places = places_of(args)
     runs = planned(places, args.only)
     if changed := [run for run in runs if (places.runs / run.name / run.out).exists() and not same(run, places)]:
-        print(f"{changed[0].name} in {places.runs} is of other flags than planned; remove its folder, or name another.")
+        print(f"{changed[0].name} in {places.runs} has other flags than planned; remove its folder or change --runs.")
         return 1
     missing = [run for run in runs if not (places.runs / run.name / run.out).exists()]
     print(f"{len(runs) - len(missing)} of {len(runs)} runs are done")
     began = time.monotonic()
     for number, run in enumerate(missing, 1):
         if time.monotonic() - began > 60 * args.minutes:
-            print(f"{args.minutes:g} minutes are over; {len(missing) - number + 1} runs are left")
+            print(f"{args.minutes:g} minutes are over; {len(missing) - number + 1} runs are left; rerun to resume")
             return 3
         print(f"{number} of {len(missing)}: {run.verb} {run.name}", flush=True)
         status = perform(run, places)
         if status != 0:
-            print(f"{run.verb} {run.name} ended with status {status}; what it said is in {places.runs / 'log'}")
+            print(f"{run.verb} {run.name} ended with status {status}; see {places.runs / 'log'}")
             return 143 if status in (143, -signal.SIGTERM) else 1
     return 0
 
 
 def arguments() -> argparse.ArgumentParser:
+    """The flags that run.py and write.py share."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="the folder of all runs")
     parser.add_argument("--fonts", type=Path, default=Path("fonts"), help="a folder of font files")
     for name, columns in (("footwear", SHOES), ("emoji", EMOJI)):
-        told = f"a table of {name}: columns image, {', '.join(columns)}"
-        parser.add_argument(f"--{name}", type=Path, default=Path(f"{name}.csv"), help=told)
+        table = f"a table of {name}: columns image, {', '.join(columns)}"
+        parser.add_argument(f"--{name}", type=Path, default=Path(f"{name}.csv"), help=table)
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="EXPERIMENT")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many")
-    parser.add_argument("--tiny", action="store_true", help="few runs of seconds, on made-up tables and the glyph pack")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no new run after this time")
+    parser.add_argument("--tiny", action="store_true", help="few runs of seconds, on synthetic data")
     return parser
 
 
 def places_of(args: argparse.Namespace) -> Places:
-    """The arguments as absolute paths; with --tiny the tables are made."""
+    """The arguments as absolute paths. With --tiny, makes the tables."""
     runs = args.runs.expanduser().absolute()
     runs.mkdir(parents=True, exist_ok=True)
     if args.tiny:
@@ -74,12 +75,12 @@ def took(places: Places, name: str) -> dict[str, dict]:
 
 
 def same(run: Run, places: Places) -> bool:
-    """Whether what a run left is of the flags that are planned."""
+    """Whether the files of a run come from the planned flags."""
     return took(places, run.name).get(run.verb, {}).get("flags") == recipe(run, places)
 
 
 def perform(run: Run, places: Places) -> int:
-    """Run one command to its end, with all it says in the log; its exit status. SIGTERM and SIGINT are passed on."""
+    """Run one command, append its output to the log, and return its exit status. Passes SIGTERM and SIGINT on."""
     place = places.runs / run.name
     place.parent.mkdir(parents=True, exist_ok=True)
     printed = place / f".{run.out}.partial"
@@ -102,10 +103,10 @@ def perform(run: Run, places: Places) -> int:
         from csn_jax.benchmark import machine
 
         seconds = time.monotonic() - began
-        if same(run, places):  # it goes on
+        if same(run, places):  # resumed: add the time of the earlier attempt
             seconds += before[run.verb]["seconds"]
-        told = {"flags": recipe(run, places), "seconds": round(seconds, 1), "machine": machine(["jax"])}
-        (place / "took.json").write_text(json.dumps(before | {run.verb: told}, indent=1) + "\n")
+        entry = {"flags": recipe(run, places), "seconds": round(seconds, 1), "machine": machine(["jax"])}
+        (place / "took.json").write_text(json.dumps(before | {run.verb: entry}, indent=1) + "\n")
     if run.printed and status == 0:
         printed.rename(place / run.out)
     return 143 if stopped else status

@@ -1,4 +1,4 @@
-"""Little tables with pictures, for runs of seconds: a disc, a square or a ring in some colour on a ground."""
+"""Small tables with images, for runs that take seconds: a disc, a square or a ring in one of three colours."""
 
 import csv
 from pathlib import Path
@@ -11,7 +11,7 @@ ITEMS = 240
 
 
 def write_tables(folder: Path) -> tuple[Path, Path]:
-    """The tables in place of footwear and emoji."""
+    """Write the stand-ins for the tables footwear and emoji, and return their paths."""
     return _write(folder / "footwear.csv", SHOES), _write(folder / "emoji.csv", EMOJI)
 
 

@@ -1,10 +1,10 @@
-"""Write docs/RESULTS.md from what the runs left: their results.json, and took.json beside it.
+"""Write docs/RESULTS.md from the result files of the runs (results.json, took.json and others).
 
     python experiments/write.py --runs=runs/experiments --out=docs/RESULTS.md
 
-Fails with one sentence where a run is missing or of other flags than planned; `--only` writes the sections of some
-experiments. The files that the page rests on are kept beside it, in results/runs: with --runs=docs/results/runs it is
-written again without training.
+Fails with one line if a run is missing or has other flags than planned. `--only` writes the sections of some
+experiments. The page's result files are copied to results/runs beside it. With --runs=docs/results/runs the page is
+rewritten without any training.
 """
 
 import math
@@ -21,13 +21,13 @@ KEPT = Path("results/runs")  # beside the page
 DATA = {"fonts": "FOLDER", "footwear": "footwear.csv", "emoji": "emoji.csv"}
 
 
-def told_of(runs: Sequence[Run]) -> set[str]:
-    """The files of runs that the page may read, below the folder of all runs."""
+def files_of(runs: Sequence[Run]) -> set[str]:
+    """The files of runs that the page may read, relative to the folder of all runs."""
     return {f"{run.name}/{file}" for run in runs for file in (run.out, "took.json") if file.endswith(".json")}
 
 
 def page(places: Places, only: Sequence[str]) -> tuple[str, set[str]]:
-    """(the page, the files that were read for it, below the folder of all runs)."""
+    """(the page, the files that it was made from, relative to the folder of all runs)."""
     parts, read = ["# Results", INTRODUCTION], set()
     for name in only:
         title, section = SECTIONS[name]
@@ -36,21 +36,21 @@ def page(places: Places, only: Sequence[str]) -> tuple[str, set[str]]:
         read |= runs.read
         parts += [f"## {title}", *body, *made_by(places, name)]
     if later := [SECTIONS[name][0] for name in EXPERIMENTS if name not in only]:
-        parts += ["## Not finished yet", f"{'; '.join(later)}. They are planned in `experiments/plan.py`."]
+        parts += ["## Not finished yet", f"{'; '.join(later)}. `experiments/plan.py` has the plan."]
     return "\n\n".join(parts) + "\n", read
 
 
 def made_by(places: Places, name: str) -> tuple[str, str]:
-    """The command that makes an experiment from nothing, and how long it took where."""
+    """The command that runs an experiment from scratch, and how long that took on which machine."""
     runs = planned(places, [name])
     commands = [took(places, run.name)[run.verb] for run in runs]
-    minutes = math.ceil(sum(one["seconds"] for one in commands) / 60)
-    machines = "; ".join(sorted({one["machine"] for one in commands}))
+    minutes = math.ceil(sum(command["seconds"] for command in commands) / 60)
+    machines = "; ".join(sorted({command["machine"] for command in commands}))
     recipes = " ".join(recipe(run, places) for run in runs)
     data = [f" --{place}={path}" for place, path in DATA.items() if f"={place.upper()}" in recipes]
     return (
-        f"```bash\npython experiments/run.py --only {name}{''.join(data)}\n```",
-        f"{len(runs)} commands, {minutes} min in all with what other sections share, on {machines}.",
+        f"To repeat this experiment:\n\n```bash\npython experiments/run.py --only {name}{''.join(data)}\n```",
+        f"{len(runs)} commands, {minutes} min in total (including runs that other sections share), on {machines}.",
     )
 
 
@@ -61,14 +61,14 @@ def main() -> int:
     args = parser.parse_args()
     places = places_of(args)
     runs = planned(places, args.only)
-    needed = sorted(told_of(runs))
+    needed = sorted(files_of(runs))
     if missing := [name for name in needed if not (places.runs / name).is_file()]:
-        which = f"{len(missing)} files of runs are missing in {places.runs}, the first {missing[0]}"
+        which = f"{len(missing)} files of runs are missing in {places.runs}, the first is {missing[0]}"
         print(f"{which}; run experiments/run.py.", file=sys.stderr)
         return 1
     if changed := [run for run in runs if not same(run, places)]:
-        which = f"{len(changed)} runs in {places.runs} are of other flags than planned, the first {changed[0].name}"
-        print(f"{which}; remove it and run experiments/run.py.", file=sys.stderr)
+        which = f"{len(changed)} runs in {places.runs} have other flags than planned, the first is {changed[0].name}"
+        print(f"{which}; remove its folder and run experiments/run.py.", file=sys.stderr)
         return 1
     text, read = page(places, args.only)
     for name in {*needed, *read}:
