@@ -162,7 +162,8 @@ def _export_folder(workdir: Path, out: Path) -> None:
 
 
 def _import_released(args: Import, workdir: Path) -> Sequence[str]:
-    """A Tripletnet's state dict: resnet18_csn below `embeddingnet.embeddingnet.`, masks below `embeddingnet.masks.`."""
+    """A Tripletnet's state dict: resnet18_csn below `embeddingnet.embeddingnet.`, its last layer named `fc_embed`, and
+    masks below `embeddingnet.masks.`."""
     from csn_jax.backbones.tensors import MASKS, from_tensors, plain_names
     from csn_jax.core.steps import initial_state
     from csn_jax.data.item_set import SPLITS

@@ -17,7 +17,7 @@ import tiny
 import torch
 import torch.nn.functional as F
 import torch_reference as reference
-from oracles import assert_close
+from oracles import assert_close, flat
 from safetensors.numpy import load_file, save_file
 from test_cli import assert_told, run
 from torch import nn
@@ -51,8 +51,12 @@ class Tripletnet(nn.Module):
                 buffer.uniform_(0.5, 1.5) if name.endswith("var") else buffer.normal_(0, 0.2)
 
 
-def release(path, model, form="zip"):
-    checkpoint = {"epoch": 51, "state_dict": model.state_dict(), "best_prec1": 0.89}
+COUNTER = "num_batches_tracked"  # of each batch norm; PyTorch before 0.4.1 has none
+
+
+def release(path, model, form="zip", counters=True):
+    state = {name: tensor for name, tensor in model.state_dict().items() if counters or not name.endswith(COUNTER)}
+    checkpoint = {"epoch": 51, "state_dict": state, "best_prec1": 0.89}
     torch.save(checkpoint, path, **FORMATS[form])
     return path
 
@@ -95,6 +99,99 @@ def test_a_released_checkpoint_embeds_as_in_pytorch(released, pixels):
         mask = F.relu(beta[row])
         expected = F.pairwise_distance(theirs[:1] * mask, theirs[1:] * mask, eps=1e-6).numpy()
         assert_close({"d": ours.distance(embeddings[:1], embeddings[1:], condition)}, {"d": expected}, 1e-5)
+
+
+RELEASED = {"93 keys": (93, "zip", True), "78 keys": (78, "old", False)}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_the_released_names_are_imported_embedded_and_exported(name, pixels, tmp_path):
+    """As newer and older PyTorch write them: the last layer is `fc_embed`, some of the raw beta are negative."""
+    n, form, counters = RELEASED[name]
+    model = Tripletnet()
+    path = release(tmp_path / "csn.pth.tar", model, form, counters)
+    names = set(torch.load(path, weights_only=True)["state_dict"])
+    assert len(names) == n and any(key.endswith(COUNTER) for key in names) == counters
+    last = "embeddingnet.embeddingnet.fc_embed."
+    assert {f"{last}weight", f"{last}bias", "embeddingnet.masks.weight"} <= names
+    assert {key.split(".")[2] for key in names if "fc" in key} == {"fc_embed"}
+    do("import", path, f"--workdir={tmp_path / 'run'}")
+    embeddings = csn_jax.load(tmp_path / "run").embed(pixels)
+    assert_close({"embeddings": embeddings}, {"embeddings": torch_embeddings(model, pixels).numpy()}, NOISE)
+    do("export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}")
+    tensors = load_file(tmp_path / "out/model.safetensors")
+    beta = model.embeddingnet.masks.weight.detach().numpy()
+    assert (beta < 0).any() and tensors.pop("masks.weight").tobytes() == beta.tobytes()
+    expected = {  # torchvision's names
+        key.replace("fc_embed", "fc"): tensor.numpy()
+        for key, tensor in model.embeddingnet.embeddingnet.state_dict().items()
+        if not key.endswith(COUNTER)
+    }
+    assert {"fc.weight", "fc.bias"} <= {*expected}
+    assert_close(tensors, expected, 0)
+    do("import", tmp_path / "out", f"--workdir={tmp_path / 'again'}")
+    assert saved(tmp_path / "again") == saved(tmp_path / "run")
+
+
+def test_a_checkpoint_with_torchvisions_name_of_the_last_layer_is_the_same(released, tmp_path):
+    """Of weights that were renamed, and of files that this package exported."""
+    model, _, workdir = released
+    state = {name.replace("fc_embed", "fc"): tensor for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "x.pth")
+    do("import", tmp_path / "x.pth", f"--workdir={tmp_path / 'a'}")
+    do("export", f"--workdir={workdir}", f"--out={tmp_path / 'out'}")
+    do("import", tmp_path / "out/model.safetensors", f"--workdir={tmp_path / 'b'}")
+    for name in ("a", "b"):
+        assert saved(tmp_path / name)["leaves"] == saved(workdir)["leaves"]
+
+
+@pytest.mark.parametrize("name", RELEASED)
+@pytest.mark.parametrize("parallel", [False, True])
+def test_training_starts_from_a_released_checkpoint(name, parallel, tmp_path):
+    """Its backbone, last layer included where the shape fits; the masks of the file are left out."""
+    from csn_jax.network import build_network, pretrained
+
+    _, form, counters = RELEASED[name]
+    model = Tripletnet()
+    path = release(tmp_path / "csn.pth.tar", nn.DataParallel(model) if parallel else model, form, counters)
+    expected = reference.to_flax(model.embeddingnet.embeddingnet.state_dict())
+    for dim in (64, 10):
+        config = Config(
+            backbone=BackboneConfig("resnet18_csn", embedding_dim=dim, init=str(path)),
+            preprocess=PreprocessConfig(112, mean=(0.5,) * 3, std=(0.2,) * 3),
+        )
+        network = build_network(config, (112, 112, 3), 4, 100)
+        state, _, left_out = pretrained(config, network)
+        drawn, taken = flat(network.state.params["backbone"]), flat(state.params["backbone"])
+        fresh = {leaf: drawn[leaf] for leaf in ("fc/kernel", "fc/bias")} if dim == 10 else {}
+        assert_close(taken | flat(state.statistics), expected | fresh, 0)
+        assert {*left_out} == {"masks.weight", *(["fc.weight", "fc.bias"] if dim == 10 else [])}
+        assert np.array_equal(state.params["beta"], network.state.params["beta"])
+
+
+TWICE = {
+    "of DataParallel": ("embeddingnet.embeddingnet.bn1.bias", "module.embeddingnet.embeddingnet.bn1.bias"),
+    "masks": ("embeddingnet.masks.weight", "module.embeddingnet.masks.weight"),
+    "without any prefix": ("embeddingnet.embeddingnet.conv1.weight", "conv1.weight"),
+    "two last layers": ("embeddingnet.embeddingnet.fc_embed.bias", "embeddingnet.embeddingnet.fc.bias"),
+}
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("name", TWICE)
+def test_a_tensor_under_two_names_is_refused(name, first, tmp_path, monkeypatch, capsys):
+    """By import and by config.backbone.init, in either order: which of them is meant cannot be known."""
+    known, other = TWICE[name]
+    state = broken_state()
+    more = {other: state[known] + 1}
+    torch.save({"state_dict": more | state if first else state | more}, tmp_path / "x.pth")
+    second, plain = known if first else other, re.sub("^.*net[.]", "", known).replace("fc_embed", "fc")
+    parts = f"x.pth has tensor {plain} twice, also as {second}", "give the weights of one network"
+    told = run(port, monkeypatch, capsys, "import", str(tmp_path / "x.pth"), f"--workdir={tmp_path / 'w'}")
+    assert_told(*told, 2, *parts)
+    assert not (tmp_path / "w").exists()
+    argv = [*tiny.ARGUMENTS, f"--workdir={tmp_path / 'w'}", f"--config.backbone.init={tmp_path / 'x.pth'}"]
+    assert_told(*run(train, monkeypatch, capsys, *argv), 2, *parts)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -163,6 +260,8 @@ def test_an_export_is_read_by_pytorch(released, tmp_path):
     do("export", f"--workdir={workdir}", f"--out={tmp_path / 'out'}")
     tensors = {name: torch.tensor(array) for name, array in load_file(tmp_path / "out/model.safetensors").items()}
     assert torch.equal(tensors.pop("masks.weight"), model.embeddingnet.masks.weight)
+    for leaf in ("weight", "bias"):  # torchvision's name; the reference's class has another one
+        tensors[f"fc_embed.{leaf}"] = tensors.pop(f"fc.{leaf}")
     fresh = reference.ResNet18CSN(64)
     missing, unexpected = fresh.load_state_dict(tensors, strict=False)
     assert unexpected == [] and all(name.endswith("num_batches_tracked") for name in missing)
@@ -312,7 +411,10 @@ NO_CHECKPOINTS = {
         broken_state(masks__weight=torch.ones(2, 9)),
         ["misshapen: fc.bias [8] and not [9], fc.weight [8, 256] and not [9, 256]"],
     ),
-    "a key gone": (broken_state(layer1__0__bn1__bias=None, fc__bias=None), ["missing: fc.bias, layer1.0.bn1.bias"]),
+    "a key gone": (
+        broken_state(layer1__0__bn1__bias=None, fc_embed__bias=None),
+        ["missing: fc.bias, layer1.0.bn1.bias"],
+    ),
     "a key more": (broken_state() | {"fc2.bias": torch.ones(1)}, ["unexpected: fc2.bias"]),
     "an ImageNet model": (reference.resnet18(10).state_dict(), ["has no masks"]),
     "fewer dimensions than conditions": (

@@ -33,7 +33,10 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18CSN(nn.Module):
-    """ResNet-18 without its fourth stage; what is left of the image is averaged, 7x7 of 112x112. [B, ch, H, W]."""
+    """ResNet-18 without its fourth stage; what is left of the image is averaged, 7x7 of 112x112. [B, ch, H, W].
+
+    The names are those of the released checkpoints: torchvision's, except the last layer's, `fc_embed`.
+    """
 
     def __init__(self, embedding_dim, size=112, channels=3, norm=nn.BatchNorm2d):
         super().__init__()
@@ -43,12 +46,12 @@ class ResNet18CSN(nn.Module):
         self.layer2 = nn.Sequential(BasicBlock(64, 128, 2, norm), BasicBlock(128, 128, 1, norm))
         self.layer3 = nn.Sequential(BasicBlock(128, 256, 2, norm), BasicBlock(256, 256, 1, norm))
         self.pool = nn.AvgPool2d(size // 16)
-        self.fc = nn.Linear(256, embedding_dim)
+        self.fc_embed = nn.Linear(256, embedding_dim)
 
     def forward(self, x):
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, padding=1)
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.fc(self.pool(x).flatten(1))
+        return self.fc_embed(self.pool(x).flatten(1))
 
 
 class Bottleneck(nn.Module):
@@ -250,7 +253,8 @@ def images(x):
 
 
 def flax_name(name, tensor):
-    """`layer2.0.downsample.1.running_var` -> `layer2_0/downsample_bn/var`."""
+    """`layer2.0.downsample.1.running_var` -> `layer2_0/downsample_bn/var`, and `fc_embed.bias` -> `fc/bias`."""
+    name = re.sub(r"^fc_embed\.", "fc.", name)
     name = re.sub(r"^layers\.", "", name)
     name = re.sub(r"(layer\d)\.(\d)", r"\1_\2", name)
     name = name.replace("downsample.0", "downsample_conv").replace("downsample.1", "downsample_bn")

@@ -30,14 +30,15 @@ class Loaded(NamedTuple):
 
 def plain_names(tensors: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
     """Tensors under the names that they have in their backbone: without `module.` of PyTorch's DataParallel, without
-    the `embeddingnet.` that the reference wraps a backbone and its masks in, and without counters of batches.
+    the `embeddingnet.` that the reference wraps a backbone and its masks in, and without counters of batches. The last
+    layer is `fc`, as in torchvision; released checkpoints name it `fc_embed`.
 
     Raises:
         UserError: when two names become one.
     """
     plain: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
-        short = re.sub(r"^((module|embeddingnet)\.)+", "", name)
+        short = re.sub(r"^((module|embeddingnet)\.)*(fc_embed\.)?", lambda match: "fc." if match[3] else "", name)
         if short in plain:
             raise UserError(f"{where} has tensor {short} twice, also as {name}; give the weights of one network.")
         if not short.endswith("num_batches_tracked"):

@@ -187,8 +187,13 @@ def test_wrappers_around_a_backbone_are_taken_from_its_names():
     names = {"module.embeddingnet.embeddingnet.conv1.weight": one, "module.embeddingnet.masks.weight": one}
     assert list(plain_names(names, "x")) == ["conv1.weight", "masks.weight"]
     assert list(plain_names({"module.fc.bias": one, "module.bn1.num_batches_tracked": one}, "x")) == ["fc.bias"]
-    with pytest.raises(UserError, match="fc.bias twice, also as module.fc.bias"):
-        plain_names({"fc.bias": one, "module.fc.bias": one}, "x")
+    for name in ("fc_embed.bias", "module.fc_embed.bias", "module.embeddingnet.embeddingnet.fc_embed.bias"):
+        assert list(plain_names({name: one}, "x")) == ["fc.bias"]
+    for name in ("fc_embedding.bias", "layer1.fc_embed.bias", "fc_embed"):
+        assert list(plain_names({name: one}, "x")) == [name]
+    for name in ("module.fc.bias", "fc_embed.bias", "module.embeddingnet.fc_embed.bias"):
+        with pytest.raises(UserError, match=f"fc.bias twice, also as {name}"):
+            plain_names({"fc.bias": one, name: one}, "x")
 
 
 def test_half_precision_becomes_float32(drawn):
