@@ -23,6 +23,7 @@ from csn_jax.data import new_notion
 from csn_jax.data.dataset import load_dataset
 from csn_jax.data.triplets import Triplets
 from csn_jax.index import Index
+from csn_jax.model import restore_best
 from csn_jax.network import build_network
 from csn_jax.runtime.whole_run import write_run
 from csn_jax.runtime.workdir import read_config, read_record
@@ -100,6 +101,12 @@ def assert_keeps_the_parent(model, parent, name="colour"):
     assert model.sha256 == old.sha256 and model.step == old.step
 
 
+def beta_of(workdir):
+    """The masks of a run before the rectifier."""
+    _, state = restore_best(Path(workdir), read_config(Path(workdir)), read_record(Path(workdir)))
+    return np.asarray(state.params["beta"])
+
+
 def weight_of(mask, dimensions):
     """The part of the squared distance between the shop's vectors that some dimensions make."""
     share = np.square(mask) * shop.vectors(shop.columns(N)).var(axis=0)
@@ -159,6 +166,14 @@ def test_from_labels_of_the_runs_own_table(parent, adapted, capsys):
     del record["adapted"]
     assert record == json.loads(json.dumps(load_dataset(trained).record))
     assert (out / "masks.png").stat().st_size > 1000
+
+
+def test_old_masks_are_stored_as_they_were_before_the_rectifier(parent, adapted):
+    """Negative ones included, bit for bit, so that an export or a later training has what was trained."""
+    old, new = beta_of(parent), beta_of(adapted[0])
+    assert (old < 0).any() and new.shape == (3, 12)
+    assert new[:2].tobytes() == old.tobytes()
+    assert new[2].tobytes() == adapted[1].masks[2].tobytes()
 
 
 def test_errors_are_those_of_a_naive_loop(parent, adapted):
