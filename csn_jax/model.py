@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from csn_jax.config import STAGES, Config
+from csn_jax.config import STAGES, Config, PreprocessConfig
 from csn_jax.core import losses
 from csn_jax.core.masks import blocks, rectify
 from csn_jax.core.steps import State, make_embed_step, make_features_step
@@ -46,6 +46,7 @@ class Model:
     _features: Callable[[np.ndarray], jax.Array]  # [B, ...] -> [B, F]
     _digest: Callable[[], str]
     _shardings: Shardings
+    _preprocess: PreprocessConfig | None = None  # None: floats are not checked
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -57,15 +58,19 @@ class Model:
         """Embed any number of inputs.
 
         Args:
-            inputs: uint8 [B, H, W, ch] pixels, preprocessed here as in training; floats [B, H, W, ch], taken as
-                already normalised; or floats [B, F], feature vectors as they were trained on.
+            inputs: uint8 [B, H, W, ch] pixels, preprocessed here as in training; floats [B, H, W, ch], pixels that
+                are already normalised; or floats [B, F], feature vectors as they were trained on.
 
         Returns:
             [B, D], unmasked and not normalised.
 
         Raises:
-            UserError: for inputs of another shape than the model takes, and for whole numbers that are no uint8, which
-                would be taken for normalised pixels.
+            UserError: for inputs of another shape than the model takes; for integers that are not uint8; and for float
+                pixels that are not normalised. Those are floats outside the range that normalised pixels have, such as
+                0 to 255, and pixels divided by 255. Inputs are checked 512 at a time. They count as divided by 255
+                when all values are multiples of 1/255 from 0 to 1, unless they are constant or all values are also
+                those of normalised uint8 pixels. Pixels from 0 to 1 that were resized as floats, or are bfloat16, can
+                look like normalised ones and are not refused.
         """
         inputs = self._sound(inputs)
         if not len(inputs):
@@ -95,6 +100,9 @@ class Model:
         if not jnp.issubdtype(inputs.dtype, jnp.floating) and not (images and inputs.dtype == np.uint8):
             told = "pixels as uint8, or as floats that are normalised" if images else "feature vectors as floats"
             raise UserError(f"the inputs are of type {inputs.dtype}; give {told}.")
+        if images and inputs.dtype != np.uint8 and self._preprocess:
+            for start in range(0, len(inputs), CHUNK):
+                _check_normalised(inputs[start : start + CHUNK], self._preprocess)
         return inputs
 
     def _in_chunks(
@@ -142,6 +150,39 @@ class Model:
         return np.asarray(losses.distance(np.broadcast_to(x, mask.shape), np.broadcast_to(y, mask.shape), mask))
 
 
+def _check_normalised(x: np.ndarray, preprocess: PreprocessConfig) -> None:
+    """Refuse float images [B, H, W, ch] that are surely not normalised; `Model.embed` states the rule."""
+    if not x.size:
+        return
+    mean, std = np.array(preprocess.mean), np.array(preprocess.std)  # [ch], [ch]
+    eps = float(jnp.finfo(x.dtype).eps)
+    rows = x.reshape(-1, x.shape[2] * x.shape[3])  # long rows: NumPy reduces an axis of 3 channels slowly
+    with np.errstate(invalid="ignore"):  # bfloat16 warns of NaN
+        lowest = rows.min(axis=0).astype(np.float64).reshape(-1, x.shape[3]).min(axis=0)
+        highest = rows.max(axis=0).astype(np.float64).reshape(-1, x.shape[3]).max(axis=0)
+    lowest, highest, low, high = np.broadcast_arrays(lowest, highest, -mean / std, (1 - mean) / std)  # [ch] each
+    slack = 1e-3 * (high - low) + eps * np.maximum(abs(low), abs(high))
+    wrong = np.flatnonzero(~((lowest >= low - slack) & (highest <= high + slack)))  # NaN is wrong, too
+    if len(wrong):
+        ch = wrong[0]
+        raise UserError(
+            f"the inputs are floats from {lowest[ch]:.4g} to {highest[ch]:.4g} in channel {ch}, where normalised "
+            f"pixels are from {low[ch]:.4g} to {high[ch]:.4g}; give pixels as uint8, which are normalised here."
+        )
+    if lowest.min() < 0 or highest.max() > 1 or lowest.min() == highest.max():
+        return
+    if 255 * eps > 0.25:  # bfloat16: any value rounds to a multiple of 1/255
+        return
+    wide = x.astype(np.result_type(x.dtype, np.float32), copy=False)
+    whole = lambda value, slack: bool((abs(value - np.rint(value)) <= slack).all())  # noqa: E731
+    divided = whole(255 * wide, 1e-3 + 255 * eps)
+    if divided and not whole(255 * (wide * std + mean), 1e-3 + 255 * eps * std.max()):
+        raise UserError(
+            f"the inputs are pixels divided by 255, where normalised pixels are from {low.min():.4g} to "
+            f"{high.max():.4g}; give pixels as uint8, which are normalised here."
+        )
+
+
 class Programs(NamedTuple):
     """The jitted functions (params, statistics, inputs [B, ...]) of a network, which all models of a run share."""
 
@@ -178,6 +219,7 @@ def make_model(
         _features=lambda inputs: programs.features(params, statistics, inputs),
         _digest=lambda: _digest(config, params["backbone"], statistics),
         _shardings=shardings,
+        _preprocess=config.preprocess,
     )
 
 
@@ -206,6 +248,7 @@ def join(models: Sequence[Model]) -> Model:
         _features=lambda inputs: beside(model._features(inputs) for model in models),
         _digest=lambda: hashlib.sha256("".join(model.sha256 for model in models).encode()).hexdigest(),
         _shardings=models[0]._shardings,
+        _preprocess=models[0]._preprocess,
     )
 
 

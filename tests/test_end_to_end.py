@@ -190,7 +190,9 @@ def test_floats_are_taken_as_already_normalised(finished):
     normalised = ((images.astype(np.float32) / 255) - settings.mean[0]) / settings.std[0]
     expected = model.embed(images)
     np.testing.assert_allclose(model.embed(normalised), expected, atol=1e-5 * np.abs(expected).max())
-    assert np.abs(model.embed(images.astype(np.float32)) - expected).max() > 0.1
+    for pixels in (images.astype(np.float32), images / np.float32(255)):
+        with pytest.raises(csn_jax.UserError, match="give pixels as uint8"):
+            model.embed(pixels)
 
 
 def test_distance_is_the_norm_of_the_masked_difference(finished):

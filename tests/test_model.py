@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -12,7 +13,7 @@ import tiny
 import csn_jax
 from csn_jax.config import BackboneConfig, Config, PreprocessConfig
 from csn_jax.data.dataset import load_dataset
-from csn_jax.model import make_model, make_programs
+from csn_jax.model import join, make_model, make_programs
 from csn_jax.network import build_network
 from csn_jax.runtime.sharding import make_shardings
 
@@ -87,7 +88,7 @@ def test_features_are_what_the_last_layer_is_given(name, scale):
     )
     network = build_network(config, shape, 2, 100)
     model = make_model(config, "ab", shape, network.state, make_programs(network), make_shardings())
-    inputs = np.random.default_rng(0).normal(size=(5, *shape)).astype(np.float32)
+    inputs = np.random.default_rng(0).normal(size=(5, *shape)).clip(-2.5, 2.5).astype(np.float32)
     layer = network.state.params["backbone"]["fc"]
     features = model.features(inputs)
     assert features.dtype == np.float32 and features.shape == (5, len(layer["kernel"]))
@@ -122,6 +123,132 @@ def test_pixels_of_another_type_are_refused(finished):
         assert tiny.is_one_sentence(str(caught.value).removesuffix("."))
     pixels = pixels.astype(np.uint8)
     np.testing.assert_array_equal(model.embed(list(pixels)), model.embed(pixels))
+
+
+COLOUR = Config(
+    backbone=BackboneConfig("small", 8),
+    preprocess=PreprocessConfig(8, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+)
+FLOATS = {"float16": np.float16, "bfloat16": jnp.bfloat16, "float32": np.float32, "float64": np.float64}
+
+
+@pytest.fixture
+def usual_promotion():
+    """JAX's own rules: with the strict ones of these tests, no network takes half floats."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def refused(model, inputs):
+    """What embed and features say of inputs."""
+    said = set()
+    for function in (model.embed, model.features):
+        with pytest.raises(csn_jax.UserError) as caught:
+            function(inputs)
+        said.add(str(caught.value))
+        assert tiny.is_one_sentence(str(caught.value).removesuffix("."))
+    assert len(said) == 1
+    return said.pop()
+
+
+def pictures(config=COLOUR):
+    """(uint8 pixels with every value among them, the same normalised in float64)."""
+    shape = (4, 8, 8, len(config.preprocess.mean))
+    pixels = np.resize(np.arange(256), shape[:-1]).astype(np.uint8)[..., None].repeat(shape[-1], axis=-1)
+    return pixels, (pixels / 255 - config.preprocess.mean) / config.preprocess.std
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_normalised_pixels_may_have_every_value(dtype, usual_promotion):
+    """Black to white, in each type of floats, which rounds the ends of the range; also in a view."""
+    model, (pixels, normalised) = model_of(COLOUR), pictures()
+    expected = model.embed(pixels)
+    inputs = normalised.astype(FLOATS[dtype])
+    noise = 3 * float(jnp.finfo(FLOATS[dtype]).eps) + 1e-5
+    np.testing.assert_allclose(model.embed(inputs), expected, atol=noise * np.abs(expected).max())
+    np.testing.assert_array_equal(model.embed(inputs[:, :, ::-1]), model.embed(inputs[:, :, ::-1].copy()))
+    assert model.features(inputs).shape == (4, model.features(pixels).shape[1])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_floats_that_no_normalised_pixel_has_are_refused(dtype):
+    model, (pixels, normalised) = model_of(COLOUR), pictures()
+    said = refused(model, pixels.astype(FLOATS[dtype]))
+    assert said.startswith("the inputs are floats from 0 to 255 in channel 0"), said
+    assert "where normalised pixels are from -2.118 to 2.249; give pixels as uint8" in said
+    for value, text in (
+        (-2.25, "from -2.25 to "),
+        (2.75, " to 2.75 "),
+        (np.nan, "from nan to nan"),
+        (-np.inf, "from -inf"),
+    ):
+        inputs = normalised.astype(FLOATS[dtype])
+        inputs[1, 2, 3, 2] = value
+        said = refused(model, inputs)
+        assert "in channel 2, where normalised pixels are from -1.804 to 2.64;" in said
+        assert text in said
+    inputs = normalised.astype(FLOATS[dtype])
+    inputs[1, 2, 3, 0] = 2.5  # which channel 2 may have
+    assert "in channel 0" in refused(model, inputs)
+
+
+def test_the_tolerance_of_the_range_is_a_thousandth_of_it():
+    model, (_, normalised) = model_of(COLOUR), pictures()
+    low, high = normalised[..., 1].min(), normalised[..., 1].max()
+    for end, sign in ((low, -1), (high, 1)):
+        for slack in (0.9e-3, 1.1e-3):
+            inputs = normalised.copy()
+            inputs[0, 0, 0, 1] = end + sign * slack * (high - low)
+            if slack < 1e-3:
+                model.embed(inputs)
+            else:
+                assert "in channel 1" in refused(model, inputs)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("mean, std", [((0.10,), (0.29,)), ((0.5,), (0.5,)), (COLOUR.preprocess.mean, (0.225,) * 3)])
+def test_pixels_divided_by_255_are_refused(dtype, mean, std, usual_promotion):
+    """Also black and white alone; not their normalised form, dark, bright or whole; nor floats between the steps."""
+    config = dataclasses.replace(COLOUR, preprocess=PreprocessConfig(8, mean=mean, std=std))
+    model, (pixels, normalised) = model_of(config), pictures(config)
+    black_and_white = np.where(pixels > 127, np.uint8(255), np.uint8(0))
+    for image in (pixels, black_and_white):
+        said = refused(model, (image / 255).astype(FLOATS[dtype]))
+        assert said.startswith("the inputs are pixels divided by 255, where normalised pixels are from -")
+        assert said.endswith("; give pixels as uint8, which are normalised here.")
+    bright = (normalised.min(axis=-1, keepdims=True) >= 0) & (normalised.max(axis=-1, keepdims=True) <= 1)
+    fill = 1 if mean == (0.5,) else normalised[bright[..., 0]].max(axis=0)
+    for inputs in (normalised, np.where(bright, normalised, fill), np.random.default_rng(0).random(normalised.shape)):
+        model.embed(inputs.astype(FLOATS[dtype]))
+    for constant in (0, 1, 51 / 255):
+        model.embed(np.full(normalised.shape, constant, FLOATS[dtype]))
+
+
+def test_pixels_from_0_to_1_may_be_what_the_network_takes():
+    """With mean 0 and std 1 they are the normalised ones."""
+    config = dataclasses.replace(CONFIG, preprocess=PreprocessConfig(8, mean=(0.0,), std=(1.0,)))
+    model, (pixels, normalised) = model_of(config), pictures(config)
+    np.testing.assert_allclose(model.embed(np.float32(normalised)), model.embed(pixels), atol=1e-6)
+    assert "floats from 0 to 255" in refused(model, pixels.astype(np.float32))
+
+
+def test_every_chunk_is_checked_before_any_is_embedded(monkeypatch):
+    """The last image of several hundred is seen, and specialists check as one network does."""
+    one = model_of(COLOUR)
+    never = dataclasses.replace(one, _embed=None, _features=None)
+    inputs = np.resize(np.float32(pictures()[1]), (700, 8, 8, 3))
+    one.embed(inputs)
+    inputs[-1, 0, 0, 0] = 255
+    for model in (never, join([never, never])):
+        assert "floats from -2.118 to 255 in channel 0" in refused(model, inputs)
+
+
+def test_feature_vectors_may_have_any_value():
+    vectors = Config(backbone=BackboneConfig("projection", 8))
+    network = build_network(vectors, (5,), 2, 100)
+    model = make_model(vectors, "ab", (5,), network.state, make_programs(network), make_shardings())
+    for values in (np.arange(20) * 50.0, np.arange(20) / 255, -np.arange(20) * 9.0):
+        assert model.embed(np.float32(values).reshape(4, 5)).shape == (4, 8)
 
 
 SHAPES = {
