@@ -1,4 +1,4 @@
-"""Training to a triplet error as the reference trains: image files through a DataLoader, three forwards, Adam."""
+"""Train in PyTorch to a given triplet error, as the reference does: image files, DataLoader, three forwards, Adam."""
 
 import sys
 import tempfile
@@ -17,6 +17,8 @@ from csn_jax.suites.accuracy import EVERY
 
 
 class TripletFiles(torch.utils.data.Dataset):
+    """Triplets of PNG files, in the order anchor, negative, positive, condition."""
+
     def __init__(self, folder, triplets):
         self.folder, self.triplets = folder, triplets
 
@@ -40,10 +42,11 @@ def normalised(pixels):
 
 @torch.inference_mode()
 def error(net, pixels, triplets):
-    """The overall triplet error, each item embedded once, which the reference does not."""
+    """The overall triplet error. Embeds each item once; the reference embeds three images per triplet."""
     net.eval()
     rows, places = np.unique(np.concatenate(triplets[:3]), return_inverse=True)
-    embedded = torch.cat([net.network(normalised(some)) for some in np.array_split(pixels[rows], len(rows) // 256 + 1)])
+    parts = np.array_split(pixels[rows], len(rows) // 256 + 1)
+    embedded = torch.cat([net.network(normalised(part)) for part in parts])
     anchor, positive, negative = embedded[torch.from_numpy(places)].chunk(3)
     mask = F.relu(net.masks[torch.from_numpy(triplets.condition).long()])
     near, far = (((anchor - other) * mask).norm(dim=1) for other in (positive, negative))
@@ -52,13 +55,13 @@ def error(net, pixels, triplets):
 
 
 def make(words, tiny):
-    """words: the error to come to."""
+    """words: the target error."""
     target, config = float(words[0]), Config()
     dataset = load_dataset(config)
     pixels = np.moveaxis(dataset.items.inputs, -1, 1)  # [N, 1, 32, 32]
     folder = tempfile.TemporaryDirectory()
-    for row, one in enumerate(pixels):
-        Image.fromarray(one[0]).save(Path(folder.name) / f"{row}.png")
+    for row, image in enumerate(pixels):
+        Image.fromarray(image[0]).save(Path(folder.name) / f"{row}.png")
     files = TripletFiles(Path(folder.name), dataset.triplets["train"])
     turn = -1
 
@@ -77,16 +80,16 @@ def make(words, tiny):
         while True:
             for anchor, negative, positive, condition in loader:
                 optimizer.zero_grad(set_to_none=True)
-                net.loss([net.network(one) for one in (anchor, negative, positive)], condition).backward()
+                net.loss([net.network(role) for role in (anchor, negative, positive)], condition).backward()
                 optimizer.step()
                 step += 1
                 if step % (2 if tiny else EVERY) == 0:
-                    found = error(net, pixels, dataset.triplets["validation"])
+                    reached = error(net, pixels, dataset.triplets["validation"])
                     spent = time.perf_counter() - began
-                    print(f"    {step} steps, {spent:.0f} s, {found:.2%}", file=sys.stderr)
-                    if tiny or found <= target:
+                    print(f"    {step} steps, {spent:.0f} s, {reached:.2%}", file=sys.stderr)
+                    if tiny or reached <= target:
                         return spent
             schedule.step()
 
-    measure.folder = folder  # lives as long as the files are read
+    measure.folder = folder  # keep the folder alive as long as its files are read
     return measure

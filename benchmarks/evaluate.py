@@ -1,4 +1,4 @@
-"""The triplet error as the reference takes it: three images for each triplet through the network."""
+"""Measure the triplet error in PyTorch as the reference does: three images per triplet through the network."""
 
 import time
 
@@ -22,10 +22,10 @@ def make(words, tiny):
     def measure(batch=256):
         began, right = time.perf_counter(), 0
         for start in range(0, triplets, batch):
-            some = slice(start, start + batch)
-            mask = F.relu(net.masks[condition[some]])
+            rows = slice(start, start + batch)
+            mask = F.relu(net.masks[condition[rows]])
             anchor, far, near = (
-                net.network((torch.from_numpy(pixels[role[some]]).float() / 255 - 0.1) / 0.3) * mask for role in columns
+                net.network((torch.from_numpy(pixels[role[rows]]).float() / 255 - 0.1) / 0.3) * mask for role in columns
             )
             right += (F.pairwise_distance(anchor, far) > F.pairwise_distance(anchor, near)).sum().item()
         return time.perf_counter() - began

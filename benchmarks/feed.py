@@ -1,4 +1,4 @@
-"""Triplets of JPEG files through PyTorch's DataLoader, decoded, cropped and normalised as the reference does."""
+"""Read triplets of JPEG files with PyTorch's DataLoader; decode, crop and normalise as the reference does."""
 
 import itertools
 import os
@@ -12,6 +12,8 @@ from PIL import Image
 
 
 class Triplets(torch.utils.data.Dataset):
+    """Random triplets of JPEG files."""
+
     def __init__(self, folder, items, size):
         self.folder, self.size = folder, size
         self.rows = np.random.default_rng(0).integers(0, items, (1 << 20, 3))
@@ -34,7 +36,7 @@ class Triplets(torch.utils.data.Dataset):
 
 
 def make(words, tiny):
-    """words: items, pixels, triplets in a batch."""
+    """words: items, pixels, triplets per batch."""
     items, size, triplets = map(int, words)
     items, triplets = (50, 4) if tiny else (items, triplets)
     folder = tempfile.TemporaryDirectory()
@@ -54,6 +56,6 @@ def make(words, tiny):
             pass
         return batches * 3 * triplets / (time.perf_counter() - began)
 
-    measure(2 * os.cpu_count())  # what the workers have ready
-    measure.folder = folder  # lives as long as the loader
+    measure(2 * os.cpu_count())  # use up the batches that the workers prepared before the clock starts
+    measure.folder = folder  # keep the folder alive as long as the loader
     return measure

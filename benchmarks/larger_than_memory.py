@@ -1,7 +1,10 @@
-"""The rate of tf.data over a memory map larger than memory: python benchmarks/larger_than_memory.py --gigabytes=8
+"""Measure the rate of tf.data over a memory map that is larger than memory.
 
-Rows of 112 x 112 grey pixels, gathered at random as training gathers them. Run it once with memory to spare and once
-with less than the file, as in a container: systemd-run --scope -p MemoryMax=3G python benchmarks/larger_than_memory.py
+    python benchmarks/larger_than_memory.py --gigabytes=8
+    systemd-run --scope -p MemoryMax=3G python benchmarks/larger_than_memory.py --gigabytes=8
+
+Reads rows of 112 x 112 grey pixels in random order, as training does. The first command measures with memory to spare,
+the second with less memory than the file needs.
 """
 
 import argparse
@@ -21,7 +24,7 @@ SIDE, TRIPLETS = 112, 256
 
 
 def write(path, rows):
-    """A file of random pixels; one that is there is taken as it is."""
+    """A memory map of random pixels. Reuses the file if it exists."""
     if not path.exists():
         piece = np.random.default_rng(0).integers(0, 256, (8192, SIDE, SIDE, 1), np.uint8)
         file = np.lib.format.open_memmap(path, "w+", np.uint8, (rows, SIDE, SIDE, 1))
@@ -36,7 +39,7 @@ def main():
     parser.add_argument("--file", type=Path, default=Path("larger_than_memory.npy"))
     parser.add_argument("--gigabytes", type=float, default=8)
     parser.add_argument("--batches", type=int, default=100)
-    parser.add_argument("--page_faults", action="store_true", help="do not ask ahead for rows")
+    parser.add_argument("--page_faults", action="store_true", help="do not request rows ahead of time")
     args = parser.parse_args()
     if args.page_faults:
         tf_feed.read_ahead = lambda *_: None

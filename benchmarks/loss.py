@@ -1,4 +1,4 @@
-"""Batch-all and batch-hard of pytorch-metric-learning, called once for each condition."""
+"""Batch-all and batch-hard losses of pytorch-metric-learning, called once per condition."""
 
 import time
 
@@ -8,7 +8,7 @@ from pytorch_metric_learning import distances, losses, miners, reducers
 
 
 def make(words, tiny):
-    """words: batch_all or batch_hard, items, conditions, values of a condition."""
+    """words: batch_all or batch_hard, items, conditions, values per condition."""
     name, (items, conditions, values) = words[0], map(int, words[1:4])
     items = 64 if tiny else items
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The networks in PyTorch, as a PyTorch programmer writes them."""
+"""The networks of csn_jax in idiomatic PyTorch."""
 
 import torch
 import torch.nn.functional as F
@@ -6,6 +6,8 @@ from torch import nn
 
 
 class Block(nn.Module):
+    """A basic block of ResNet-18."""
+
     def __init__(self, inputs, outputs, stride):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
@@ -38,6 +40,8 @@ def resnet18_csn(size, channels, dim=64):
 
 
 class Scale(nn.Module):
+    """Multiplies by 0.2."""
+
     def forward(self, x):
         return 0.2 * x
 
@@ -53,7 +57,7 @@ def small(size, channels, dim=64):
 
 
 class ConditionalNet(nn.Module):
-    """A network and learned masks; the loss of the paper over a batch of triplets."""
+    """A network with learned masks, and the paper's loss over a batch of triplets."""
 
     def __init__(self, network, conditions, dim=64):
         super().__init__()
@@ -66,5 +70,5 @@ class ConditionalNet(nn.Module):
         near = F.pairwise_distance(anchor * mask, positive * mask)
         far = F.pairwise_distance(anchor * mask, negative * mask)
         size = len(condition)
-        norms = sum(one.norm(2) for one in embedded) / 3
+        norms = sum(role.norm(2) for role in embedded) / 3
         return F.relu(near - far + 0.2).mean() + 5e-3 * norms / size**0.5 + 5e-4 * mask.norm(1) / size

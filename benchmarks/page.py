@@ -1,4 +1,4 @@
-"""Writes the tables of docs/PERFORMANCE.md from files of csn_jax.benchmark: python benchmarks/page.py FILE.json ..."""
+"""Write the tables of docs/PERFORMANCE.md from files of csn_jax.benchmark: python benchmarks/page.py FILE.json ..."""
 
 import json
 import re
@@ -9,18 +9,18 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "PERFORMANCE.md"
 
 
 def rows(report):
-    """A table's lines: what is measured, both sides, and how many times better with its range."""
+    """The lines of a table: the case, both sides, and the ratio with its range."""
     yield f"On {report['machine']}, {report['turns']} turn{'s' * (report['turns'] > 1)}.\n"
     yield "| | csn_jax | alternative | times better (range) |\n|---|---|---|---|"
-    for one in report["results"]:
+    for result in report["results"]:
         ours, theirs = (
-            "" if one[side] is None else f"{one[side]:,.0f}" if one[side] >= 1_000 else f"{one[side]:.3g}"
+            "" if result[side] is None else f"{result[side]:,.0f}" if result[side] >= 1_000 else f"{result[side]:.3g}"
             for side in ("ours", "theirs")
         )
-        ratio = "" if one["ratio"] is None else f"**{one['ratio']:.2f}** ({one['low']:.2f} to {one['high']:.2f})"
-        if one["low"] is not None and one["low"] == one["high"]:
-            ratio = f"**{one['ratio']:.2f}**"
-        yield f"| {one['name']}, {one['unit']} | {ours} | {theirs} | {ratio} |"
+        ratio = "" if result["ratio"] is None else f"**{result['ratio']:.2f}**"
+        if result["low"] != result["high"]:
+            ratio += f" ({result['low']:.2f} to {result['high']:.2f})"
+        yield f"| {result['name']}, {result['unit']} | {ours} | {theirs} | {ratio} |"
 
 
 def main():
@@ -29,11 +29,11 @@ def main():
         report = json.loads(Path(path).read_text())
         table = "\n".join(rows(report))
         pattern = rf"(<!-- {report['suite']} -->\n).*?(<!-- end -->)"
-        text, found = re.subn(
+        text, replaced = re.subn(
             pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.DOTALL
         )
-        if not found:
-            sys.exit(f"{PAGE} has no place for the suite {report['suite']}")
+        if not replaced:
+            sys.exit(f"{PAGE} has no table for the suite {report['suite']}")
     PAGE.write_text(text)
 
 

@@ -1,4 +1,4 @@
-"""The other side of one case of csn_jax.benchmark: python benchmarks/peers.py SUITE WORD ... [--tiny]."""
+"""Serve the alternative in one case of csn_jax.benchmark: python benchmarks/peers.py SUITE WORD ... [--tiny]."""
 
 import importlib
 import sys

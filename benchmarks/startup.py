@@ -1,4 +1,4 @@
-"""The first start of csn_jax itself, which compiles everything."""
+"""A first start of csn_jax, with an empty cache of compiled programs."""
 
 from csn_jax.suites import startup
 
