@@ -6,24 +6,22 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from csn_jax.core.search_cache import PIECE, SearchCache
 from csn_jax.data.embeddings import Embeddings, read_embeddings
 from csn_jax.errors import UserError
 from csn_jax.text import did_you_mean
 
 BLOCK = 1024  # items of which the lowest score is looked at first
 PAIRS = 1 << 23  # scores of queries and items in memory at a time
-PIECE = 1 << 17  # numbers of vectors in work at a time: they fit the cache, and are too few for BLAS to share out
-REMEMBERED = 8  # weightings whose squares are kept
 EXTRA = 64  # candidates that an accelerator gives besides
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """Stored embeddings, to be searched under their model's masks or newer ones.
+    """Stored embeddings, to be searched under their model's masks or newer ones. Threads may share it.
 
     items: ids, vectors [N, D] float32, attribute columns, and where the pictures are.
     conditions: names, in the order of the masks' rows.
@@ -35,7 +33,10 @@ class Index:
     conditions: tuple[str, ...]
     masks: np.ndarray
     name: str = "the index"
-    _kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    _cache: SearchCache = field(init=False, repr=False)  # of these items: every instance makes its own
+
+    def __post_init__(self):
+        object.__setattr__(self, "_cache", SearchCache(self.vectors))
 
     @staticmethod
     def open(path: str | Path) -> "Index":
@@ -212,7 +213,7 @@ class Index:
     ) -> list[np.ndarray]:
         """For each query the rows of candidates [M >= k, or all allowed], of which the k nearest are some."""
         n, n_blocks = len(self.ids), -(-len(self.ids) // BLOCK)
-        squares, largest = self._squares(w)
+        squares, largest = self._cache.squares(w)
         lines = (-2 * w * queries).astype(np.float32)  # [Q, D]
         scores = np.full((len(queries), n_blocks * BLOCK), np.inf, np.float32)
         scores[:, :n] = self.vectors @ lines[0] if len(lines) == 1 else lines @ self.vectors.T
@@ -242,17 +243,13 @@ class Index:
         self, queries: np.ndarray, w: np.ndarray, k: int, allowed: np.ndarray | None, excluded: np.ndarray
     ) -> list[np.ndarray]:
         """As `_on_host`, which takes over for a query with more items nearly at the k-th one's distance than asked."""
-        import jax
-
         from csn_jax.core.nearest import lowest
 
-        squares, largest = self._squares(w)
-        if "vectors" not in self._kept:
-            self._kept["vectors"] = jax.device_put(self.vectors)
+        squares, largest = self._cache.squares(w)
         n = min(len(self.ids), 2 * k + EXTRA)
         lines, rows = (-2 * w * queries).astype(np.float32), excluded.astype(np.int32)
         allowed_too = np.ones(len(self.ids), bool) if allowed is None else allowed
-        scores, found = map(np.asarray, lowest(self._kept["vectors"], squares, lines, allowed_too, rows, n))
+        scores, found = map(np.asarray, lowest(self._cache.on_device(), squares, lines, allowed_too, rows, n))
         candidates = []
         for i, slack in enumerate(self._slack(queries, w, largest)):
             enough = n == len(self.ids) or scores[i, -1] > scores[i, k - 1] + 2 * slack
@@ -261,20 +258,6 @@ class Index:
             else:
                 candidates += self._on_host(queries[i : i + 1], w, k, allowed, excluded[i : i + 1])
         return candidates
-
-    def _squares(self, w: np.ndarray) -> tuple[np.ndarray, float]:
-        """(sum of w * x^2 of every item, float32 [N]; the largest sum of |w| * x^2), remembered for some weightings."""
-        key = w.tobytes()
-        if key not in self._kept:
-            known = [one for one in self._kept if isinstance(one, bytes)]
-            for old in known[: max(0, len(known) + 1 - REMEMBERED)]:
-                del self._kept[old]
-            if (w < 0).any():
-                squares, absolute = _weighted_squares(self.vectors, np.stack([w, np.abs(w)]))
-            else:
-                (squares,) = (absolute,) = _weighted_squares(self.vectors, w[None])
-            self._kept[key] = squares, float(absolute.max(initial=0))
-        return self._kept[key]
 
     def _slack(self, queries: np.ndarray, w: np.ndarray, largest: float) -> np.ndarray:
         """A bound [Q] on how far rounding moves a float32 score, by the usual analysis of sums of D products; infinity
@@ -291,19 +274,6 @@ class Index:
             some = slice(start, start + PIECE // 8)
             squared[some] = np.sum(w * np.square(query - self.vectors[rows[some]]), axis=1)
         return squared
-
-
-def _weighted_squares(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Sums over dimensions of w * x^2 of every vector [N, D] for each w of [W, D]: float32 [W, N]."""
-    size = max(1, PIECE // vectors.shape[1])
-    squares, weights = np.empty((len(weights), len(vectors)), np.float32), weights.astype(np.float32)
-    room = np.empty((size, vectors.shape[1]), np.float32)
-    for start in range(0, len(vectors), size):
-        piece = vectors[start : start + size]
-        square = np.square(piece, out=room[: len(piece)])
-        for w, of_w in zip(weights, squares, strict=True):
-            of_w[start : start + size] = square @ w
-    return squares
 
 
 def _accelerator() -> bool:

@@ -1,9 +1,13 @@
 """Index: the hits of a naive float64 scan, under single conditions, mixtures, negative weights and filters."""
 
+import copy
+import dataclasses
 import json
 import math
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ import tiny
 
 import csn_jax
 from csn_jax import index as module
+from csn_jax.core import search_cache
 from csn_jax.data.embeddings import Embeddings, write_embeddings
 from csn_jax.data.item_set import Condition
 from csn_jax.errors import UserError
@@ -104,7 +109,7 @@ def test_hits_are_those_of_a_naive_scan(case, weights):
 
 @pytest.mark.parametrize("weights", MIXTURES[2:4], ids=str)
 def test_filters(weights):
-    """One value, one of several, members of sets, several columns, all of which an item must pass; few or none left."""
+    """One value, one of several, members of sets, whole sets, several columns that must all pass; few or none left."""
     index = make(600)
     queries = index.vectors[:2].astype(np.float64)
     colour, tags = index.columns["colour"], [set(text.split(";")) for text in index.columns["tags"]]
@@ -112,6 +117,10 @@ def test_filters(weights):
     assert_hits(index, queries, weights, 7, {"colour": ["red", ""]}, passes=lambda row: colour[row] in ("red", ""))
     assert_hits(index, queries, weights, 7, {"tags": "u"}, passes=lambda row: "u" in tags[row])
     both = {"colour": ["red", "blue"], "tags": ["u", "v"]}
+    pair = "v;w"  # the whole set, in this spelling
+    passing = [row for row, text in enumerate(index.columns["tags"]) if text == pair]
+    assert 0 < len(passing) < sum({"v", "w"} <= members for members in tags)  # else the next line would say little
+    assert_hits(index, queries, weights, 200, {"tags": pair}, passes=lambda row: row in passing)
     assert_hits(
         index, queries, weights, 200, both, [0, 1],
         passes=lambda row: colour[row] in ("red", "blue") and bool(tags[row] & {"u", "v"}),
@@ -148,15 +157,61 @@ def test_queries_in_pieces_and_remembered_squares(monkeypatch):
     queries = index.vectors[:50].astype(np.float64)
     whole = index.nearest(queries, {"a": 1}, 5)
     monkeypatch.setattr(module, "PAIRS", 2_000)
-    monkeypatch.setattr(module, "PIECE", 60)
+    for place in (module, search_cache):
+        monkeypatch.setattr(place, "PIECE", 60)
     other = make(900)
     for found, expected in zip(other.nearest(queries, {"a": 1}, 5), whole, strict=True):
         np.testing.assert_array_equal(found, expected)
     for weight in range(1, 30):
         index.search(queries[:1], {"a": weight, "b": 1}, 5)
-    assert len(index._kept) == module.REMEMBERED
+    assert len(index._cache._squares) == search_cache.REMEMBERED
     for found, expected in zip(index.nearest(queries, {"a": 1}, 5), whole, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.fixture
+def hasty_threads():
+    """Threads that take turns as often as Python lets them."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_threads_share_an_index(accelerator, hasty_threads, monkeypatch):
+    """Eight threads search under more weightings than the index remembers. The answers are those of one thread."""
+    monkeypatch.setattr(module, "_accelerator", lambda: accelerator)
+    monkeypatch.setattr(search_cache, "PIECE", 60)  # many turns of a loop, between which threads change
+    queries = make(60).vectors[:1].astype(np.float64)
+    mixtures = [{"a": 1, "b": weight / 7 - 1} for weight in range(24)]
+    serial = [make(60).nearest(queries, weights, 5) for weights in mixtures]
+
+    def search(index, seed):
+        for i in np.random.default_rng(seed).permutation(24).tolist() * 2:
+            for found, expected in zip(index.nearest(queries, mixtures[i], 5), serial[i], strict=True):
+                np.testing.assert_array_equal(found, expected)
+
+    for _ in range(1 if accelerator else 15):
+        index = make(60)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(search, [index] * 8, range(8)))
+        assert len(index._cache._squares) == search_cache.REMEMBERED
+
+
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_an_index_with_other_items_forgets_the_squares_of_the_old_ones(accelerator, monkeypatch):
+    """`dataclasses.replace` finds what a new index of the new items finds. Copies and pickles work, too."""
+    monkeypatch.setattr(module, "_accelerator", lambda: accelerator)
+    index, other = make(200), make(200, scale=5.0, seed=1)
+    queries = index.vectors[:3].astype(np.float64)
+    index.nearest(queries, {"a": 1}, 5)
+    replaced = dataclasses.replace(index, items=index.items._replace(vectors=other.vectors))
+    assert_hits(replaced, queries, {"a": 1}, 5)
+    for copied in (copy.copy(replaced), copy.deepcopy(replaced), pickle.loads(pickle.dumps(replaced))):
+        assert_hits(copied, queries, {"a": 1}, 5)
+    with pytest.raises((TypeError, ValueError), match="init"):
+        dataclasses.replace(index, _cache=index._cache)
 
 
 def test_a_query_that_float32_cannot_hold():
@@ -181,7 +236,7 @@ def test_an_accelerator_gives_the_same(case, monkeypatch):
                 expected = host.nearest(queries, weights, 10, filters=filters, exclude=[0, -1, 2, 3])
             for one, other in zip(found, expected, strict=True):
                 np.testing.assert_array_equal(one, other)
-    assert "vectors" in host._kept
+    assert host._cache._on_device is not None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

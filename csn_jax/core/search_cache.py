@@ -1,0 +1,60 @@
+"""What searches of some vectors compute once and share between threads. Needs no JAX without an accelerator."""
+
+import threading
+from typing import Any
+
+import numpy as np
+
+PIECE = 1 << 17  # numbers of vectors in work at a time: they fit the cache, and are too few for BLAS to share out
+REMEMBERED = 8  # weightings whose squares are kept
+
+
+class SearchCache:
+    """The weighted squares of vectors [N, D], and the vectors on the accelerator. Threads may share it."""
+
+    def __init__(self, vectors: np.ndarray):
+        self.vectors, self._lock = vectors, threading.Lock()
+        self._squares: dict[bytes, tuple[np.ndarray, float]] = {}
+        self._on_device: Any = None
+
+    def __reduce__(self):
+        return SearchCache, (self.vectors,)  # copies start empty: a lock cannot be copied
+
+    def squares(self, w: np.ndarray) -> tuple[np.ndarray, float]:
+        """(sum of w * x^2 of every vector, float32 [N]; the largest sum of |w| * x^2).
+
+        The newest weightings are remembered. Threads that need the same new one at once each compute it.
+        """
+        key = w.tobytes()
+        with self._lock:
+            found = self._squares.get(key)
+        if found is None:
+            sums = _weighted_squares(self.vectors, np.stack([w, np.abs(w)]) if (w < 0).any() else w[None])
+            found = sums[0], float(sums[-1].max(initial=0))
+            with self._lock:
+                self._squares[key] = found
+                while len(self._squares) > REMEMBERED:
+                    del self._squares[next(iter(self._squares))]
+        return found
+
+    def on_device(self) -> Any:
+        """The vectors as a JAX array on the default device."""
+        import jax
+
+        with self._lock:  # so that two threads do not hold the vectors twice in the accelerator's memory
+            if self._on_device is None:
+                self._on_device = jax.device_put(self.vectors)
+            return self._on_device
+
+
+def _weighted_squares(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sums over dimensions of w * x^2 of every vector [N, D] for each w of [W, D]: float32 [W, N]."""
+    size = max(1, PIECE // vectors.shape[1])
+    squares, weights = np.empty((len(weights), len(vectors)), np.float32), weights.astype(np.float32)
+    room = np.empty((size, vectors.shape[1]), np.float32)
+    for start in range(0, len(vectors), size):
+        piece = vectors[start : start + size]
+        square = np.square(piece, out=room[: len(piece)])
+        for w, of_w in zip(weights, squares, strict=True):
+            of_w[start : start + size] = square @ w
+    return squares
