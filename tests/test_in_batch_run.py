@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import shop
 import tiny
+from oracles import flat
 
 import csn_jax
 from csn_jax import loop
 from csn_jax.config import BackboneConfig, Config, DataConfig, LossConfig
+from csn_jax.core.steps import LabelledBatch, make_in_batch_step
 from csn_jax.data.dataset import load_dataset
 from csn_jax.data.order import label_items, labelled_rows
+from csn_jax.network import build_network, examples
 from csn_jax.runtime.writer import Writer
 
 PRESET = f"--config={Path(__file__).resolve().parents[1] / 'configs' / 'glyphs.py'}:in_batch"
@@ -105,6 +108,21 @@ def test_specialists_learn_from_labelled_batches(tmp_path):
         assert all(np.isfinite(line["train/loss"]) for line in lines if "train/loss" in line)
 
 
+def test_fixed_masks_stay_as_they_were_set():
+    """Each condition keeps its own half of the dimensions while the backbone trains."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, (16, 2)).astype(np.int32)
+    batch = LabelledBatch(rng.normal(size=(16, 6)).astype(np.float32), labels, np.ones(16, bool))
+    backbone = BackboneConfig("projection", embedding_dim=8)
+    config = Config(variant="fixed", backbone=backbone, loss=LossConfig(name="batch_all"))
+    network = build_network(config, (6,), 2, 16)
+    options = {"train_masks": network.masks.trained, "seed": 0}
+    step = make_in_batch_step(network.backbone, network.preprocess, network.optimizer, config.loss, **options)
+    before, after = (flat(state.params) for state in (network.state, jax.jit(step)(network.state, batch)[0]))
+    assert {name for name in before if np.any(before[name] != after[name])} == before.keys() - {"beta"}
+    np.testing.assert_array_equal(after["beta"], np.repeat(np.eye(2), 4, axis=1))
+
+
 def test_a_specialist_needs_a_batch_of_its_own_labels(tmp_path):
     """One condition has labels enough for all, the other for no batch of its specialist: told before any trains."""
     table = shop.columns()
@@ -123,8 +141,6 @@ def test_a_specialist_needs_a_batch_of_its_own_labels(tmp_path):
 
 def test_an_epoch_of_the_schedule_is_the_training_items(in_batch):
     """Not the drawn triplets: 0.985 after as many steps as pass all items once."""
-    from csn_jax.network import build_network, examples
-
     record = json.loads((in_batch / "data.json").read_text())
     items = record["items"]["train"]
     assert examples(tiny.config(PRESET), record) == items != record["triplets"]["train"]

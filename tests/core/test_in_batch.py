@@ -222,6 +222,15 @@ def test_distances_are_those_of_the_triplet_loss(x64):
     assert np.abs(expected[1:5, 0] - distance(y[:1], x[1:], np.ones((1, D)))).max() > 1e-7
 
 
+@names
+def test_a_hinge_of_exactly_zero_is_not_active(name):
+    """Margin 0. Item 0 is as far from its positive as from the negative, item 1 is not; item 2 has no positive."""
+    x, labels = np.array([[0.0], [3.0], [3.0]], np.float32), np.array([[0], [0], [1]], np.int32)
+    loss, active = getattr(in_batch, name)(x, np.ones((1, 1), np.float32), labels, np.ones(3, bool), 0.0)
+    assert active == 0.5
+    np.testing.assert_allclose(loss, 3 if name == "batch_all" else 1.5, rtol=1e-5)  # of active triplets; of anchors
+
+
 # Teeth: each mistake fails the comparison.
 
 

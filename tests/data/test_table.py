@@ -105,6 +105,8 @@ def test_parquet_and_csv_give_the_same(tmp_path):
         (["nan", "1", "2"] * 20, "categorical"),
         (["1e3", "-2", "+3.5"] * 20, "ordinal"),
         ([str(10_000 + i) for i in range(60)], "numeric"),
+        ([str(i % 20 / 2) for i in range(60)], "ordinal"),
+        ([str(i % 21 / 2) for i in range(60)], "numeric"),
     ],
 )
 def test_a_kind_is_inferred(tmp_path, values, kind):
@@ -119,6 +121,13 @@ def test_article_numbers_are_no_quantity_unless_named(tmp_path):
     change = lambda columns: columns | {"sku": [str(10_000 + i) for i in range(60)]}  # noqa: E731
     assert "sku" not in dict(labelled(tmp_path, change).conditions)
     assert dict(labelled(tmp_path, change, conditions=("sku",)).conditions)["sku"] == "numeric"
+
+
+@pytest.mark.parametrize(("n", "kind"), [(20, "ordinal"), (21, None)])
+def test_whole_numbers_without_repeats_are_levels_up_to_twenty(n, kind, tmp_path):
+    """Every value comes once. The other rows are blank."""
+    change = lambda columns: columns | {"sku": [str(i) if i < n else "" for i in range(60)]}  # noqa: E731
+    assert dict(labelled(tmp_path, change).conditions).get("sku") == kind
 
 
 def test_a_kind_can_be_said(tmp_path):

@@ -85,6 +85,20 @@ def test_a_probe_does_not_look_at_test_items(items, triplets, found):
     assert baselines.results(changed, triplets, "test") == found
 
 
+def test_only_training_items_set_the_scale(items, triplets):
+    """Twenty validation and twenty test items far away change no error on triplets without them."""
+    far = np.concatenate([np.flatnonzero(items.split == split)[:20] for split in SPLITS if split != "train"])
+    without = {
+        split: Triplets(*(column[~np.isin(columns[:3], far).any(axis=0)] for column in columns))
+        for split, columns in triplets.items()
+    }
+    assert all(len(without[split].anchor) > 500 for split in SPLITS)
+    x = items.inputs.copy()
+    x[far] *= 1e4
+    changed = dataclasses.replace(items, inputs=x)
+    assert baselines.results(changed, without, "test") == baselines.results(items, without, "test")
+
+
 def test_a_probe_is_ridge_regression(items, triplets):
     """Answers against the closed form by hand, for the ridge that validation prefers."""
     training = items.split == "train"

@@ -10,7 +10,7 @@ import torch
 from csn_jax import cli, evaluate
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.evaluators import off_task as module
-from csn_jax.evaluators.off_task import fit_probe, off_task, off_task_labels, results
+from csn_jax.evaluators.off_task import fit_probe, off_task, off_task_labels, outcomes, results
 from csn_jax.model import Model
 
 
@@ -74,6 +74,14 @@ def test_is_fitted_to_training_items_only():
     brand, test = items.labels["brand"], items.split == "test"
     brand[test] = np.where(brand[test] == "brand 0", "brand 1", "brand 0")
     assert off_task(embeddings, items, "test")["brand"][0] < 0.1 * test.sum()
+
+
+def test_only_training_items_set_the_scale():
+    """Test items far away change no guess for the other test items."""
+    embeddings, items = world()
+    right, _ = outcomes(embeddings, items, "test")["brand"]
+    embeddings[np.flatnonzero(items.split == "test")[1::2]] *= 1e4
+    np.testing.assert_array_equal(outcomes(embeddings, items, "test")["brand"][0][::2], right[::2])
 
 
 def test_rare_and_unknown_values_are_not_counted():
