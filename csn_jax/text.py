@@ -1,20 +1,50 @@
-"""Text for people: aligned tables, and what a misspelt name may have meant."""
+"""Text for people: tables that fit a terminal, durations, and what a misspelt name may have meant."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
+WIDTH = 80
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as an aligned table: the first column to the left, the others to the right, a rule under the head."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+def table(rows: Sequence[Sequence[str]], width: int = WIDTH) -> str:
+    """Rows as an aligned table: the first column to the left, the others to the right, a rule under the head.
+
+    Columns that do not fit a width stand in further blocks below, behind the first column again. A cell that would
+    not fit even there is shortened in the middle.
+    """
+    first = min(max(len(row[0]) for row in rows), width // 2)
+    columns = []
+    for i, cells in enumerate(zip(*rows, strict=True)):
+        most = first if i == 0 else width - first - 2
+        cells = [shortened(cell, most) for cell in cells]
+        longest = max(map(len, cells))
+        columns.append([cell.ljust(longest) if i == 0 else cell.rjust(longest) for cell in cells])
+    blocks = [[columns[0]]]
+    for column in columns[1:]:
+        if len(blocks[-1]) > 1 and sum(len(one[0]) + 2 for one in [*blocks[-1], column]) - 2 > width:
+            blocks.append([columns[0]])
+        blocks[-1].append(column)
+    return "\n\n".join(_block(block) for block in blocks)
+
+
+def _block(columns: Sequence[Sequence[str]]) -> str:
+    lines = ["  ".join(cells) for cells in zip(*columns, strict=True)]
+    return "\n".join([lines[0], "  ".join("-" * len(column[0]) for column in columns), *lines[1:]])
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many characters: its beginning and its end, with dots between."""
+    if len(text) <= most:
+        return text
+    tail = (most - 3) // 2
+    return f"{text[: most - 3 - tail]}...{text[len(text) - tail :]}"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`: what a person wants to know of a wait."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:

@@ -36,13 +36,19 @@ def by_vectors(folder, columns, **data):
 
 
 def lines_of(settings, dataset):
-    """{name: cells} of the table's lines, and the notes."""
-    head, names, rule, *rest = report(settings, dataset).splitlines()
-    ends = np.cumsum([len(part) + 2 for part in rule.split("  ")])
-    cut = lambda line: [line[a:b].strip() for a, b in zip([0, *ends[:-1]], ends, strict=True)]  # noqa: E731
-    assert cut(names) == ["condition", "kind", "values", "known", "possible triplets", "rarest values"]
-    rows = [line for line in rest if not line.startswith("- ")]
-    return head, {cut(line)[0]: cut(line)[1:] for line in rows}, [line for line in rest if line.startswith("- ")]
+    """The head, {name: cells} of the table, whose columns may stand in several blocks, and the notes."""
+    head, *rest = report(settings, dataset).splitlines()
+    notes = [line for line in rest if line.startswith("- ")]
+    columns, rows = [], {}
+    for block in "\n".join(line for line in rest if not line.startswith("- ")).split("\n\n"):
+        names, rule, *lines = block.splitlines()
+        ends = np.cumsum([len(part) + 2 for part in rule.split("  ")])
+        cut = lambda line: [line[a:b].strip() for a, b in zip([0, *ends[:-1]], ends, strict=True)]  # noqa: B023, E731
+        columns += cut(names)[1:]
+        for name, *cells in map(cut, lines):
+            rows.setdefault(name, []).extend(cells)
+    assert columns == ["kind", "values", "known", "possible triplets", "rarest values"]
+    return head, rows, notes
 
 
 def test_what_is_said_of_every_condition(tmp_path):
