@@ -44,7 +44,7 @@ How to read the tables:
   positive, under the triplet's condition. Lower is better, and guessing gives 50 %. *Overall* covers the triplets of
   all conditions, the same number of each.
 - **Rows**: *standard* is one space for all conditions. *specialists* is one network per condition. *fixed*, *learned*
-  and *learned_disjoint* are one network with one mask per condition.
+  and *learned_disjoint* are one network with one mask per condition ([variants](variants.md)).
 - **Training**, unless a row says otherwise: network `small`, 32 pixels, {DIMENSIONS} dimensions, {STEPS:,} steps of
   {CONFIG.batch_size} triplets, Adam at {CONFIG.learning_rate:g} with a cosine to 0. Batch norm is by role on fonts,
   and shared by the three roles on shoes and emoji. The best checkpoint on validation is tested. The paper's networks,
