@@ -1,4 +1,4 @@
-"""Run the Python of stores.md from top to bottom: `python docs/stores.py FILE.parquet`, a file that embed wrote."""
+"""Run the Python code of stores.md on a file that embed wrote: `python docs/stores.py FILE.parquet`."""
 
 import re
 import sys
@@ -7,11 +7,12 @@ from pathlib import Path
 
 
 def blocks(page: str) -> list[str]:
-    """The page's blocks of Python."""
+    """The Python code blocks of a page, in order."""
     return re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 def main(file: str) -> None:
+    """Run the blocks one after the other, in one namespace."""
     from csn_jax import Index
 
     page = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
