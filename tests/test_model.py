@@ -232,6 +232,13 @@ def test_pixels_from_0_to_1_may_be_what_the_network_takes():
     assert "floats from 0 to 255" in refused(model, pixels.astype(np.float32))
 
 
+def test_bfloat16_from_0_to_1_is_not_judged(usual_promotion):
+    """Its steps are as wide as 1/255, so normalised pixels in that range look like pixels divided by 255."""
+    config = dataclasses.replace(COLOUR, preprocess=PreprocessConfig(8, mean=(0.1,) * 3, std=(0.1,) * 3))
+    inputs = np.random.default_rng(0).random((4, 8, 8, 3))
+    assert model_of(config).embed(inputs.astype(jnp.bfloat16)).shape == (4, 8)
+
+
 def test_every_chunk_is_checked_before_any_is_embedded(monkeypatch):
     """The last image of several hundred is seen, and specialists check as one network does."""
     one = model_of(COLOUR)
