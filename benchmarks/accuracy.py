@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from csn_jax.benchmark.suites.accuracy import EVERY
 from csn_jax.config import Config
 from csn_jax.data.dataset import load_dataset
-from csn_jax.suites.accuracy import EVERY
 
 
 class TripletFiles(torch.utils.data.Dataset):

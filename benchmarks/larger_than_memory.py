@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from csn_jax.core.steps import Batch
-from csn_jax.data import tf_feed
 from csn_jax.runtime.sharding import make_shardings
+from csn_jax.train import tf_feed
 
 SIDE, TRIPLETS = 112, 256
 

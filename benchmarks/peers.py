@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from csn_jax.suites import serve
+from csn_jax.benchmark.suites import serve
 
 if __name__ == "__main__":
     suite, *words = (word for word in sys.argv[1:] if word != "--tiny")

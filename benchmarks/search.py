@@ -24,9 +24,9 @@ def make(words, tiny):
     def measure():
         nonlocal turn
         turn += 1
-        which = turn % conditions
+        condition = turn % conditions
         began = time.perf_counter()
-        indices[which].search(query_vectors * masks[which], 10)
+        indices[condition].search(query_vectors * masks[condition], 10)
         return 1_000 * (time.perf_counter() - began)
 
     return measure

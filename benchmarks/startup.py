@@ -1,6 +1,6 @@
 """A first start of csn_jax, with an empty cache of compiled programs."""
 
-from csn_jax.suites import startup
+from csn_jax.benchmark.suites import startup
 
 
 def make(words, tiny):

@@ -7,20 +7,20 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from csn_jax.config import Config
     from csn_jax.errors import MachineError, Stopped, UserError
-    from csn_jax.index import Index
-    from csn_jax.loop import train_and_evaluate
-    from csn_jax.model import Model, load
+    from csn_jax.model.model import Model, load
+    from csn_jax.store.index import Index
+    from csn_jax.train.loop import train_and_evaluate
 
 # Looked up when first used, so that importing the package imports neither JAX nor TensorFlow.
 _HOMES = {
     "Config": "csn_jax.config",
-    "Index": "csn_jax.index",
+    "Index": "csn_jax.store.index",
     "MachineError": "csn_jax.errors",
-    "Model": "csn_jax.model",
+    "Model": "csn_jax.model.model",
     "Stopped": "csn_jax.errors",
     "UserError": "csn_jax.errors",
-    "load": "csn_jax.model",
-    "train_and_evaluate": "csn_jax.loop",
+    "load": "csn_jax.model.model",
+    "train_and_evaluate": "csn_jax.train.loop",
 }
 __all__ = [
     "Config",

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 import csn_jax
-from csn_jax.core import new_mask
-from csn_jax.data.new_notion import of_run
+from csn_jax.adapt import fit as new_mask
+from csn_jax.adapt.lesson import of_run
 from csn_jax.data.triplets import Triplets
 from csn_jax.runtime.workdir import read_config, read_record
 

@@ -13,7 +13,7 @@ import json
 import numpy as np
 
 import csn_jax
-from csn_jax.evaluators.retrieval import sample
+from csn_jax.evaluate.retrieval import sample
 
 K, QUERIES = 10, 1_000
 

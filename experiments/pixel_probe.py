@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from csn_jax.data.dataset import load_dataset
-from csn_jax.evaluators import off_task
+from csn_jax.evaluate import off_task
 from csn_jax.runtime.workdir import read_config
 
 

@@ -220,7 +220,7 @@ def mixtures(runs: Runs) -> list[str]:
     rows, over_one, over_standard = [], [], []  # the last two by pair, then by seed
     for pair, first in precisions["learned"][0].items():
         a, b = (name for name in first if name not in ("mixture", "chance"))
-        mixture, *alone = ([by_pair[pair][which] for by_pair in precisions["learned"]] for which in ("mixture", a, b))
+        mixture, *alone = ([by_pair[pair][name] for by_pair in precisions["learned"]] for name in ("mixture", a, b))
         standard = [by_pair[pair]["mixture"] for by_pair in precisions["standard"]]
         over_one.append(minus(mixture, [*map(max, *alone)]))
         over_standard.append(minus(mixture, standard))

@@ -63,12 +63,12 @@ def main() -> int:
     runs = planned(places, args.only)
     needed = sorted(files_of(runs))
     if missing := [name for name in needed if not (places.runs / name).is_file()]:
-        which = f"{len(missing)} files of runs are missing in {places.runs}, the first is {missing[0]}"
-        print(f"{which}; run experiments/run.py.", file=sys.stderr)
+        problem = f"{len(missing)} files of runs are missing in {places.runs}, the first is {missing[0]}"
+        print(f"{problem}; run experiments/run.py.", file=sys.stderr)
         return 1
     if changed := [run for run in runs if not same(run, places)]:
-        which = f"{len(changed)} runs in {places.runs} have other flags than planned, the first is {changed[0].name}"
-        print(f"{which}; remove its folder and run experiments/run.py.", file=sys.stderr)
+        problem = f"{len(changed)} runs in {places.runs} have other flags than planned, the first is {changed[0].name}"
+        print(f"{problem}; remove its folder and run experiments/run.py.", file=sys.stderr)
         return 1
     text, read = page(places, args.only)
     for name in {*needed, *read}:

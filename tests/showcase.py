@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 
 from csn_jax import explore
-from csn_jax.data.embeddings import Embeddings
 from csn_jax.data.item_set import Condition, ItemSet
-from csn_jax.index import Index
 from csn_jax.runtime.whole_folder import write_folder
+from csn_jax.store.index import Index
+from csn_jax.store.vector_file import Embeddings
 
 HOSTILE = '<img src=x onerror="window.hacked=1">'
 IDS = ("</script><script>window.hacked=1</script>", "\u2028\u2029 \\u003c ' \" ` ${window.hacked=1}", "<!--", "𝕏 ünï")

@@ -86,19 +86,21 @@ def test_imports_go_down(path):
 
 HOMES = {
     "flax": lambda module: module.startswith("csn_jax.backbones"),
-    "tensorflow": lambda module: module in ("csn_jax.data.tf_feed", "csn_jax.data.tfds", "csn_jax.data.tfds_builders"),
-    "tensorflow_datasets": lambda module: module in ("csn_jax.data.tfds_builders", "csn_jax.data.tfds"),
+    "tensorflow": lambda module: (
+        module in ("csn_jax.train.tf_feed", "csn_jax.data.sources.tfds", "csn_jax.data.sources.tfds_builders")
+    ),
+    "tensorflow_datasets": lambda module: module in ("csn_jax.data.sources.tfds_builders", "csn_jax.data.sources.tfds"),
     "orbax": lambda module: module == "csn_jax.runtime.checkpoint",
     "tyro": lambda module: module == "csn_jax.cli",
     "torch": lambda module: False,
     "pickle": lambda module: False,
-    "safetensors": lambda module: module == "csn_jax.runtime.weights",
-    "huggingface_hub": lambda module: module == "csn_jax.runtime.weights",
-    "onnx": lambda module: module == "csn_jax.backbones.onnx_graph",
+    "safetensors": lambda module: module == "csn_jax.model.weight_files",
+    "huggingface_hub": lambda module: module == "csn_jax.model.weight_files",
+    "onnx": lambda module: module == "csn_jax.port.onnx_graph",
     "onnxruntime": lambda module: False,
-    "openTSNE": lambda module: module == "csn_jax.layout",
+    "openTSNE": lambda module: module == "csn_jax.pictures.maps",
     "playwright": lambda module: False,
-    "qdrant_client": lambda module: module in ("csn_jax.qdrant", "csn_jax.qdrant_search"),
+    "qdrant_client": lambda module: module in ("csn_jax.store.qdrant", "csn_jax.search.qdrant_search"),
     "tensorboardX": lambda module: False,
 }
 
@@ -114,8 +116,8 @@ def test_data_imports_jax_in_feeds_only():
     """Reading data needs NumPy alone."""
     users = {module_of(path) for path in FILES if any(name.split(".")[0] == "jax" for name in imports_of(path))}
     assert {name for name in users if name.startswith("csn_jax.data.")} <= {
-        "csn_jax.data.feed",
-        "csn_jax.data.tf_feed",
+        "csn_jax.train.feed",
+        "csn_jax.train.tf_feed",
     }
 
 

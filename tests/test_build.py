@@ -48,7 +48,7 @@ def test_everything_is_inside(built):
     names = set(zipfile.ZipFile(wheel).namelist())
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     package = {name for name in tracked if name.startswith("csn_jax/")}
-    assert package <= names and "csn_jax/data/glyph_pack.npz" in package
+    assert package <= names and "csn_jax/data/sources/glyph_pack.npz" in package
     assert not {name for name in names - package if not name.startswith("csn_jax-")}
     with tarfile.open(next(built[0].glob("*.tar.gz"))) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
@@ -58,7 +58,7 @@ def test_everything_is_inside(built):
 def test_the_wheel_runs_by_itself(built, tmp_path):
     """Unpacked somewhere, with the packages that are installed here: the pack is read from it."""
     zipfile.ZipFile(next(built[0].glob("*.whl"))).extractall(tmp_path / "site")
-    code = "import csn_jax, csn_jax.data.glyphs as g; print(csn_jax.__file__); print(len(g.read_pack()[0]))"
+    code = "import csn_jax, csn_jax.data.sources.glyphs as g; print(csn_jax.__file__); print(len(g.read_pack()[0]))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

@@ -385,7 +385,7 @@ def test_interrupts_and_stops_have_their_exit_status(monkeypatch, capsys):
 def test_the_default_workdir_is_the_config_s_own(monkeypatch):
     """Two configs never share a folder; the same command finds its own again."""
     seen = []
-    monkeypatch.setattr("csn_jax.loop.train_and_evaluate", lambda config, workdir: seen.append(workdir) or 1 / 0)
+    monkeypatch.setattr("csn_jax.train.loop.train_and_evaluate", lambda config, workdir: seen.append(workdir) or 1 / 0)
     for argv in ([], ["--config.seed=1"], []):
         with pytest.raises(ZeroDivisionError):
             train.main(argv)

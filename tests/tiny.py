@@ -32,7 +32,8 @@ def config(*flags: str):
 
 def train(workdir: Path, *flags: str) -> dict[str, Any]:
     """Train the tiny config in this process, with pictures of one neighbour."""
-    from csn_jax import pictures, train_and_evaluate
+    from csn_jax import train_and_evaluate
+    from csn_jax.pictures import sheets as pictures
 
     queries, neighbours = pictures.QUERIES, pictures.NEIGHBOURS
     pictures.QUERIES = pictures.NEIGHBOURS = 1
@@ -48,7 +49,7 @@ def untrained(workdir: Path, config: Any) -> Any:
 
     from csn_jax import load
     from csn_jax.data.dataset import load_dataset
-    from csn_jax.network import build_network
+    from csn_jax.model.network import build_network
     from csn_jax.runtime.checkpoint import Checkpoints
     from csn_jax.runtime.workdir import claim, open_workdir
 

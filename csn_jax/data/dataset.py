@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from csn_jax.config import Config
-from csn_jax.data import fonts, glyphs, table, tfds, zappos50k
 from csn_jax.data.item_set import SPLITS, ItemSet, Rows, make_items, split_rows
 from csn_jax.data.order import check_labelled
 from csn_jax.data.own_triplets import read_own_triplets, split_from_triplets, split_triplets
+from csn_jax.data.sources import fonts, glyphs, table, tfds, zappos50k
 from csn_jax.data.triplets import Triplets, draw_triplets
 from csn_jax.errors import UserError
 

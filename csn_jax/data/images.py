@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, fe
 
 from csn_jax.data.cache import Made, cached, file_digest
 from csn_jax.data.decode import resize_and_crop
-from csn_jax.data.isolated import WorkerDied, in_order, isolated_map, usable_cores
+from csn_jax.data.workers import WorkerDied, in_order, isolated_map, usable_cores
 from csn_jax.runtime.writer import Progress
 
 FORMATS = ("JPEG", "PNG", "WEBP")

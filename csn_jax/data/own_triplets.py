@@ -24,7 +24,7 @@ import numpy as np
 
 from csn_jax.data.columns import read_columns
 from csn_jax.data.item_set import SPLITS, Condition, ItemSet, Rows, split_items
-from csn_jax.data.table import SPLIT, split_name
+from csn_jax.data.sources.table import SPLIT, split_name
 from csn_jax.data.triplets import Triplets
 from csn_jax.errors import UserError
 from csn_jax.runtime.workdir import write_atomically

@@ -15,11 +15,11 @@ from csn_jax.data.cache import file_digest
 from csn_jax.data.columns import read_columns
 from csn_jax.data.dataset import load_dataset
 from csn_jax.data.images import decode_file, resolve
-from csn_jax.data.isolated import WorkerDied, in_order, isolated_map, usable_cores
 from csn_jax.data.kinds import notion_of
-from csn_jax.data.table import SPLIT, item_ids
-from csn_jax.data.vectors import read_vectors
-from csn_jax.data.zappos50k import IMAGES
+from csn_jax.data.sources.table import SPLIT, item_ids
+from csn_jax.data.sources.vectors import read_vectors
+from csn_jax.data.sources.zappos50k import IMAGES
+from csn_jax.data.workers import WorkerDied, in_order, isolated_map, usable_cores
 from csn_jax.errors import UserError
 from csn_jax.runtime.workdir import check_record
 

@@ -9,13 +9,13 @@ from csn_jax.backbones.norm import batch_norm
 from csn_jax.config import BackboneConfig, Config, LossConfig, PreprocessConfig
 from csn_jax.core.losses import csn_loss
 from csn_jax.core.steps import make_in_batch_step, make_train_step, repeatable
-from csn_jax.data.feed import device_feed, labelled_batches, triplet_batches
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.data.triplets import Triplets
-from csn_jax.network import build_network
-from csn_jax.pending import by_step
+from csn_jax.model.network import build_network
 from csn_jax.runtime.compiler import jit
 from csn_jax.runtime.sharding import make_shardings
+from csn_jax.train.feed import device_feed, labelled_batches, triplet_batches
+from csn_jax.train.metrics import by_step
 
 STEPS, BATCH, TRIPLETS = 5, 10, 26  # 10 rows are padded to 12 on four devices, the epoch's short batch of 6 to 12
 CONFIG = Config(

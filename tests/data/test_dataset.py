@@ -8,8 +8,8 @@ import pytest
 
 from csn_jax.config import Config, DataConfig, PreprocessConfig
 from csn_jax.data.dataset import load_dataset
-from csn_jax.data.fonts import CHARACTERS, glyph_rows
 from csn_jax.data.item_set import SPLITS, make_items
+from csn_jax.data.sources.fonts import CHARACTERS, glyph_rows
 from csn_jax.errors import UserError
 
 SMALL = DataConfig(train_triplets=300, validation_triplets=100, test_triplets=200)

@@ -12,8 +12,8 @@ from csn_jax.config import BackboneConfig, Config, DataConfig, LossConfig
 from csn_jax.data import dataset as dataset_module
 from csn_jax.data.dataset import load_dataset
 from csn_jax.data.item_set import SPLITS
-from csn_jax.data.report import report
 from csn_jax.errors import UserError
+from csn_jax.train.data_report import report
 
 N = 30
 HEAD = ["anchor", "positive", "negative", "condition"]
@@ -320,7 +320,7 @@ def test_a_loss_that_learns_from_labels_is_refused(tmp_path):
 
 def test_any_source_takes_own_triplets(tmp_path):
     """Glyphs are named face/character."""
-    from csn_jax.data import glyphs
+    from csn_jax.data.sources import glyphs
 
     face = glyphs.read_pack()[0][0]
     rows = [[f"{face}/{a}", f"{face}/{p}", f"{face}/{n}", "roundness"] for a, p, n in itertools.permutations("OCQX", 3)]

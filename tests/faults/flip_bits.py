@@ -76,10 +76,10 @@ def flips_of_index(folder: Path, rng: random.Random):
     import numpy as np
     import saved
 
-    from csn_jax.data.embeddings import Embeddings, read_embeddings, write_embeddings
-    from csn_jax.data.int8 import rounded
     from csn_jax.data.item_set import Condition
     from csn_jax.errors import UserError
+    from csn_jax.store.int8 import rounded
+    from csn_jax.store.vector_file import Embeddings, read_embeddings, write_embeddings
 
     vectors = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
     items = Embeddings(

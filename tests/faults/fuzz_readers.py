@@ -111,7 +111,7 @@ def torch_archive() -> Reader:
 
     import torch
 
-    from csn_jax.runtime.weights import read_weights
+    from csn_jax.model.weight_files import read_weights
 
     class Evil:
         def __reduce__(self):
@@ -138,7 +138,7 @@ def torch_archive() -> Reader:
 def safetensors() -> Reader:
     import numpy as np
 
-    from csn_jax.runtime.weights import read_weights, to_safetensors
+    from csn_jax.model.weight_files import read_weights, to_safetensors
 
     tensors = {"a.weight": np.ones((3, 4), np.float32), "b": np.arange(5), "c": np.zeros((0, 2), np.float16)}
     seeds = [to_safetensors(tensors, {"made": "by us"}), to_safetensors({"x": np.ones(2, np.float32)}, {})]
@@ -149,7 +149,7 @@ def vectors(suffix: str) -> Reader:
     import numpy as np
 
     from csn_jax.data.columns import Columns
-    from csn_jax.data.vectors import read_vectors
+    from csn_jax.data.sources.vectors import read_vectors
 
     ids, seeds = list("abcdef"), []
     array, objects = np.arange(18, dtype=np.float32).reshape(6, 3), np.array([[{"a": 1}]] * 6, object)
@@ -200,7 +200,7 @@ def images() -> Reader:
 def fonts() -> Reader:
     import matplotlib
 
-    from csn_jax.data.fonts import render_face
+    from csn_jax.data.sources.fonts import render_face
     from csn_jax.errors import UserError
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -275,10 +275,10 @@ def triplet_lists() -> Reader:
 def _index(suffix: str) -> Reader:
     import numpy as np
 
-    from csn_jax.data.embeddings import Embeddings, write_embeddings
-    from csn_jax.data.int8 import rounded
     from csn_jax.data.item_set import Condition
-    from csn_jax.index import Index
+    from csn_jax.store.index import Index
+    from csn_jax.store.int8 import rounded
+    from csn_jax.store.vector_file import Embeddings, write_embeddings
 
     seeds = []
     for dtype in ("float32", "int8"):

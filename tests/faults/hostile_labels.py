@@ -209,8 +209,8 @@ def reported(browser, labels: list[str], faults: list[str]) -> int:
     import test_report
     from markdown_it import MarkdownIt
 
-    from csn_jax import report_text
-    from csn_jax.runtime.runs import arrange
+    from csn_jax.report import text as report_text
+    from csn_jax.report.runs import arrange
 
     render = MarkdownIt("commonmark", {"html": True}).enable("table").render
     outline = """() => [...document.body.querySelectorAll("*")]

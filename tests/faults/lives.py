@@ -23,11 +23,11 @@ def prepare(folder: Path, *, tensorflow: bool = True) -> None:
     import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401
 
-    import csn_jax.loop
     import csn_jax.train
+    import csn_jax.train.loop
 
     if tensorflow:
-        import csn_jax.data.tf_feed  # noqa: F401
+        import csn_jax.train.tf_feed  # noqa: F401
 
 
 def begin(function: Callable[[], object], log: Path) -> int:
@@ -71,7 +71,8 @@ def command(verb: str, argv: Sequence[str]) -> Callable[[], None]:
     def run() -> None:
         import importlib
 
-        from csn_jax import cli, pictures
+        from csn_jax import cli
+        from csn_jax.pictures import sheets as pictures
 
         pictures.QUERIES = pictures.NEIGHBOURS = 1  # drawing is no part of the contest
         sys.argv = [verb, *argv]

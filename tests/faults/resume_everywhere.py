@@ -26,7 +26,7 @@ def life(workdir: Path, argv: list[str], batches: Path, stop_after: int | None):
         import jax
         import numpy as np
 
-        from csn_jax import loop
+        from csn_jax.train import loop
 
         class Recorded(loop.Watched):
             step = lives.newest_step(workdir)

@@ -10,7 +10,7 @@ import shop
 from PIL import Image
 
 from csn_jax.config import Config, DataConfig, PreprocessConfig
-from csn_jax.data import table
+from csn_jax.data.sources import table
 from csn_jax.errors import UserError
 from csn_jax.runtime.workdir import check_name
 

@@ -17,8 +17,8 @@ import tiny
 from oracles import flat
 
 from csn_jax.errors import UserError
-from csn_jax.model import restore_target
-from csn_jax.network import build_network, examples
+from csn_jax.model.model import restore_target
+from csn_jax.model.network import build_network, examples
 from csn_jax.runtime import hosts
 from csn_jax.runtime.checkpoint import Checkpoints
 from csn_jax.runtime.sharding import make_shardings

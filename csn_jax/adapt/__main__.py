@@ -1,0 +1,3 @@
+from csn_jax import adapt, cli
+
+cli.run(adapt.main)

@@ -1,0 +1,3 @@
+from csn_jax import benchmark, cli
+
+cli.run(benchmark.main)

@@ -1,0 +1,51 @@
+"""The in-batch loss over all conditions, with its gradient, in milliseconds."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from csn_jax.benchmark.suites import Case
+
+ITEMS, CONDITIONS, DIMENSIONS, VALUES = 1_024, 4, 64, 10
+
+
+def make(tiny: bool, *, name: str) -> Callable[[], float]:
+    import jax
+    import numpy as np
+
+    from csn_jax.core.in_batch import in_batch_loss
+    from csn_jax.runtime.compiler import jit
+
+    n = 64 if tiny else ITEMS
+    rng = np.random.default_rng(0)
+    embeddings = rng.standard_normal((n, DIMENSIONS), np.float32) * np.float32(0.1)
+    masks = np.maximum(rng.normal(0.9, 0.7, (CONDITIONS, DIMENSIONS)), 0).astype(np.float32)
+    labels = rng.integers(0, VALUES, (n, CONDITIONS), np.int32)
+    valid = np.ones(n, bool)
+
+    def loss(embeddings, masks):
+        return in_batch_loss(
+            embeddings, masks, labels, valid, name=name, margin=0.2, embedding_weight=0.0, mask_weight=0.0
+        ).total
+
+    step = jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    jax.block_until_ready(step(embeddings, masks))
+
+    def measure() -> float:
+        began = time.perf_counter()
+        jax.block_until_ready(step(embeddings, masks))
+        return 1_000 * (time.perf_counter() - began)
+
+    return measure
+
+
+CASES = tuple(
+    Case(
+        f"{name}, {ITEMS:,} items, {CONDITIONS} conditions",
+        partial(make, name=name),
+        {"pytorch-metric-learning, once a condition": ("loss", name, str(ITEMS), str(CONDITIONS), str(VALUES))},
+        "ms",
+        more=False,
+    )
+    for name in ("batch_all", "batch_hard")
+)

@@ -1,0 +1,51 @@
+"""Exact search of one million vectors under a condition, in milliseconds."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from csn_jax.benchmark.suites import Case
+
+ITEMS, DIMENSIONS, CONDITIONS = 1_000_000, 64, 4
+
+
+def make(tiny: bool, *, queries: int) -> Callable[[], float]:
+    """One condition after the other; each has been asked for once before, so that its squares are remembered."""
+    import numpy as np
+
+    from csn_jax.data.item_set import Condition
+    from csn_jax.store.index import Index
+    from csn_jax.store.vector_file import Embeddings
+
+    n = 2_000 if tiny else ITEMS
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((n, DIMENSIONS), np.float32)
+    masks = np.maximum(rng.normal(0.9, 0.7, (CONDITIONS, DIMENSIONS)), 0).astype(np.float32)
+    names = tuple("abcd")
+    conditions = tuple(Condition(name, "categorical") for name in names)
+    index = Index(Embeddings(np.arange(n).astype(str), vectors, {}, conditions, masks, "", {}), names, masks)
+    asked = vectors[:queries] + np.float32(0.1)
+    turn = 0
+    for name in names:
+        index.nearest(asked, {name: 1.0}, 10)
+
+    def measure() -> float:
+        nonlocal turn
+        turn += 1
+        began = time.perf_counter()
+        index.nearest(asked, {names[turn % CONDITIONS]: 1.0}, 10)
+        return 1_000 * (time.perf_counter() - began)
+
+    return measure
+
+
+CASES = tuple(
+    Case(
+        f"{text} in {ITEMS:,} x {DIMENSIONS}",
+        partial(make, queries=queries),
+        {"faiss flat, a masked copy a condition": ("search", str(queries), str(ITEMS), str(CONDITIONS))},
+        "ms",
+        more=False,
+    )
+    for text, queries in (("one query", 1), ("64 queries", 64))
+)

@@ -1,0 +1,1 @@
+"""Where items come from; each source yields rows once."""

@@ -1,0 +1,234 @@
+"""Source `fonts`: a folder of font files rendered to one grey image a character; conditions character and font."""
+
+import hashlib
+import string
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from csn_jax.config import Config, DataConfig
+from csn_jax.data.cache import Made, cached, file_digest
+from csn_jax.data.images import resolve
+from csn_jax.data.item_set import Condition, Rows
+from csn_jax.data.workers import WorkerDied, in_order, isolated_map, usable_cores
+from csn_jax.errors import UserError
+from csn_jax.runtime.writer import Progress, say
+
+CHARACTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits  # the paper's 62
+SUFFIXES = (".ttf", ".otf", ".ttc", ".woff", ".woff2")
+BORDER = 1 / 16  # of the image's side, left free on every side
+MEASURE = 200  # point size at which a face's proportions are measured
+SHARED_GLYPHS = 4  # characters that may look like another one (I and l, O and 0); more, and letters are not told apart
+ABSENT = "\U0010fffd"  # the last code point of a private plane, in no font: drawn as whatever stands for a missing one
+MAX_FILE = 64 << 20  # bytes
+
+
+class Face(NamedTuple):
+    """One font file: its images [62, size, size] uint8 in the order of CHARACTERS, or the reason why it has none."""
+
+    name: str
+    images: np.ndarray | None
+    fault: str | None
+
+
+def read(config: Config) -> Rows:
+    """The faces of a folder, each a font, as items with the conditions character and font."""
+    return glyph_rows(*read_fonts(config.data, config.preprocess.size))
+
+
+def glyph_rows(images: np.ndarray, faces: list[str]) -> Rows:
+    """Images [faces, 62, S, S] as rows with the conditions character and font; an id is `face/character`."""
+    n_faces, n_characters, size, _ = images.shape
+    labels = {
+        "character": np.tile(np.array(list(CHARACTERS)), n_faces),
+        "font": np.repeat(np.array(faces), n_characters),
+    }
+    return Rows(
+        inputs=images.reshape(n_faces * n_characters, size, size, 1),
+        ids=np.char.add(np.char.add(labels["font"], "/"), labels["character"]),
+        labels=labels,
+        conditions=tuple(Condition(name, "categorical") for name in labels),
+        split=None,
+    )
+
+
+def font_files(folder: Path) -> dict[str, Path]:
+    """The font files below a folder by name, sorted, so that every machine sees the same order.
+
+    A name is the path below the folder without its suffix, or with it where two files would share the name. Links to
+    files outside the folder are left out, and told.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    root = folder.resolve()
+    outside = {path for path in paths if path.is_symlink() and resolve(root, str(path.relative_to(folder))) is None}
+    for path in sorted(outside):
+        tell_left_out(path.relative_to(folder).as_posix(), "is a link to outside the folder", None)
+    paths = [path for path in paths if path not in outside]
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
+    times = Counter(names)
+    return {
+        name if times[name] == 1 else path.relative_to(folder).as_posix(): path
+        for name, path in zip(names, paths, strict=True)
+    }
+
+
+def render_files(files: dict[str, Path], size: int, workers: int) -> Iterator[Face]:
+    """Render font files in parallel: a Face for each, in order."""
+    tasks = [(str(path), name, size) for name, path in files.items()]
+    faces = in_order(isolated_map(render_face, tasks, workers))
+    for name, face in zip(files, faces, strict=True):
+        yield Face(name, None, face.reason) if isinstance(face, WorkerDied) else face
+
+
+def render_face(task: tuple[str, str, int]) -> Face:
+    """Render the 62 characters of one font file, or say what is wrong with it.
+
+    Args:
+        task: (path, name, size): the file, the name for the face, the image's side in pixels.
+
+    Returns:
+        A Face. White on black, anti-aliased; each glyph whole, and centred by its ink. One point size for the whole
+        face, so that `c` stays smaller than `C`; only glyphs far larger than the face's median are shrunk to fit on
+        their own.
+    """
+    path, name, size = task
+    try:
+        return Face(name, _render(path, size), None)
+    except _Fault as fault:
+        return Face(name, None, str(fault))
+    except Exception as error:  # FreeType and Pillow raise many kinds on a damaged file; each is this file's fault
+        return Face(name, None, f"cannot be read ({type(error).__name__}: {error})")
+
+
+class _Fault(Exception):
+    pass
+
+
+def _render(path: str, size: int) -> np.ndarray:
+    from PIL import Image, ImageDraw, ImageFont
+
+    if Path(path).stat().st_size > MAX_FILE:
+        raise _Fault(f"is larger than {MAX_FILE >> 20} MB")
+
+    @cache
+    def font_at(points: float) -> ImageFont.FreeTypeFont:
+        return ImageFont.truetype(path, points, layout_engine=ImageFont.Layout.BASIC)
+
+    def draw(character: str, points: float) -> Image.Image:
+        """White on black, cut to the ink. FreeType's own box would count side bearings and stray by some pixels."""
+        left, top, right, bottom = font_at(points).getbbox(character)
+        image = Image.new("L", (right - left + 4, bottom - top + 4))
+        ImageDraw.Draw(image).text((2 - left, 2 - top), character, fill=255, font=font_at(points))
+        return image.crop(image.getbbox() or (0, 0, 0, 0))
+
+    inks = [draw(character, MEASURE) for character in CHARACTERS]
+    absent, space = draw(ABSENT, MEASURE), font_at(MEASURE).getlength
+    _refuse(
+        "has no glyph for", [i == absent and space(c) == space(ABSENT) for i, c in zip(inks, CHARACTERS, strict=True)]
+    )
+    _refuse("draws nothing for", [ink.size == (0, 0) for ink in inks])
+    different = len({(ink.size, ink.tobytes()) for ink in inks})
+    if different < len(CHARACTERS) - SHARED_GLYPHS:
+        raise _Fault(f"draws the same for several characters: only {different} different glyphs for {len(CHARACTERS)}")
+    if all(_is_bars(np.asarray(ink)) for ink in inks):
+        raise _Fault("draws barcodes")
+
+    room = size - 2 * max(1, round(size * BORDER))
+    extent = np.array([max(ink.size) for ink in inks])  # [62]
+    usual = min(extent.max(), 1.5 * np.median(extent))
+    images = np.empty((len(CHARACTERS), size, size), np.uint8)
+    for index, character in enumerate(CHARACTERS):
+        points = MEASURE * room / max(usual, extent[index])
+        ink = draw(character, points)
+        while max(ink.size) > room:  # by the rounding to whole pixels
+            points *= 0.98
+            ink = draw(character, points)
+        image = Image.new("L", (size, size))
+        image.paste(ink, ((size - ink.width) // 2, (size - ink.height) // 2))
+        images[index] = np.asarray(image)
+    _refuse(f"draws strokes too fine to see at {size} pixels for", (~images.any(axis=(1, 2))).tolist())
+    return images
+
+
+def _refuse(what: str, which: list[bool]) -> None:
+    """Raise a fault that names the characters to which it applies, if there are any."""
+    named = [character for character, applies in zip(CHARACTERS, which, strict=True) if applies]
+    if named:
+        raise _Fault(f"{what} {len(named)} of {len(CHARACTERS)} characters ({''.join(named)})")
+
+
+def _is_bars(ink: np.ndarray) -> bool:
+    """Whether more than half of the rows [H, W] hold the same ink: in I and l they do, in a whole face they do not."""
+    rows = Counter(row.tobytes() for row in ink if row.any())
+    return 2 * rows.most_common(1)[0][1] > len(ink)
+
+
+def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
+    """Render a folder of fonts, or open the cache of an earlier rendering: images [faces, 62, S, S] and their names.
+
+    Fonts that cannot serve are left out, each told with its reason.
+    """
+    folder = Path(data.path).expanduser()
+    if not data.path or not folder.is_dir():
+        raise UserError(f"config.data.path is {data.path!r}, which is no folder; give a folder of font files.")
+    files = font_files(folder)
+    if not files:
+        raise UserError(f"config.data.path={folder} holds no font file; give a folder of .ttf, .otf, .woff or .woff2.")
+    from PIL import features
+
+    # FreeType's version is part of the key: another one may draw other pixels.
+    versions = ["fonts-2", features.version("freetype2")]
+    key = [versions, [[name, _digest_or_error(path)] for name, path in files.items()]]
+    images, notes = cached(key, (len(files), len(CHARACTERS), size, size), partial(render_all, files, size))
+    faults = {name: fault for name, fault, _ in notes if fault}
+    twins = {name: twin for name, _, twin in notes if twin}
+    for name, fault, twin in sorted(notes, key=lambda note: not note[1]):  # the faults first
+        tell_left_out(name, fault, twin)
+    say(
+        f"{len(files) - len(faults)} of {len(files)} fonts in {folder} are usable; {len(twins)} of these draw the same "
+        f"pixels as another, which leaves {len(images)} different faces"
+    )
+    if len(images) < 2:
+        kinds = Counter(fault.split(" (")[0] for fault in faults.values())
+        told = "; ".join(f"{count} {'font' if count == 1 else 'fonts'}: {kind}" for kind, count in kinds.items())
+        raise UserError(
+            f"config.data.path={folder} has {len(images)} different usable faces in {len(files)} fonts and training "
+            f"needs 2{f' ({told})' if told else ''}; give other fonts."
+        )
+    return images, [name for name, fault, twin in notes if not (fault or twin)]
+
+
+def tell_left_out(name: str, fault: str | None, twin: str | None) -> None:
+    """Say why a font is left out, if it is."""
+    if fault or twin:
+        say(f"left out font {name}: {fault or f'draws the same pixels as {twin}'}")
+
+
+def render_all(
+    files: dict[str, Path], size: int, made: Made = ()
+) -> Iterator[tuple[np.ndarray | None, list[str | None]]]:
+    """(images or None, [name, fault, twin]) of each font after those that were made. A twin is an earlier font that
+    draws the same pixels, as when one file lies there twice: the images are taken once, since no network could tell the
+    two labels apart."""
+    progress = Progress("rendering fonts", len(files), len(made), unit="font")
+    first = {digest: name for digest, (name, _, _) in made if digest}
+    files = dict(list(files.items())[len(made) :])
+    for face in render_files(files, size, workers=min(len(files), usable_cores())):
+        progress.advance(1)
+        images, twin = face.images, None
+        if images is not None:
+            twin = first.setdefault(hashlib.sha256(images).hexdigest(), face.name)
+            images, twin = (images, None) if twin == face.name else (None, twin)
+        yield images, [face.name, face.fault, twin]
+    progress.close()
+
+
+def _digest_or_error(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:  # its rendering fails too and says so; when the file can be read, the key is another
+        return str(error)

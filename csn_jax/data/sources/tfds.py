@@ -1,0 +1,235 @@
+"""Source `tfds`: any data set of TensorFlow Datasets that has an image feature and label features.
+
+Labels are flattened: `attributes/Male` of celeb_a is the condition `Male`, or `attributes.Male` where two features are
+called so. Class labels and booleans are categorical, sequences are sets, and what kind numbers and texts are is
+inferred as for a table. A set with splits for train, validation and test keeps them; all the items of another are split
+70 / 10 / 20 %.
+"""
+
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from csn_jax.config import Config, DataConfig
+from csn_jax.data.cache import Made, cached
+from csn_jax.data.columns import Columns, number_text
+from csn_jax.data.decode import resize_and_crop
+from csn_jax.data.duplicates import find_duplicates
+from csn_jax.data.images import as_shown
+from csn_jax.data.item_set import SPLITS, Rows
+from csn_jax.data.sources.table import item_ids, notions
+from csn_jax.errors import UserError
+from csn_jax.runtime.writer import Progress, say
+from csn_jax.text import did_you_mean
+
+ALL_DIFFER = "all_differ"  # in a set's metadata: what is alike in it is so for good reason, as an l in two fonts
+VALIDATION = ("validation", "val", "valid", "dev")  # what sets call it
+
+
+class Label(NamedTuple):
+    """A feature that can be a label: where it is in an example, how its value reads, and its kind if that is plain."""
+
+    name: str
+    path: tuple[str, ...]
+    text: Callable[[Any], str]
+    kind: str | None
+
+
+def read(config: Config) -> Rows:
+    """The examples of a set as items, prepared by TFDS if need be, and resized and cached."""
+    data = config.data
+    builder = _builder(data.name, data.path)
+    say(f"reading {builder.info.full_name} from {builder.data_dir}")
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # networks, archives, licences: each set fails in its own ways
+        told = " ".join(str(error).split())[:300].rstrip(".")
+        raise UserError(
+            f"config.data.name={data.name} cannot be prepared by TFDS ({type(error).__name__}: {told}); prepare it as "
+            "its page on tensorflow.org/datasets says, and give its folder as config.data.path if it is not TFDS' own."
+        ) from None
+    image, labels = _features(builder.info.features, data.image, data.name)
+    given = _given_splits(builder.info.splits)
+    parts = {}
+    for name in given or list(builder.info.splits) or ["train"]:  # a mocked set does not know its splits
+        parts[name] = builder.as_dataset(split=name, shuffle_files=False)
+    sizes = {name: int(part.cardinality()) for name, part in parts.items()}
+    size, channels = config.preprocess.size, len(config.preprocess.mean)
+    info = [builder.info.full_name, str(builder.data_dir), str(builder.info.splits), str(builder.info.metadata)]
+    key = ["tfds-1", _versions(), info, sizes, size, channels, image, [label.path for label in labels]]
+    shape = (sum(sizes.values()), size, size, channels)
+    inputs, notes = cached(key, shape, partial(_decode_all, parts, shape, image, labels))
+    columns = Columns(Path(data.name), _as_columns([label.name for label in labels], notes), None, None)
+    of = [split for split, _ in notes]  # the set's own
+    names = [f"{split}/{row}" for split in dict.fromkeys(of) for row in range(of.count(split))]
+    own = columns.text.get(data.id, [])
+    if data.id == DataConfig.id and (len(set(own)) < len(own) or "" in own):  # a feature of that name that names none
+        ids, id_column = names, ""
+    else:
+        ids, id_column = item_ids(columns, names, data)
+    plain = tuple(f"{label.name}={label.kind}" for label in labels if label.kind)
+    kinds = dataclasses.replace(data, kinds=(*plain, *data.kinds))  # what the user says comes last and counts
+    texts, conditions, others, told = notions(columns, kinds, {id_column})
+    return Rows(
+        inputs=inputs,
+        ids=np.array(ids),
+        labels=texts,
+        conditions=conditions,
+        split=np.array([given[split] for split in of]) if given else None,
+        together=None if given or (builder.info.metadata or {}).get(ALL_DIFFER) else find_duplicates(inputs).group,
+        notes=told,
+        others=others,
+    )
+
+
+def _tensorflow_datasets() -> Any:
+    # Before the import, which prints a page of notices otherwise. oneDNN: we compute nothing in it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            f"config.data.source is tfds and TensorFlow Datasets cannot be imported ({error}); install tensorflow and "
+            "tensorflow-datasets."
+        ) from None
+    tf.config.set_visible_devices([], "GPU")  # the accelerator's memory belongs to JAX
+    return tfds
+
+
+def _versions() -> list[str]:
+    """What decodes: another version may give other pixels."""
+    import tensorflow as tf
+
+    return [tf.__version__, Image.__version__]
+
+
+def _builder(name: str, path: str) -> Any:
+    tfds = _tensorflow_datasets()
+    if not name:
+        raise UserError("config.data.name is empty; give the name of a TFDS set, as --config.data.name=celeb_a.")
+    try:
+        return tfds.builder(name, data_dir=os.path.expanduser(path) or None)  # no Path, which would spoil gs://
+    except tfds.core.DatasetNotFoundError:
+        near = did_you_mean(name, tfds.list_builders(with_community_datasets=False))
+        raise UserError(
+            f"config.data.name is {name!r}, which is no TFDS set{near}; see `tfds.list_builders()`."
+        ) from None
+    except Exception as error:  # of the name's form, a version, a config
+        told = " ".join(str(error).split())[:300].rstrip(".")
+        raise UserError(
+            f"config.data.name is {name!r}, which TFDS cannot open ({told}); give NAME, NAME/CONFIG or NAME:VERSION."
+        ) from None
+
+
+def _given_splits(splits: Any) -> dict[str, str]:
+    """{the set's name of a split: ours} where there are all three, else nothing."""
+    validation = next((name for name in VALIDATION if name in splits), None)
+    if validation and "train" in splits and "test" in splits:
+        return dict(zip(("train", validation, "test"), SPLITS, strict=True))
+    return {}
+
+
+def _features(features: Any, wanted: str, name: str) -> tuple[tuple[str, ...], list[Label]]:
+    """The path of the image, and all labels.
+
+    Raises:
+        UserError: when there is no image, or several of which none is named, or no label.
+    """
+    images, labels = {}, []
+    for path, feature, many in _leaves(features):
+        tfds = _tensorflow_datasets()
+        if isinstance(feature, tfds.features.Image) and not many:
+            images[".".join(path)] = path
+        elif text := _reader(tfds, feature):
+            plain = isinstance(feature, tfds.features.ClassLabel) or feature.np_dtype == np.bool_
+            kind = "set" if many else "categorical" if plain else None
+            if not (many and np.dtype(feature.np_dtype).kind == "f"):
+                labels.append(Label(path[-1], path, partial(_members, text) if many else text, kind))
+    if not images:
+        raise UserError(f"TFDS set {name} has no image feature; it has {', '.join(features)}.")
+    if wanted not in images and len(images) > 1:
+        raise UserError(f"TFDS set {name} has several images; name one with --config.data.image: {', '.join(images)}.")
+    if not labels:
+        raise UserError(f"TFDS set {name} has no feature that could be a label; it has {', '.join(features)}.")
+    times = Counter(label.name for label in labels)
+    labels = [label if times[label.name] == 1 else label._replace(name=".".join(label.path)) for label in labels]
+    return images.get(wanted) or next(iter(images.values())), labels
+
+
+def _leaves(
+    feature: Any, path: tuple[str, ...] = (), many: bool = False
+) -> Iterator[tuple[tuple[str, ...], Any, bool]]:
+    """(path, feature, whether an example has any number of it) of every feature, dicts and sequences opened once."""
+    tfds = _tensorflow_datasets()
+    if isinstance(feature, tfds.features.FeaturesDict):
+        for name, inner in feature.items():
+            yield from _leaves(inner, (*path, name), many)
+    elif isinstance(feature, tfds.features.Sequence) and not isinstance(feature, tfds.features.Dataset) and not many:
+        yield from _leaves(feature.feature, path, True)
+    elif path:
+        yield path, feature, many
+
+
+def _reader(tfds: Any, feature: Any) -> Callable[[Any], str] | None:
+    """From a value of a single-valued feature to its text; None for what is no label."""
+    if isinstance(feature, tfds.features.ClassLabel):
+        names = feature.names if feature.num_classes is not None else None
+        return lambda value: "" if value < 0 else names[value] if names else str(value)
+    plain = isinstance(feature, (tfds.features.Text, tfds.features.Tensor)) and feature.shape == ()
+    return _plain_text if plain and np.dtype(feature.np_dtype).kind in "biufOSU" else None
+
+
+def _plain_text(value: Any) -> str:
+    if isinstance(value, (bytes, str)):
+        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        return text.replace("\0", "").strip()
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    value = value.item()
+    return str(value) if isinstance(value, int) else "" if value != value else number_text(value)
+
+
+def _members(text: Callable[[Any], str], values: Any) -> str:
+    return ";".join(sorted({text(value).replace(";", ",") for value in values} - {""}))
+
+
+def _decode_all(
+    parts: dict[str, Any], shape: tuple[int, ...], image: tuple[str, ...], labels: list[Label], made: Made
+) -> Iterator[tuple[np.ndarray, list[Any]]]:
+    """(pixels, [split, texts of the labels]) of every example after those that were made."""
+    tfds = _tensorflow_datasets()
+    progress = Progress("reading images", shape[0], len(made), unit="image")
+    before = len(made)
+    for split, part in parts.items():
+        skipped = max(0, min(before, int(part.cardinality())))  # of some sets negative: unknown
+        before -= skipped
+        for example in tfds.as_numpy(part.skip(skipped)):
+            pixels = _at(example, image)
+            if pixels.dtype not in (np.uint8, np.uint16):
+                raise UserError(f"the images of this TFDS set hold {pixels.dtype}; only 8 and 16 bits are read.")
+            if pixels.dtype == np.uint16:
+                pixels = (pixels >> 8).astype(np.uint8)
+            picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+            progress.advance(1)
+            texts = [label.text(_at(example, label.path)) for label in labels]
+            yield resize_and_crop(as_shown(picture), shape[1], shape[3]), [split, texts]
+    progress.close()
+
+
+def _at(example: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        example = example[name]
+    return example
+
+
+def _as_columns(names: list[str], notes: list[Any]) -> dict[str, list[str]]:
+    return dict(zip(names, map(list, zip(*(texts for _, texts in notes), strict=True)), strict=True))

@@ -1,0 +1,191 @@
+"""TFDS builders of two sources, from the same rows: `Fonts` and `Zappos50k`. Importing this module registers them.
+
+    tfds build fonts --imports=csn_jax.data.sources.tfds_builders --config=64 --manual_dir=FOLDER
+    tfds build zappos50k --imports=csn_jax.data.sources.tfds_builders --manual_dir=FOLDER
+
+The command `tfds` cannot start without Apache Beam, which the extra `beam` of this package adds. Python can:
+
+    import tensorflow_datasets as tfds, csn_jax.data.sources.tfds_builders
+    tfds.builder("fonts/64").download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=FOLDER))
+
+FOLDER holds the font files, or the two unpacked archives of UT-Zappos50K. A set has one split, `train`, with all items:
+csn_jax splits them by item, font or product as a run asks. The digest of the source files is in the set's metadata.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from csn_jax.data.cache import file_digest
+from csn_jax.data.sources import fonts, zappos50k
+from csn_jax.data.sources.tfds import ALL_DIFFER
+
+Examples = Iterator[tuple[str, dict[str, Any]]]
+FONTS_AT_A_TIME = 64  # in one element of a Beam pipeline, so that starting a reader process pays
+
+CITATION = r"""
+@inproceedings{veit2017conditional,
+  title     = {Conditional Similarity Networks},
+  author    = {Veit, Andreas and Belongie, Serge and Karaletsos, Theofanis},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2017}
+}
+"""
+ZAPPOS_CITATION = r"""
+@inproceedings{yu2014fine,
+  title     = {Fine-Grained Visual Comparisons with Local Learning},
+  author    = {Yu, Aron and Grauman, Kristen},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2014}
+}
+"""
+
+
+@dataclasses.dataclass(kw_only=True)
+class FontsConfig(tfds.core.BuilderConfig):
+    """size: height and width of an image in pixels. beam: render in an Apache Beam pipeline, for very many fonts."""
+
+    size: int = 64
+    beam: bool = False
+
+
+class Fonts(tfds.core.GeneratorBasedBuilder):
+    """Font files rendered to one grey image for each of 62 characters."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "As source `fonts` of csn_jax 0.1 renders them."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put font files (ttf, otf, ttc, woff or woff2), in any folders, below manual_dir."
+    BUILDER_CONFIGS = [
+        FontsConfig(name="64", description="64 x 64 pixels."),
+        FontsConfig(name="64_beam", description="The same, rendered by Beam (extra `beam`).", beam=True),
+        FontsConfig(name="32", description="32 x 32 pixels.", size=32),
+    ]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        size = self.builder_config.size
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="62 characters of every font, white on black, each glyph whole and centred by its ink.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "id": tfds.features.Text(),
+                    "image": tfds.features.Image(shape=(size, size, 1), encoding_format="png"),
+                    "character": tfds.features.ClassLabel(names=list(fonts.CHARACTERS)),
+                    "font": tfds.features.Text(),
+                }
+            ),
+            supervised_keys=("image", "character"),
+            citation=CITATION,
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        files = fonts.font_files(Path(dl_manager.manual_dir))
+        self.info.metadata["sha256"] = _digest_of(files)
+        self.info.metadata[ALL_DIFFER] = True  # of two fonts that draw the same, one is left out
+        return {"train": self._generate_examples(files)}
+
+    def _generate_examples(self, files: dict[str, Path]) -> Any:
+        size = self.builder_config.size
+        return render_on_beam(files, size) if self.builder_config.beam else render_here(files, size)
+
+
+def render_here(files: dict[str, Path], size: int) -> Examples:
+    """The characters of all usable fonts, rendered by the processes of this machine."""
+    for images, (name, fault, twin) in fonts.render_all(files, size):
+        fonts.tell_left_out(name, fault, twin)
+        if images is not None:
+            yield from glyph_examples(name, images)
+
+
+def render_on_beam(files: dict[str, Path], size: int) -> Any:
+    """The same as a Beam transform, rendered by its workers; of fonts that draw the same pixels the first is kept."""
+    import apache_beam as beam
+
+    numbered = [(number, name, str(path)) for number, (name, path) in enumerate(files.items())]
+    batches = [(numbered[start : start + FONTS_AT_A_TIME], size) for start in range(0, len(files), FONTS_AT_A_TIME)]
+    return (
+        beam.Create(batches)
+        | "spread" >> beam.Reshuffle()
+        | "render" >> beam.FlatMap(_render_batch)
+        | "first of twins" >> beam.CombinePerKey(min)  # by its number among all, which none shares
+        | "characters" >> beam.FlatMapTuple(lambda _, face: glyph_examples(face[1], face[2]))
+    )
+
+
+def _render_batch(batch: tuple[list[tuple[int, str, str]], int]) -> Iterator[tuple[bytes, tuple[int, str, bytes]]]:
+    """(digest of the pixels, (number, name, pixels)) of each usable font."""
+    numbered, size = batch
+    faces = fonts.render_files({name: Path(path) for _, name, path in numbered}, size, workers=1)
+    for (number, name, _), face in zip(numbered, faces, strict=True):
+        if face.images is not None:
+            pixels = face.images.tobytes()
+            yield hashlib.sha256(pixels).digest(), (number, name, pixels)
+
+
+def glyph_examples(name: str, images: np.ndarray | bytes) -> Examples:
+    """(id, example) of each of a font's 62 characters, from its images [62, S, S] uint8 or the bytes of these."""
+    if isinstance(images, bytes):
+        side = round((len(images) / len(fonts.CHARACTERS)) ** 0.5)
+        images = np.frombuffer(images, np.uint8).reshape(-1, side, side)
+    rows = fonts.glyph_rows(images[None], [name])
+    for i, one in enumerate(rows.ids.tolist()):
+        labels = {label: str(column[i]) for label, column in rows.labels.items()}
+        yield one, {"id": one, "image": rows.inputs[i], **labels}
+
+
+class Zappos50k(tfds.core.GeneratorBasedBuilder):
+    """UT-Zappos50K with its labels."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "As source `zappos50k` of csn_jax 0.1 reads it."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Unpack the two archives of vision.cs.utexas.edu/projects/finegrained/utzap50k, for academic use only, so that "
+        f"manual_dir holds {zappos50k.IMAGES} and {zappos50k.TABLE}."
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        text = tfds.features.Text()
+        labels = {
+            name: tfds.features.Sequence(text) if kind == "set" else text
+            for name, kind in (*zappos50k.CONDITIONS, *zappos50k.OTHERS)
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Catalogue pictures of shoes. Unknown labels are empty; the heel is a level from 0 to 6.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "id": text,
+                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+                    **labels,
+                }
+            ),
+            homepage="https://vision.cs.utexas.edu/projects/finegrained/utzap50k",
+            citation=ZAPPOS_CITATION + CITATION,
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        folder = Path(dl_manager.manual_dir)
+        shoes, _ = zappos50k.read_catalogue(folder)
+        self.info.metadata["sha256"] = _digest_of(
+            {shoe.id: shoe.path for shoe in shoes} | {zappos50k.TABLE: folder / zappos50k.TABLE}
+        )
+        return {"train": self._generate_examples(folder)}
+
+    def _generate_examples(self, folder: Path) -> Examples:
+        for one, example in zappos50k.examples(folder):
+            yield one, {"id": one, **example}
+
+
+def _digest_of(files: dict[str, Path]) -> str:
+    """SHA-256, in hex, over names and contents of source files."""
+    hasher = hashlib.sha256()
+    for name, path in files.items():
+        hasher.update(f"{name}\0{file_digest(path)}\n".encode())
+    return hasher.hexdigest()

@@ -1,0 +1,3 @@
+from csn_jax import cli, embed
+
+cli.run(embed.main)

@@ -1,0 +1,3 @@
+from csn_jax import cli, evaluate
+
+cli.run(evaluate.main)

@@ -1,0 +1,109 @@
+"""What triplets cost without masks: under the raw vectors, and under one linear probe for each condition."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from csn_jax.data.item_set import ItemSet
+from csn_jax.data.triplets import Triplets, scale_of
+from csn_jax.evaluate.triplet_error import count
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # tried on validation, in units of a standardised feature's variance
+VALUES = 500  # the commonest values or members of a condition that a probe tells apart
+CHUNK = 4096  # triplets at a time
+
+
+def results(items: ItemSet, triplets: dict[str, Triplets], split: str) -> dict[str, dict[str, Any]]:
+    """`baselines` of results.json: triplet errors of one split under other distances than a model's.
+
+    euclidean and cosine: of the raw vectors. linear_probe: for each condition a ridge regression on the training items
+    to what its labels say (one answer a value or member, rare ones weighing as much as common ones; or one number),
+    and the distance between its answers; the ridge is the best on the validation triplets.
+
+    Args:
+        items: whose inputs are vectors [N, F].
+        triplets: of each split.
+
+    Returns:
+        {"euclidean" | "cosine" | "linear_probe": {"overall": x, "by_condition": {name: x}}}, None standing for a probe
+        of a condition without labels.
+    """
+    x = np.asarray(items.inputs, np.float32)
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    asked = triplets[split]
+    found = {}
+    for name, vectors in (("euclidean", x), ("cosine", x / np.maximum(length, 1e-12))):
+        counts = count(wrong_by(vectors, asked), items, asked)
+        shares = {which: wrong / total for which, (wrong, total) in counts.items()}
+        found[name] = {"overall": shares.pop("overall"), "by_condition": shares}
+    training = items.split == "train"
+    x = (x - x[training].mean(axis=0)) / np.maximum(x[training].std(axis=0), 1e-12)
+    outcomes = {}
+    for row, (name, kind) in enumerate(items.conditions):
+        of = {which: columns.of_condition(row) for which, columns in triplets.items()}
+        answers = None
+        if name in items.labels:
+            answers = probe(x, training, items.labels[name], kind, of["validation"])
+        outcomes[name] = None if answers is None else wrong_by(answers, of[split])
+    whole = all(wrong is not None for wrong in outcomes.values())
+    found["linear_probe"] = {
+        "overall": float(np.concatenate([*outcomes.values()]).mean()) if whole else None,
+        "by_condition": {name: None if wrong is None else float(wrong.mean()) for name, wrong in outcomes.items()},
+    }
+    return found
+
+
+def wrong_by(vectors: np.ndarray, triplets: Triplets) -> np.ndarray:
+    """Which triplets are wrong under the Euclidean distance of vectors [N, F]: bool [T]; a tie is wrong."""
+    parts = []
+    for start in range(0, len(triplets.anchor), CHUNK):
+        anchor, positive, negative = (vectors[role[start : start + CHUNK]] for role in triplets[:3])
+        to_positive, to_negative = (np.square(anchor - other).sum(axis=1) for other in (positive, negative))
+        parts.append(to_negative <= to_positive)
+    return np.concatenate(parts)
+
+
+def probe(
+    x: np.ndarray, training: np.ndarray, column: np.ndarray, kind: str, validation: Triplets
+) -> np.ndarray | None:
+    """Answers [N, K] of the best ridge regression to a condition's labels; None where training has no label.
+
+    Args:
+        x: [N, F], standardised.
+        training: bool [N].
+        column: [N] labels.
+        kind: the condition's.
+        validation: the condition's triplets, by which the ridge is chosen.
+    """
+    from scipy.linalg import solve  # late: 0.2 s of every start of a training, and of images there is no baseline
+
+    rows = np.flatnonzero(training & (column != ""))
+    if len(rows) == 0:
+        return None
+    known, targets = x[rows], _targets(column, kind, rows)
+    gram, moments = (known.T @ known).astype(np.float64), (known.T @ targets).astype(np.float64)
+    best, lowest = None, np.inf
+    for ridge in RIDGES:
+        weights = solve(gram + ridge * len(rows) * np.eye(x.shape[1]), moments, assume_a="pos")
+        answers = x @ weights.astype(np.float32)
+        error = wrong_by(answers, validation).mean()
+        if error < lowest:
+            best, lowest = answers, error
+    return best
+
+
+def _targets(column: np.ndarray, kind: str, rows: np.ndarray) -> np.ndarray:
+    """What the labels of some rows say, centred: float32 [R, K]."""
+    if kind in ("numeric", "ordinal"):
+        numbers = scale_of(column, kind).values[rows]
+        return ((numbers - numbers.mean()) / max(numbers.std(), 1e-12)).astype(np.float32)[:, None]
+    members = [text.split(";") if kind == "set" else [text] for text in column[rows].tolist()]
+    commonest = Counter(member for those in members for member in those).most_common(VALUES)
+    column_of = {member: k for k, (member, _) in enumerate(commonest)}
+    targets = np.zeros((len(rows), len(commonest)), np.float32)
+    for row, those in enumerate(members):
+        for member in those:
+            if member in column_of:
+                targets[row, column_of[member]] = 1
+    return (targets - targets.mean(axis=0)) / np.sqrt(np.maximum(targets.sum(axis=0), 1))

@@ -1,0 +1,87 @@
+"""Leakage: what else each condition's space tells. A table of conditions against all labelled attributes."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from csn_jax.data.item_set import ItemSet
+from csn_jax.evaluate.bootstrap import intervals
+from csn_jax.evaluate.retrieval import key_blocks, likeness, sample
+
+QUERIES = 5_000  # for each attribute, drawn with a fixed seed; the gallery stays whole
+
+
+@jax.jit
+def _nearest(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Whether the nearest item is alike, and how many are, for each query: keys [Q, N] -> [Q], [Q]."""
+    return jnp.min(keys, axis=1) & 1, jnp.sum(keys & 1, axis=1)
+
+
+def outcomes(
+    embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, split: str
+) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """{condition: {attribute: (right, chance)}}, float64 [Q] each, over queries of a split.
+
+    right: 1 where the nearest other item by the condition's distance is alike in the attribute (shares its value; a
+    tie is wrong). chance: the share of all other items that is, which is how often a random space is right. Gallery
+    and queries are the split's items whose attribute is known; a query with nothing like it is not counted, and an
+    attribute without any query is left out. Nothing is fitted: the measure is of the distance that a search would use,
+    in which a dimension counts as much as its mask lets it.
+
+    Args:
+        embeddings: [N, D], row i being item i of the ItemSet; only the split's are read.
+        masks: [C, D], as applied.
+        items, split: whose items. Attributes are all label columns, the conditions' own among them.
+    """
+    members = np.flatnonzero(items.split == split)
+    embeddings = embeddings[members]
+    kinds = {one.name: one.kind for one in (*items.notions, *items.conditions)}
+    found = {condition.name: {} for condition in items.conditions}
+    for attribute, column in items.labels.items():
+        labels = likeness(column, kinds.get(attribute, "categorical")).of(members)
+        n_known = int(labels.known.sum())
+        queries = sample(np.flatnonzero(labels.known), QUERIES)
+        for mask, condition in zip(masks, items.conditions, strict=True):
+            parts = [_nearest(keys) for _, keys in key_blocks(embeddings, mask, labels, queries)]
+            if not parts:
+                continue
+            right, n_alike = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in range(2))
+            counted = n_alike > 0
+            if counted.any():
+                found[condition.name][attribute] = (
+                    right[counted].astype(np.float64),
+                    n_alike[counted] / (n_known - 1),
+                )
+    return found
+
+
+def leakage(embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, split: str) -> dict[str, tuple[float, int]]:
+    """{"condition/attribute": (sum over queries of right - chance, queries)}, for the caller to divide once."""
+    return {
+        f"{name}/{attribute}": (math.fsum(right - chance), len(right))
+        for name, attributes in outcomes(embeddings, masks, items, split).items()
+        for attribute, (right, chance) in attributes.items()
+    }
+
+
+def results(embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, split: str) -> dict[str, Any]:
+    """`leakage` of results.json: {"by_condition": {name: {attribute: accuracy - chance}}, "ci95": {"by_condition":
+    {name: {attribute: [low, high]}}}, "chance": {"by_attribute": {attribute: x}}, "n_queries": {"by_attribute":
+    {attribute: n}}}."""
+    above, ranges, chances, totals = {}, {}, {}, {}
+    for name, attributes in outcomes(embeddings, masks, items, split).items():
+        above[name], ranges[name] = {}, {}
+        for attribute, (right, chance) in attributes.items():
+            n = totals[attribute] = len(right)
+            chances[attribute] = math.fsum(chance) / n
+            above[name][attribute] = math.fsum(right - chance) / n
+            ranges[name][attribute] = intervals((right - chance)[None], np.ones(n))[0].tolist()
+    return {
+        "by_condition": above,
+        "ci95": {"by_condition": ranges},
+        "chance": {"by_attribute": chances},
+        "n_queries": {"by_attribute": totals},
+    }

@@ -1,0 +1,207 @@
+"""Retrieval: does a query find its like first under a condition's distance? Exact, in bounded memory."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from csn_jax.core.losses import EPSILON
+from csn_jax.data.item_set import ItemSet
+from csn_jax.data.triplets import scale_of
+from csn_jax.evaluate.bootstrap import intervals
+
+KS = (1, 5, 10)
+# `chance` is no metric but the precision of a random order, whatever its length.
+METRICS = (*(f"recall@{k}" for k in KS), "precision@10", "r_precision", "map@r", "chance")
+BLOCK = 1 << 22  # pairs of query and gallery item at a time; a few arrays of 4 bytes a pair live at once
+LAST = np.uint32(0xFFFFFFFE)  # a key behind every distance, and not alike
+
+
+class Likeness(NamedTuple):
+    """Labels as integers: item g is like query q where low[q, a] <= code[g, b] < high[q, a] for any a and b.
+
+    One column each for single values; as many as the fullest item has members for sets.
+    """
+
+    known: np.ndarray  # [N] bool
+    low: np.ndarray  # [N, L] int32
+    high: np.ndarray  # [N, L] int32
+    code: np.ndarray  # [N, L] int32
+
+    def of(self, rows: np.ndarray) -> "Likeness":
+        """That of some items only."""
+        return Likeness(*(part[rows] for part in self))
+
+
+def likeness(column: np.ndarray, kind: str) -> Likeness:
+    """Encode labels [N] str of a condition's kind, the empty string being unknown.
+
+    Alike are equal values, sets that share a member, and of a numeric column numbers between which there is no clear
+    difference, which begins at a tenth of the range as it does in triplets.
+    """
+    known = column != ""
+    if kind == "set":
+        members = [[name for name in text.split(";") if name] for text in column.tolist()]
+        number = {name: i for i, name in enumerate(sorted({name for those in members for name in those}))}
+        code = np.full((len(column), max([1, *map(len, members)])), -1, np.int32)
+        for row, those in enumerate(members):
+            code[row, : len(those)] = [number[name] for name in those]
+        high = np.where(code < 0, -1, code + 1)  # from -1 to -1 lies nothing: the filling is like no other filling
+        return Likeness(known, code, high, code)
+    low, high, code = (np.zeros((len(column), 1), np.int32) for _ in range(3))
+    values, number = np.unique(column[known].astype(float if kind == "numeric" else str), return_inverse=True)
+    first, end = np.arange(len(values)), np.arange(len(values)) + 1
+    if kind == "numeric" and len(values):
+        near = scale_of(column, kind).step * (1 - 1e-9)  # as in draws: rounding may take a hair from a whole step
+        values = values - values[0]  # from 0, where rounding is finest
+        first = np.minimum(first, np.searchsorted(values, values - near, side="right"))
+        end = np.maximum(end, np.searchsorted(values, values + near, side="left"))
+    low[known, 0], high[known, 0], code[known, 0] = first[number], end[number], number
+    return Likeness(known, low, high, code)
+
+
+@jax.jit
+def _masked(embeddings: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Masked embeddings [N, D] about their mean, which no distance feels but the rounding of squares does; and their
+    squares [N]. Distances below some 3e-4 of the spread drown in that rounding."""
+    x = embeddings * mask[None]
+    x = x - jnp.mean(x, axis=0, keepdims=True)
+    return x, jnp.sum(jnp.square(x), axis=1)
+
+
+@jax.jit
+def _keys(x: jax.Array, squares: jax.Array, labels: Likeness, rows: jax.Array) -> jax.Array:
+    """Sort keys uint32 [Q, N] of every gallery item for the queries `rows` [Q].
+
+    A key is the bits of the squared distance, which order as the float does since its sign bit is 0, moved up by one to
+    make room for 1 where the item is like the query. So one sort of integers ranks items and carries the labels along,
+    and at equal distance an item that is not alike comes first: a tie is wrong, as in the triplet error.
+    """
+    query = x[rows] + EPSILON
+    inner = jnp.matmul(query, x.T, precision="highest")
+    square = jnp.sum(jnp.square(query), axis=1)[:, None] + squares[None] - 2 * inner
+    bits = jax.lax.bitcast_convert_type(jnp.maximum(square, 0), jnp.uint32)
+    low, high = labels.low[rows], labels.high[rows]
+
+    def with_member(a: int, alike: jax.Array) -> jax.Array:
+        for code in labels.code.T:  # [N]
+            alike |= (low[:, a, None] <= code[None]) & (code[None] < high[:, a, None])
+        return alike
+
+    alike = jax.lax.fori_loop(0, low.shape[1], with_member, jnp.zeros(square.shape, bool))
+    other = labels.known[None] & (rows[:, None] != jnp.arange(len(x))[None])
+    return jnp.where(other, (bits << 1) | alike.astype(jnp.uint32), LAST)
+
+
+def key_blocks(
+    embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queries: np.ndarray
+) -> Iterator[tuple[np.ndarray, jax.Array]]:
+    """(queries [q], keys [q, N] on the device) over all the given queries, so many at a time as bound the memory."""
+    if not len(queries):
+        return
+    x, squares = _masked(jax.device_put(embeddings), jax.device_put(mask))
+    labels = jax.device_put(labels)
+    size = max(1, min(BLOCK // len(embeddings), 1 << (len(queries) - 1).bit_length()))
+    for start in range(0, len(queries), size):
+        rows = queries[start : start + size]
+        padded = np.concatenate([rows, np.full(size - len(rows), rows[0])]).astype(np.int32)  # one program serves all
+        yield rows, _keys(x, squares, labels, padded)[: len(rows)]
+
+
+def measure(embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queries: np.ndarray) -> np.ndarray:
+    """METRICS of each query that has another item like it, the others not counted: float64 [M, Q].
+
+    Args:
+        embeddings: [N, D], queries and gallery in one; the query itself is never found.
+        mask: [D], as applied.
+        labels: of the N items; an unknown one is in no gallery.
+        queries: [Q] positions of items whose label is known.
+    """
+    parts, n_others = [], int(labels.known.sum()) - 1
+    for _, keys in key_blocks(embeddings, mask, labels, queries):
+        keys = np.asarray(keys)  # [Q, N]
+        n_alike = (keys & 1).sum(axis=1)  # [Q]: R
+        keys, n_alike = keys[n_alike > 0], n_alike[n_alike > 0]
+        depth = min(keys.shape[1], max(KS[-1], n_alike.max(initial=0)))
+        # Only the nearest R count, so the rest need no order.
+        nearest = np.sort(np.partition(keys, depth - 1, axis=1)[:, :depth], axis=1) & 1  # [Q, depth]
+        hits = np.cumsum(nearest, axis=1, dtype=np.int32)
+        rank = np.arange(1, depth + 1)
+        precision = np.where((nearest == 1) & (rank <= n_alike[:, None]), hits / rank, 0)
+        recalls = [hits[:, min(k, depth) - 1] > 0 for k in KS]
+        first_10 = hits[:, min(10, depth) - 1] / min(10, n_others)
+        r_precision = np.take_along_axis(hits, n_alike[:, None] - 1, axis=1)[:, 0] / n_alike
+        map_at_r = precision.sum(axis=1) / n_alike
+        parts.append(np.stack([*recalls, first_10, r_precision, map_at_r, n_alike / n_others]))
+    return np.concatenate(parts, axis=1) if parts else np.zeros((len(METRICS), 0))
+
+
+def sample(rows: np.ndarray, limit: int | None) -> np.ndarray:
+    """At most `limit` of the given positions, drawn with a fixed seed; all of them for None."""
+    if limit is None or len(rows) <= limit:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, limit, replace=False))
+
+
+def outcomes(
+    embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, split: str, limit: int | None = None
+) -> dict[str, np.ndarray]:
+    """{condition: float64 [M, Q]}: METRICS of each query of a split under each condition that has labels.
+
+    Queries and gallery are the split's items with a known label. A query with nothing like it is not counted, and a
+    condition without any query is left out. Recall@k: an alike item among the nearest k. Precision@10: the share of the
+    nearest 10 that is alike, and chance: the share of all others, which is that of a random order. With R alike items,
+    R-precision: the share of the nearest R that is alike; MAP@R: the mean over the nearest R of the precision up to
+    each alike one, and 0 for the others. At equal distance the item that is not alike comes first.
+
+    Args:
+        embeddings: [N, D], row i being item i of the ItemSet; only the split's are read.
+        masks: [C, D], as applied.
+        items, split: whose items.
+        limit: at most so many queries a condition, drawn with a fixed seed; the gallery stays whole.
+    """
+    members = np.flatnonzero(items.split == split)
+    embeddings, found = embeddings[members], {}
+    for mask, condition in zip(masks, items.conditions, strict=True):
+        if condition.name not in items.labels:
+            continue  # triplets that people gave need none
+        labels = likeness(items.labels[condition.name], condition.kind).of(members)
+        queries = sample(np.flatnonzero(labels.known), limit)
+        values = measure(embeddings, mask, labels, queries)
+        if values.shape[1]:
+            found[condition.name] = values
+    return found
+
+
+def retrieval(
+    embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, split: str, limit: int | None = None
+) -> dict[str, tuple[float, int]]:
+    """{"condition/metric": (sum over queries, queries)}, for the caller to divide once; see `outcomes`."""
+    return {
+        f"{name}/{metric}": (math.fsum(column), len(column))
+        for name, values in outcomes(embeddings, masks, items, split, limit).items()
+        for metric, column in zip(METRICS, values, strict=True)
+    }
+
+
+def results(
+    embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, split: str, limit: int | None = None
+) -> dict[str, Any]:
+    """`retrieval` of results.json: {"by_condition": {name: {metric: x}}, "ci95": {"by_condition": {name: {metric:
+    [low, high]}}}, "chance": {"by_condition": {name: precision@10 of a random order}}, "n_queries": {"by_condition":
+    {name: n}}}."""
+    means, ranges, chances, totals = {}, {}, {}, {}
+    for name, values in outcomes(embeddings, masks, items, split, limit).items():
+        n = totals[name] = values.shape[1]
+        means[name] = {metric: math.fsum(column) / n for metric, column in zip(METRICS, values, strict=True)}
+        ranges[name] = dict(zip(METRICS[:-1], intervals(values[:-1], np.ones(n)).tolist(), strict=True))
+        chances[name] = means[name].pop("chance")
+    return {
+        "by_condition": means,
+        "ci95": {"by_condition": ranges},
+        "chance": {"by_condition": chances},
+        "n_queries": {"by_condition": totals},
+    }

@@ -1,0 +1,122 @@
+"""Triplet error: the share of triplets whose negative is not strictly farther than their positive."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from csn_jax.core.losses import distance
+from csn_jax.data.item_set import ItemSet
+from csn_jax.data.triplets import Triplets
+from csn_jax.evaluate.bootstrap import intervals
+
+FEW = 30  # groups, below which a bootstrap is too sure
+CHUNK = 16_384  # triplets at a time, padded to that size, so that one program serves all
+
+
+@jax.jit
+def _wrong(embeddings: jax.Array, masks: jax.Array, triplets: Triplets) -> jax.Array:
+    mask = masks[triplets.condition]  # [T, D]
+    to = partial(distance, embeddings[triplets.anchor], mask=mask)
+    return ~(to(embeddings[triplets.negative]) > to(embeddings[triplets.positive]))  # a tie is wrong
+
+
+def wrong_triplets(embeddings: np.ndarray, masks: np.ndarray, triplets: Triplets) -> np.ndarray:
+    """Which triplets are wrong: bool [T].
+
+    Args:
+        embeddings: [N, D], row i being item i of the ItemSet; rows that no triplet names are not read.
+        masks: [C, D], as applied.
+        triplets: T of them.
+    """
+    n = len(triplets.anchor)
+    wrong = np.empty(n, bool)
+    embeddings, masks = jax.device_put((embeddings, masks))
+    for start in range(0, n, CHUNK):
+        chunk = Triplets(*(column[start : start + CHUNK] for column in triplets))
+        size = len(chunk.anchor)
+        padded = Triplets(*(np.pad(column, (0, CHUNK - size)) for column in chunk))
+        wrong[start : start + size] = np.asarray(_wrong(embeddings, masks, padded))[:size]
+    return wrong
+
+
+def triplet_error(
+    embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, triplets: Triplets
+) -> dict[str, tuple[int, int]]:
+    """{"overall" and each condition: (wrong, total)}: exact counts, for the caller to divide once."""
+    return count(wrong_triplets(embeddings, masks, triplets), items, triplets)
+
+
+def count(wrong: np.ndarray, items: ItemSet, triplets: Triplets) -> dict[str, tuple[int, int]]:
+    """(wrong, total) overall and for each condition, from bool [T]."""
+    counts = {"overall": (int(wrong.sum()), len(wrong))}
+    for row, condition in enumerate(items.conditions):
+        of = wrong[triplets.condition == row]
+        counts[condition.name] = (int(of.sum()), len(of))
+    return counts
+
+
+def interval(wrong: np.ndarray, together: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the error of triplets [T], by a bootstrap over the groups [T] that stand or fall together, which
+    are those of an anchor item.
+
+    Of fewer than 30 groups it is no narrower than Wilson's interval of as many independent triplets: where none of a
+    few is wrong, a bootstrap would be certain that none ever is.
+    """
+    _, group = np.unique(together, return_inverse=True)
+    low, high = intervals(np.bincount(group, weights=wrong)[None], np.bincount(group), seed)[0]
+    n, error = group.max() + 1, wrong.mean()
+    if n < FEW:
+        z = 1.959964
+        middle = (error + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * np.sqrt(error * (1 - error) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        low, high = min(low, max(0.0, middle - half)), max(high, min(1.0, middle + half))
+    return float(low), float(high)
+
+
+def difference(
+    wrong: np.ndarray, other: np.ndarray, items: ItemSet, triplets: Triplets, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """How much higher the error of another model is on the same triplets, in pairs.
+
+    Two models often fail on the same triplets, so that their difference is known far better than either error:
+    intervals that overlap do not say that two models are alike.
+
+    Args:
+        wrong, other: bool [T], which triplets each model has wrong.
+
+    Returns:
+        `difference`, the other's error less this one's, and its 95 % interval `ci95` by a bootstrap over anchor items;
+        each {"overall": x, "by_condition": {name: x}}.
+    """
+    more = other.astype(float) - wrong
+    values, ranges = {}, {}
+    names = [condition.name for condition in items.conditions]
+    for name in ("overall", *names):
+        of = slice(None) if name == "overall" else triplets.condition == names.index(name)
+        _, group = np.unique(triplets.anchor[of], return_inverse=True)
+        values[name] = float(more[of].mean())
+        ranges[name] = intervals(np.bincount(group, weights=more[of])[None], np.bincount(group), seed)[0].tolist()
+    return {"difference": _shaped(values), "ci95": _shaped(ranges)}
+
+
+def _shaped(values: dict[str, Any]) -> dict[str, Any]:
+    return {"overall": values["overall"], "by_condition": {k: v for k, v in values.items() if k != "overall"}}
+
+
+def results(embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, triplets: Triplets) -> dict[str, dict[str, Any]]:
+    """The parts of results.json that come from triplets: `triplet_error`, `ci95` and `n_triplets`, each
+    {"overall": x, "by_condition": {name: x}}."""
+    wrong = wrong_triplets(embeddings, masks, triplets)
+    counts = count(wrong, items, triplets)
+    ranges = {"overall": interval(wrong, triplets.anchor)}
+    for row, condition in enumerate(items.conditions):
+        of = triplets.condition == row
+        ranges[condition.name] = interval(wrong[of], triplets.anchor[of])
+
+    return {
+        "triplet_error": _shaped({name: wrong / total for name, (wrong, total) in counts.items()}),
+        "ci95": _shaped({name: list(bounds) for name, bounds in ranges.items()}),
+        "n_triplets": _shaped({name: total for name, (_, total) in counts.items()}),
+    }

@@ -1,0 +1,3 @@
+from csn_jax import cli, explore
+
+cli.run(explore.main)

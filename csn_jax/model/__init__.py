@@ -1,0 +1,1 @@
+"""What a config builds and what a user loads."""

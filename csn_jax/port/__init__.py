@@ -1,0 +1,294 @@
+"""Models in and out: a released CSN checkpoint or an exported folder becomes a workdir; a workdir becomes such a
+folder, or a file that runs elsewhere.
+
+An exported folder holds model.safetensors, config.json, data.json and results.json as the run has them, and a model
+card README.md. Tensors of ResNets have torchvision's names and layout; `masks.weight` [C, D] holds the masks before the
+rectifier.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from csn_jax import cli
+from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig
+from csn_jax.errors import UserError
+from csn_jax.text import did_you_mean
+
+if TYPE_CHECKING:
+    from csn_jax.core.steps import State
+
+USAGE = """\
+usage: python -m csn_jax.port import CHECKPOINT --workdir=DIR [--conditions NAME ...] [--unrectified]
+       python -m csn_jax.port export --workdir=DIR --out=PATH [--format=safetensors|stablehlo|onnx]
+
+import makes a workdir of a released CSN checkpoint, or of a folder that export wrote, for csn_jax.load to open; export
+writes a run's best model for others to read or to run without this package. More of each: python -m csn_jax.port import
+--help, export --help."""
+
+# What the released checkpoints do not hold: the names of their masks (in the order of the reference), and how their
+# images were prepared.
+REFERENCE_CONDITIONS = ("class", "closure", "gender", "heel")
+REFERENCE_PREPROCESS = PreprocessConfig(112, flip=True, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Import:
+    checkpoint: str
+    """A released CSN checkpoint (.pth.tar, .pth, .pt or .safetensors), or a folder that `export` wrote."""
+    workdir: str = ""
+    """The folder to make. Empty: runs/<name of the checkpoint>."""
+    conditions: tuple[str, ...] = ()
+    """Names of a released checkpoint's masks, which it does not hold, in order. Empty: class closure gender heel where
+    there are four, else condition_0 and so on."""
+    unrectified: bool = False
+    """Apply a released checkpoint's masks without the rectifier, as the reference's own --test command does."""
+
+
+@dataclass(frozen=True)
+class Export:
+    workdir: str
+    """The folder of a finished run of csn_jax.train, or of an imported model."""
+    out: str
+    """safetensors: the folder to write, new or empty; else the new file to write."""
+    format: Literal["safetensors", "stablehlo", "onnx"] = "safetensors"
+    """safetensors: tensors that any framework reads, with config, records and model card. To run elsewhere, in one file
+    that takes batches of any size, normalises them and embeds: stablehlo: for jax.export.deserialize on CPU, CUDA or
+    TPU, with the masks and what to know of the model in a JSON file beside it; onnx: for ONNX runtimes, masks and all
+    inside (needs the package onnx)."""
+
+
+def main(argv: Sequence[str]) -> None:
+    what, *rest = argv or ["--help"]
+    if what in ("-h", "--help"):
+        print(USAGE)
+    elif what == "import":
+        import_model(cli.parse(Import, rest, "python -m csn_jax.port import", positional=True))
+    elif what == "export":
+        export_model(cli.parse(Export, rest, "python -m csn_jax.port export"))
+    else:
+        choices = ("import", "export")
+        raise UserError(f"unknown command {what!r}{did_you_mean(what, choices)}; choose import or export.")
+
+
+def import_model(args: Import) -> None:
+    """Make a workdir that csn_jax.load opens."""
+    source = Path(args.checkpoint).expanduser().absolute()
+    workdir = Path(args.workdir or f"runs/{source.name.split('.')[0]}")
+    if not source.is_dir():
+        names = _import_released(args, workdir)
+    elif args.conditions or args.unrectified:
+        raise UserError(
+            f"{source} names its conditions and how its masks are applied; leave out --conditions and --unrectified."
+        )
+    else:
+        names = _import_exported(source, workdir)
+    print(f"{workdir} holds the model, with conditions {', '.join(names)}: csn_jax.load({str(workdir)!r}) opens it")
+
+
+def export_model(args: Export) -> None:
+    """Write the best model of a run in one of the formats, whole or not at all."""
+    from csn_jax.runtime.workdir import read_config, read_results
+
+    workdir, out = (Path(path).expanduser().absolute() for path in (args.workdir, args.out))
+    if read_results(workdir) is None and read_config(workdir).data.source != "imported":
+        raise UserError(f"{workdir} has no results.json yet; run its training to the end first, by the same command.")
+    if args.format == "safetensors":
+        _export_folder(workdir, out)
+    else:
+        _export_file(workdir, out, args.format)
+
+
+def _export_file(workdir: Path, out: Path, form: str) -> None:
+    """One file to run; for StableHLO, which has no place for them, the masks and all else in a JSON file beside it."""
+    from csn_jax.model.model import load
+    from csn_jax.port import one_file as deploy
+    from csn_jax.runtime.workdir import full_disk_told, write_atomically
+
+    beside = out.with_name(f"{out.name}.json")
+    for path in (out, beside) if form == "stablehlo" else (out,):
+        if path.exists():
+            raise UserError(f"--out={out}: {path} is there already; give a new file.")
+    model = load(workdir)
+    about = deploy.description(workdir, model)
+    if form == "onnx":
+        files = {out: deploy.onnx(workdir, model, about)}
+    else:  # the JSON file first: with the model there is always what explains it
+        files = {beside: _json(about | {"masks": model.masks.tolist()}), out: deploy.stablehlo(workdir)}
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with full_disk_told(out.parent):
+            for path, content in files.items():
+                write_atomically(path, content)
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written ({error.strerror}); give a file you may write to.") from None
+    inputs = " x ".join(map(str, about["input"]["shape"]))
+    print(f"{out} takes {about['input']['dtype']} {inputs} and gives embeddings batch x {model.masks.shape[1]}")
+
+
+def _export_folder(workdir: Path, out: Path) -> None:
+    from csn_jax.port.model_card import model_card
+    from csn_jax.runtime.workdir import full_disk_told, read_config, read_record, read_results, write_atomically
+
+    config, record, results = read_config(workdir), read_record(workdir), read_results(workdir)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out={out} is there and not empty; give a new folder.")
+    files = _exported(workdir, config, record)
+    if results:
+        files["results.json"] = _json(results)
+    files["README.md"] = model_card(out.name, config, record, cli.results_table(results) if results else "").encode()
+    temporary = out.with_name(f".{out.name}.partial")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
+        temporary.mkdir(parents=True)
+        with full_disk_told(temporary):
+            for name, content in files.items():
+                (temporary / name).parent.mkdir(exist_ok=True)
+                write_atomically(temporary / name, content)
+        if out.exists():
+            out.rmdir()
+        os.rename(temporary, out)
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written ({error.strerror}); give a folder you may write to.") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    print(f"{out} holds {', '.join(files)}")
+
+
+def _import_released(args: Import, workdir: Path) -> Sequence[str]:
+    """A Tripletnet's state dict: resnet18_csn below `embeddingnet.embeddingnet.`, its last layer named `fc_embed`, and
+    masks below `embeddingnet.masks.`."""
+    from csn_jax.backbones.tensors import MASKS, from_tensors, plain_names
+    from csn_jax.core.steps import initial_state
+    from csn_jax.data.item_set import SPLITS
+    from csn_jax.model.network import build_network
+    from csn_jax.model.weight_files import read_weights
+    from csn_jax.runtime.whole_run import write_run
+
+    path = args.checkpoint
+    weights = read_weights(path, "CHECKPOINT")
+    tensors = plain_names(weights.tensors, path)
+    beta = _masks(tensors.pop(MASKS, None), path)
+    conditions = _names(args.conditions, len(beta), path)
+    config = Config(
+        backbone=BackboneConfig("resnet18_csn", embedding_dim=beta.shape[1]),
+        data=DataConfig("imported", conditions=conditions),
+        preprocess=REFERENCE_PREPROCESS,
+    )
+    none = dict.fromkeys(SPLITS, 0)
+    record = {
+        "source": "imported",
+        "checkpoint": Path(path).name,
+        "checkpoint_sha256": weights.sha256,
+        "conditions": [{"name": name, "kind": "categorical"} for name in conditions],
+        "input_shape": [config.preprocess.size, config.preprocess.size, 3],
+        "items": none,
+        "triplets": none,
+        "rectified": not args.unrectified,
+    }
+    network = build_network(config, record["input_shape"], len(conditions), 0)
+    params, statistics, _ = from_tensors(
+        config.backbone.name, tensors, network.state.params["backbone"], network.state.statistics, path
+    )
+    write_run(workdir, config, record, initial_state(params, statistics, beta, network.optimizer))
+    return conditions
+
+
+def _import_exported(folder: Path, workdir: Path) -> Sequence[str]:
+    """A folder that `export_model` wrote; specialists have a folder each below it."""
+    from csn_jax.runtime.whole_run import write_run
+    from csn_jax.runtime.workdir import read_config, read_record, read_results
+
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} has no config.json; give a checkpoint file, or a folder that port export wrote.")
+    config, record, results = read_config(folder), read_record(folder), read_results(folder)
+    names = [condition["name"] for condition in record["conditions"]]
+    if config.variant != "specialists":
+        write_run(workdir, config, record, _exported_state(folder, config, record), results)
+        return names
+    runs = [(read_config(folder / name), read_record(folder / name)) for name in names]
+    states = [_exported_state(folder / name, *run) for name, run in zip(names, runs, strict=True)]
+    write_run(workdir, config, record, None, results)
+    for name, run, state in zip(names, runs, states, strict=True):
+        write_run(workdir / name, *run, state)
+    return names
+
+
+def _exported_state(folder: Path, config: Config, record: dict[str, Any]) -> "State":
+    """The state that `_exported` wrote. What only training needs, Adam's averages, starts afresh."""
+    import jax.numpy as jnp
+
+    from csn_jax.backbones.tensors import MASKS, from_tensors
+    from csn_jax.core.steps import initial_state
+    from csn_jax.model.network import build_network, examples
+    from csn_jax.model.weight_files import read_weights
+
+    path = folder / WEIGHTS
+    weights = read_weights(str(path), "CHECKPOINT")
+    tensors, step = dict(weights.tensors), weights.metadata.get("step", "")
+    beta = _masks(tensors.pop(MASKS, None), path)
+    shape = (len(record["conditions"]), config.backbone.embedding_dim)
+    if beta.shape != shape or not re.fullmatch(r"\d{1,9}", step):
+        raise UserError(
+            f"{path} has masks {[*beta.shape]} of step {step!r}, and config.json and data.json beside it are of masks "
+            f"{[*shape]} of some step; give a folder as port export wrote it."
+        )
+    network = build_network(config, record["input_shape"], len(beta), examples(config, record))
+    params, statistics, _ = from_tensors(
+        config.backbone.name, tensors, network.state.params["backbone"], network.state.statistics, str(path)
+    )
+    return initial_state(params, statistics, beta, network.optimizer)._replace(step=jnp.int32(int(step)))
+
+
+def _exported(workdir: Path, config: Config, record: dict[str, Any]) -> dict[str, bytes]:
+    """Files by name: config, record and weights of a run, or of each of the specialists below it."""
+    from csn_jax.backbones.tensors import MASKS, to_tensors
+    from csn_jax.model.model import restore_best
+    from csn_jax.model.weight_files import to_safetensors
+    from csn_jax.runtime.workdir import read_config, read_record
+
+    files = {"config.json": config.to_json().encode(), "data.json": _json(record)}
+    if config.variant == "specialists":
+        for condition in record["conditions"]:
+            below = workdir / condition["name"]
+            for name, content in _exported(below, read_config(below), read_record(below)).items():
+                files[f"{condition['name']}/{name}"] = content
+        return files
+    _, state = restore_best(workdir, config, record)
+    tensors = to_tensors(config.backbone.name, state.params["backbone"], state.statistics)
+    tensors[MASKS] = state.params["beta"]
+    return {WEIGHTS: to_safetensors(tensors, {"step": str(int(state.step))})} | files
+
+
+def _masks(beta: Any, path: str | Path) -> Any:
+    """The masks [C, D] of a file, as float32."""
+    import numpy as np
+
+    if beta is None or beta.ndim != 2 or beta.dtype.kind != "f" or not (beta.size and np.isfinite(beta).all()):
+        raise UserError(
+            f"{path} has no masks (a tensor masks.weight [conditions, dimensions] of finite floats); give a checkpoint "
+            "of a Conditional Similarity Network."
+        )
+    return beta.astype(np.float32)
+
+
+def _names(wanted: tuple[str, ...], n: int, path: str) -> tuple[str, ...]:
+    from csn_jax.runtime.workdir import check_name
+
+    if not wanted:
+        return REFERENCE_CONDITIONS if n == len(REFERENCE_CONDITIONS) else tuple(f"condition_{i}" for i in range(n))
+    if len(wanted) != n or len(set(wanted)) < n or "" in wanted:
+        raise UserError(f"--conditions names {' '.join(wanted)}; {path} has {n} masks, so give {n} different names.")
+    for name in wanted:
+        check_name(name)
+    return wanted
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()

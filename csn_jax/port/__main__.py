@@ -1,0 +1,3 @@
+from csn_jax import cli, port
+
+cli.run(port.main)

@@ -1,0 +1,107 @@
+"""A model as one file that runs where this package is not: StableHLO, or ONNX.
+
+Both take what training read, uint8 pixels [B, H, W, ch] (or float32 features [B, F]) with any B, normalise them inside,
+and give the embedding. What is outside, reading an image file to these pixels, `description` states.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+import csn_jax
+from csn_jax.backbones import build
+from csn_jax.core.preprocess import make_preprocess
+from csn_jax.core.steps import make_embed_step
+from csn_jax.model.model import Model, restore_best
+from csn_jax.port.onnx_graph import Part, to_onnx
+from csn_jax.runtime.workdir import read_config, read_record
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def description(workdir: Path, model: Model) -> dict[str, Any]:
+    """What one must know to use an exported file: input, conditions, how masks and distance work."""
+    config, record = read_config(workdir), read_record(workdir)
+    shape, features = record["input_shape"], len(record["input_shape"]) == 1
+    if features:
+        told = "feature vectors, as the embedder that the model was trained on gives them"
+    elif config.data.source in ("glyphs", "fonts"):
+        told = f"grey pixels 0 to 255 of a character, as source {config.data.source} draws it; the file normalises"
+    else:
+        order = "red, green, blue" if shape[-1] == 3 else "grey"
+        told = (
+            f"pixels 0 to 255, {order}: turn the image as its EXIF says, put what is transparent on white, resize the "
+            f"shorter side to {config.preprocess.size} (Pillow's BILINEAR, which smooths when it shrinks; long side "
+            f"int({config.preprocess.size} * long / short)), cut out the central square (offset int(round(extra / 2)), "
+            "halves to the even number); the file normalises"
+        )
+    return {
+        "made_by": f"csn_jax {csn_jax.__version__}",
+        "conditions": list(model.conditions),
+        "kinds": [condition["kind"] for condition in record["conditions"]],
+        "variant": config.variant,
+        "backbone": config.backbone.name,
+        "step": model.step,
+        "model_sha256": model.sha256,
+        "input": {"dtype": "float32" if features else "uint8", "shape": ["batch", *shape], "what": told},
+        "embedding": ["batch", model.masks.shape[1]],
+        "distance": "under condition c: sqrt(sum(((x * masks[c] - y * masks[c]) + 1e-6) ** 2)), x and y embeddings",
+    }
+
+
+def stablehlo(workdir: Path) -> bytes:
+    """The embedding as what `jax.export.deserialize` reads: its `call` maps inputs [B, ...] to float32 [B, D], on CPU,
+    CUDA and TPU. The parameters are inside."""
+    parts = _parts(workdir)
+    steps = [make_embed_step(build(part.backbone), make_preprocess(part.preprocess)) for part in parts]
+
+    def embed(inputs: jax.Array) -> jax.Array:
+        embedded = [
+            step({"backbone": part.params}, part.statistics, inputs) for step, part in zip(steps, parts, strict=True)
+        ]
+        return jnp.concatenate(embedded, axis=1)
+
+    shape = read_record(workdir)["input_shape"]
+    batch = export.symbolic_shape("batch")
+    inputs = jax.ShapeDtypeStruct((*batch, *shape), jnp.uint8 if len(shape) == 3 else jnp.float32)
+    with _without_places():
+        return bytes(export.export(jax.jit(embed), platforms=PLATFORMS)(inputs).serialize())
+
+
+@contextmanager
+def _without_places() -> Iterator[None]:
+    """Keep the paths and lines of this machine's Python files out of what is traced meanwhile: a model has the same
+    bytes wherever it is exported."""
+    setting, before = "jax_traceback_in_locations_limit", jax.config.jax_traceback_in_locations_limit
+    jax.config.update(setting, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(setting, before)
+
+
+def onnx(workdir: Path, model: Model, about: dict[str, Any]) -> bytes:
+    """The model as an ONNX file, with `about` in its metadata, one key each, in JSON where it is no text.
+
+    Raises:
+        UserError: without the package onnx.
+    """
+    metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
+    return to_onnx(_parts(workdir), read_record(workdir)["input_shape"], model.masks, metadata, about["made_by"])
+
+
+def _parts(workdir: Path) -> Sequence[Part]:
+    """The networks of a run at their best, in NumPy: one, or one for each condition of specialists."""
+    config, record = read_config(workdir), read_record(workdir)
+    if config.variant == "specialists":
+        return [part for condition in record["conditions"] for part in _parts(workdir / condition["name"])]
+    _, state = restore_best(workdir, config, record)
+    params, statistics = jax.tree.map(np.asarray, (state.params["backbone"], state.statistics))
+    return [Part(config.backbone, config.preprocess, params, statistics)]

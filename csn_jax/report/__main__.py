@@ -1,0 +1,3 @@
+from csn_jax import cli, report
+
+cli.run(report.main)

@@ -1,0 +1,214 @@
+"""Pictures of a report but for its maps: learning curves, masks side by side, error against training triplets."""
+
+import io
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from csn_jax.core.masks import use_of
+from csn_jax.pictures.sheets import literal, order_dimensions
+from csn_jax.report.runs import Row, Section, curve, figure, summarise
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Of Okabe and Ito, which colour-blind readers can tell apart.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+DASHES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1, 1, 1, 1, 1)))
+MARKERS = "osD^vP*"
+DPI = 130
+POINTS = 120  # of a loss curve at most: each the mean of as many steps as that takes
+
+
+def styles(rows: Sequence[Row]) -> dict[str, dict]:
+    """Colour, dash and marker of each label: a colour for each series, dash and marker for its rows."""
+    series: dict[str, list[str]] = {}
+    for row in rows:
+        series.setdefault(row.series, []).append(row.label)
+    looks = {}
+    for i, labels in enumerate(series.values()):
+        for j, label in enumerate(labels):
+            again = j + i // len(COLOURS)
+            looks[label] = {
+                "color": COLOURS[i % len(COLOURS)],
+                "linestyle": DASHES[again % len(DASHES)],
+                "marker": MARKERS[(i + again) % len(MARKERS)],
+            }
+    return looks
+
+
+def draw_curves(section: Section) -> bytes | None:
+    """Validation error and training loss over steps, a colour for each row; where a row has several seeds, these thin
+    and their mean bold. None where no run has a log."""
+    curves = {
+        metric: [[curve(run, metric) for run in row.runs] for row in section.rows]
+        for metric in ("validation/triplet_error/overall", "train/loss")
+    }
+    if not any(steps for rows in curves.values() for runs in rows for steps, _ in runs):
+        return None
+    figure_, panels = _figure(11, 4.2, columns=2)
+    looks = styles(section.rows)
+    for axes, (metric, rows), title in zip(
+        panels, curves.items(), ("triplet error on validation, %", "training loss"), strict=True
+    ):
+        scale = 100 if metric.startswith("validation") else 1
+        for row, runs in zip(section.rows, rows, strict=True):
+            look = {key: looks[row.label][key] for key in ("color", "linestyle")}
+            drawn = [(np.array(steps), scale * np.array(values)) for steps, values in runs if steps]
+            for steps, values in drawn:
+                axes.plot(*_thinned(steps, values), **look, lw=0.8 if len(drawn) > 1 else 1.8, zorder=2)
+            if len(drawn) > 1:
+                steps = sorted(set.intersection(*(set(steps.tolist()) for steps, _ in drawn)))
+                mean = np.mean([values[np.isin(steps_, steps)] for steps_, values in drawn], axis=0)
+                axes.plot(*_thinned(np.array(steps), mean), **look, lw=2.4, zorder=3)
+        axes.set(xlabel="step", xlim=(0, None), ylim=(0, None))
+        axes.set_title(title, size=10)
+    _legend(figure_, looks)
+    return _png(figure_)
+
+
+def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A curve of POINTS points at most, each the mean of its neighbours."""
+    group = -(-len(steps) // POINTS)
+    starts = np.arange(0, len(steps), group)
+    counts = np.diff([*starts, len(steps)])
+    return tuple(np.add.reduceat(part, starts) / counts for part in (steps, values))
+
+
+def draw_masks(masks: Sequence[tuple[str, np.ndarray]], conditions: Sequence[str]) -> bytes:
+    """Heat maps side by side with one scale of colours, each with its dimensions in an order of its own.
+
+    Args:
+        masks: (label, [C, D]).
+    """
+    columns = 2 if len(masks) == 4 else min(3, len(masks))
+    lines = -(-len(masks) // columns)
+    height = lines * (1.0 + 0.36 * len(conditions)) + 0.4
+    figure_, grid = _figure(1.5 + 3.6 * columns, height, lines, columns, sharey=True)
+    panels = np.ravel(grid)
+    highest = max(float(mask.max()) for _, mask in masks) or 1
+    for axes, (label, mask) in zip(panels, masks, strict=False):
+        ordered = mask[:, order_dimensions(mask)]
+        image = axes.imshow(ordered, aspect="auto", cmap="viridis", vmin=0, vmax=highest, interpolation="nearest")
+        used, shared = use_of(mask)
+        told = f"{literal(textwrap.fill(label, 44))}\n{used} of {mask.shape[1]} dimensions in use, {shared} shared"
+        axes.set_title(told, size=9)
+        axes.grid(False)
+        for edge in range(1, len(conditions)):
+            axes.axhline(edge - 0.5, color="white", lw=2)
+        axes.set_yticks(range(len(conditions)), map(_short, conditions))
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    for axes in panels[len(masks) :]:
+        axes.set_axis_off()
+    figure_.supxlabel("embedding dimensions, grouped by the condition that weighs them most, unused ones last", size=9)
+    figure_.colorbar(image, ax=panels.tolist(), label="mask weight", pad=0.01)
+    return _png(figure_)
+
+
+def draw_triplets(section: Section) -> bytes | None:
+    """Error against the number of training triplets, a line for each series of rows that differ in it: with the
+    95 % interval of one seed, or the deviation of several. None where no rows differ."""
+    series: dict[str, list[Row]] = {}
+    for row in section.rows:
+        series.setdefault(row.series, []).append(row)
+    if max(len({row.triplets for row in rows}) for rows in series.values()) < 2:
+        return None
+    figure_, axes = _figure(7.5, 4.4)
+    looks = styles([rows[0] for rows in series.values()])
+    for rows in series.values():
+        means, reach = [], []
+        for row in rows:
+            found = summarise(row, "triplet_error", "overall")
+            low, high = found.interval or (found.mean - found.deviation, found.mean + found.deviation)
+            means.append(100 * found.mean)
+            reach.append((100 * (found.mean - low), 100 * (high - found.mean)))
+        axes.errorbar(
+            [row.triplets for row in rows],
+            means,
+            np.maximum(np.transpose(reach), 0),
+            **looks[rows[0].label],
+            capsize=3,
+            ms=5,
+        )
+    axes.set_xscale("log")
+    axes.set(xlabel="training triplets, of all conditions together", ylim=(0, None))
+    axes.set_title(f"triplet error on {_split(section)}, %", size=10)
+    ticks = sorted({row.triplets for row in section.rows})
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30 if len(ticks) > 5 else 0)
+    axes.minorticks_off()
+    _legend(figure_, {name: looks[rows[0].label] for name, rows in series.items()}, markers=True)
+    return _png(figure_)
+
+
+def draw_errors(section: Section) -> bytes:
+    """Error by condition and overall, a mark for each row: with the 95 % interval of one seed; of several, each
+    seed small and their mean large."""
+    names = [*section.conditions, "overall"]
+    figure_, axes = _figure(min(14, max(6, 1 + len(names) * (0.6 + 0.2 * len(section.rows)))), 4.2)
+    looks = styles(section.rows)
+    for i, row in enumerate(section.rows):
+        at = np.arange(len(names)) + 0.7 * ((i + 0.5) / len(section.rows) - 0.5)
+        look = looks[row.label] | {"linestyle": "none"}
+        found = [summarise(row, "triplet_error", name) for name in names]
+        means = np.array([100 * one.mean for one in found])
+        if len(row.runs) == 1:
+            ends = 100 * np.array([one.interval for one in found]).T
+            axes.errorbar(at, means, np.maximum([means - ends[0], ends[1] - means], 0), **look, capsize=3, ms=6)
+        else:
+            for run in row.runs:
+                axes.plot(at, [100 * figure(run, "triplet_error", name)[0] for name in names], **look, ms=3, alpha=0.6)
+            axes.plot(at, means, **look, ms=8)
+    axes.set_xticks(range(len(names)), map(_short, names))
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    for edge in range(1, len(names)):
+        axes.axvline(edge - 0.5, color="#dddddd", lw=1)
+    axes.grid(False, axis="x")
+    axes.tick_params(axis="x", length=0)
+    axes.set(ylim=(0, None))
+    axes.set_title(f"triplet error on {_split(section)}, %", size=10)
+    _legend(figure_, looks, markers=True, lines=False)
+    return _png(figure_)
+
+
+def _short(name: str) -> str:
+    return literal(textwrap.shorten(name, 24, placeholder="…"))
+
+
+def _split(section: Section) -> str:
+    return section.rows[0].runs[0].results["split"]
+
+
+def _figure(
+    width: float, height: float, lines: int = 1, columns: int = 1, **options
+) -> tuple["Figure", "Axes | np.ndarray"]:
+    from matplotlib.figure import Figure
+
+    figure_ = Figure(figsize=(width, height), layout="constrained")
+    axes = figure_.subplots(lines, columns, **options)
+    for one in np.ravel(axes):
+        one.grid(True, axis="y", color="#e5e5e5", lw=0.8)
+        one.set_axisbelow(True)
+        one.spines[["top", "right"]].set_visible(False)
+    return figure_, axes
+
+
+def _legend(figure_: "Figure", looks: dict[str, dict], *, markers: bool = False, lines: bool = True) -> None:
+    """Below the panels, where it covers nothing."""
+    from matplotlib.lines import Line2D
+
+    hidden = ({} if markers else {"marker": "none"}) | ({} if lines else {"linestyle": "none"})
+    shown = [Line2D([], [], **(look | hidden), lw=2, ms=6) for look in looks.values()]
+    columns = max(1, min(len(looks), int(figure_.get_figwidth() * 11 // (max(map(len, looks)) + 6))))
+    texts = [literal(textwrap.fill(label, 90)) for label in looks]
+    figure_.legend(shown, texts, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=2.6)
+
+
+def _png(figure_: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure_.savefig(buffer, dpi=DPI)
+    return buffer.getvalue()

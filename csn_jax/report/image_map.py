@@ -1,0 +1,90 @@
+"""Image maps, as in the paper: items placed by their masked embedding, each picture in a cell of a regular grid."""
+
+import io
+
+import numpy as np
+import scipy.optimize
+from PIL import Image, ImageDraw
+
+from csn_jax.data.item_set import ItemSet
+from csn_jax.pictures.sheets import GREY, fit, font_of
+
+EACH = 10  # items of a value on average that a map should have, or its groups do not show
+SPARE = 1.2  # cells for each item: some stay empty, between the groups
+
+
+def choose_items(items: ItemSet, rows: np.ndarray, n: int) -> tuple[np.ndarray, tuple[str, int, int] | None]:
+    """Up to n of some items at random, always the same. Where that leaves too few of a value of some condition to show
+    as a group, all items of a few of its values instead.
+
+    Args:
+        rows: positions [R].
+
+    Returns:
+        (positions, sorted; (condition, its values shown, its values in all) where only a few values are shown).
+    """
+    rng = np.random.default_rng(0)
+    if len(rows) <= n:
+        return np.sort(rows), None
+    columns = {name: items.labels[name][rows] for name, kind in items.conditions if kind == "categorical"}
+    values = {name: np.unique(column[column != ""]) for name, column in columns.items()}
+    most = max(values, key=lambda name: len(values[name]), default=None)
+    if most is None or len(values[most]) * EACH <= n:
+        return np.sort(rng.choice(rows, n, replace=False)), None
+    order = rng.permutation(values[most])
+    counts = np.array([(columns[most] == value).sum() for value in order])
+    shown = order[: max(2, int((np.cumsum(counts) <= n).sum()))]
+    chosen = rows[np.isin(columns[most], shown)]
+    if len(chosen) > n:
+        chosen = rng.choice(chosen, n, replace=False)
+    return np.sort(chosen), (most, len(shown), len(order))
+
+
+def to_grid(places: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    """Give each place a cell of its own, with the least sum of squared ways that is possible.
+
+    Args:
+        places: [n, 2], x to the right and y up.
+
+    Returns:
+        (cells [n, 2] int as (line, column) from the top left, (lines, columns)).
+    """
+    extent = np.maximum(np.ptp(places, axis=0), 1e-9)
+    ratio = float(np.clip(extent[0] / extent[1], 0.8, 1.6))
+    n_cells = len(places) * SPARE
+    columns = max(1, round((n_cells * ratio) ** 0.5))
+    lines = -(-int(n_cells + 0.999) // columns)
+    target = np.stack(np.meshgrid(np.arange(columns), np.arange(lines)), axis=-1).reshape(-1, 2)  # x, y of each cell
+    scaled = (places - places.min(axis=0)) / extent * [columns - 1, lines - 1]
+    scaled[:, 1] = lines - 1 - scaled[:, 1]  # lines are counted from the top
+    squares = (scaled**2).sum(1)[:, None] + (target**2).sum(1) - 2 * scaled @ target.T
+    _, cell = scipy.optimize.linear_sum_assignment(squares)
+    return target[cell][:, ::-1], (lines, columns)
+
+
+def draw_map(pictures: np.ndarray, places: np.ndarray, title: str, told: str, *, ink: bool) -> bytes:
+    """A PNG of pictures at their cells.
+
+    Args:
+        pictures: uint8 [n, S, S, 1 or 3].
+        places: [n, 2].
+        title, told: the head, and beside it what is shown.
+        ink: whether pixels are amounts of ink, to be drawn dark on white.
+    """
+    cells, (lines, columns) = to_grid(places)
+    side = min(max(pictures.shape[1], 32), 48)
+    step, top, gap = side + 2, 52, 8
+    width = max(columns * step + 2 * gap, 640)
+    left = (width - columns * step) // 2
+    sheet = Image.new("RGB", (width, top + lines * step + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((gap, 6), fit(title, font_of(20), width - 2 * gap), fill="black", font=font_of(20))
+    draw.text((gap, 31), fit(told, font_of(13), width - 2 * gap), fill=GREY, font=font_of(13))
+    for pixels, (line, column) in zip(pictures, cells, strict=True):
+        picture = Image.fromarray((255 - pixels if ink else pixels).squeeze())
+        if picture.width != side:
+            picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+        sheet.paste(picture, (left + int(column) * step, top + int(line) * step))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()

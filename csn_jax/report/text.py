@@ -1,0 +1,217 @@
+"""The words and tables of a report: Markdown for people, CSV for programs."""
+
+import csv
+import io
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from csn_jax.config import flags
+from csn_jax.report.runs import Row, Run, Section, Summary, figure, summarise
+
+MARK = "<!-- written by csn_jax.report -->"
+MEASURES = {  # of retrieval: its name for people, and whether the Markdown shows it
+    "recall@1": ("recall@1", True),
+    "recall@5": ("recall@5", False),
+    "recall@10": ("recall@10", False),
+    "precision@10": ("precision@10", True),
+    "r_precision": ("R-precision", False),
+    "map@r": ("MAP@R", True),
+}
+BASELINES = {"euclidean": "raw Euclidean", "cosine": "raw cosine", "linear_probe": "linear probes"}
+
+
+def markdown(
+    sections: Sequence[Section], pictures: Sequence[Sequence[tuple[str, str, str]]], notes: Sequence[str]
+) -> str:
+    """report.md.
+
+    Args:
+        sections: a heading each.
+        pictures: of each section, (file, title, what it shows).
+        notes: what is left out, and why.
+    """
+    parts = [MARK, "# Report"]
+    if len(sections) > 1:
+        parts.append(
+            f"The runs were measured on {len(sections)} different tests, so they stand in tables of their own."
+        )
+    parts += [f"Note: {_text(note)}" for note in notes]
+    for number, (section, shown) in enumerate(zip(sections, pictures, strict=True), 1):
+        parts += _section(section, f"{number}. " if len(sections) > 1 else "")
+        before = ""
+        for file, title, told in shown:
+            parts += [
+                f"### {_text(title)}",
+                *([_text(told)] if told != before else []),
+                f"![{_text(title)}]({quote(file)})",
+            ]
+            before = told
+    parts += ["## The commands that made these runs", "```bash"]
+    commands = [_command(run) for section in sections for row in section.rows for run in row.runs]
+    parts[-1] += "\n" + "\n".join(commands) + "\n```"
+    parts.append("All figures, unrounded: [table.csv](table.csv), and of every run [runs.csv](runs.csv).")
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(section: Section, number: str) -> list[str]:
+    record, run = section.record, section.rows[0].runs[0]
+    split = run.results["split"]
+    n_triplets = figure(run, "triplet_error", "overall")[2]
+    unit = record.get("split_unit", "item")
+    told = (
+        f"{record['items'][split]:,} {split} items and {n_triplets:,} {split} triplets (split by {unit}); items "
+        f"`{record['items_sha256'][:12]}`, triplets `{record['triplets_sha256'][split][:12]}`."
+    )
+    names = [*section.conditions, "overall"]
+    lines = [(row.label, len(row.runs), [_percent(summarise(row, "triplet_error", n)) for n in names])
+             for row in section.rows]  # fmt: skip
+    found = run.results.get("baselines") or {}
+    for key, name in BASELINES.items():
+        if key in found:
+            values = [found[key]["overall"] if n == "overall" else found[key]["by_condition"][n] for n in names]
+            lines.append((name, "", ["" if value is None else f"{value:.2%}" for value in values]))
+    parts = [
+        f"## {number}{_text(record['source'])}: {_text(', '.join(section.conditions))}",
+        told,
+        f"### Triplet error on {split}",
+        _table(["masks", "seeds", *names], lines),
+        "Lower is better. " + _legend(section.rows),
+    ]
+    for measure in shared_measures(section):
+        name, shown = MEASURES[measure]
+        if shown:
+            lines = [(row.label, len(row.runs), [_percent(summarise(row, measure, n)) for n in section.conditions])
+                     for row in section.rows]  # fmt: skip
+            parts += [f"### Retrieval on {split}: {name}", _table(["masks", "seeds", *section.conditions], lines)]
+    parts += _off_task(section)
+    return parts
+
+
+def _off_task(section: Section) -> list[str]:
+    """What a linear probe tells of labels that are no condition, where results have it (csn_jax.evaluate --full)."""
+    probed = [(row, run) for row in section.rows for run in row.runs if run.results.get("off_task", {}).get("by_label")]
+    if not probed:
+        return []
+    labels = list(dict.fromkeys(label for _, run in probed for label in run.results["off_task"]["by_label"]))
+    lines = []
+    for row, run in probed:
+        found = run.results["off_task"]
+        cells = []
+        for label in labels:
+            value = found["by_label"].get(label)
+            interval = found["ci95"]["by_label"].get(label)
+            cells.append("" if value is None else _percent(Summary(value, None, tuple(interval), 1)))
+        lines.append((row.label, run.config.seed, cells))
+    return ["### Off-task: top-1 of a linear probe", _table(["masks", "seed", *labels], lines)]
+
+
+def shared_measures(section: Section) -> list[str]:
+    """Measures of retrieval that all runs have for all conditions."""
+
+    def has(measure: str) -> bool:
+        try:
+            return all(
+                figure(run, measure, name) for row in section.rows for run in row.runs for name in section.conditions
+            )
+        except (KeyError, TypeError, ValueError):  # older results lack some; a condition without labels has none
+            return False
+
+    return [measure for measure in MEASURES if has(measure)]
+
+
+def _percent(found: Summary) -> str:
+    if found.interval:
+        low, high = found.interval
+        return f"{found.mean:.2%} ({100 * low:.2f} to {100 * high:.2f})"
+    return f"{100 * found.mean:.2f} ± {100 * found.deviation:.2f} %"
+
+
+def _legend(rows: Sequence[Row]) -> str:
+    parts = []
+    if any(len(row.runs) == 1 for row in rows):
+        parts.append(
+            "In brackets: the 95 % interval of one run, by a bootstrap over anchors (retrieval: over queries)."
+        )
+    if any(len(row.runs) > 1 for row in rows):
+        parts.append("±: the standard deviation over the seeds, which share one test.")
+    return " ".join(parts)
+
+
+def _command(run: Run) -> str:
+    return shlex.join(["python", "-m", "csn_jax.train", *flags(run.config), f"--workdir={run.name}"])
+
+
+def _table(head: Sequence[str], lines: Sequence[tuple[str, Any, Sequence[str]]]) -> str:
+    rows = [head, ["---"] * 2 + ["---:"] * (len(head) - 2), *([label, str(n), *cells] for label, n, cells in lines)]
+    return "\n".join("| " + " | ".join(map(_text, row)) + " |" for row in rows)
+
+
+def _text(text: str) -> str:
+    """A name as plain text in Markdown: it can end no cell, and be no markup."""
+    if set(text) <= set("-:"):
+        return text
+    text = " ".join(text.split())
+    return re.sub(r"([\\`*_{}\[\]<>#|!~&])", lambda found: f"&#{ord(found[1])};", text) if _odd(text) else text
+
+
+def _odd(text: str) -> bool:
+    return bool(re.search(r"[\\`*\[\]<>#|~&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", text))
+
+
+def table_csv(sections: Sequence[Section]) -> str:
+    """Every figure of every row, a line each: mean and deviation over seeds, or the interval of one."""
+    head = (
+        "section",
+        "masks",
+        "training_triplets",
+        "measure",
+        "condition",
+        "seeds",
+        "mean",
+        "deviation",
+        "low",
+        "high",
+    )
+
+    def lines() -> Iterator[Sequence[Any]]:
+        for number, row, measure, condition in _cells(sections):
+            found = summarise(row, measure, condition)
+            deviation = "" if found.deviation is None else found.deviation
+            ends = found.interval or ("", "")
+            yield number, row.label, row.triplets, measure, condition, found.seeds, found.mean, deviation, *ends
+
+    return _csv(head, lines())
+
+
+def runs_csv(sections: Sequence[Section]) -> str:
+    """Every figure of every run, a line each."""
+    head = ("section", "run", "variant", "seed", "step", "training_triplets", "measure", "condition", "value", "low",
+            "high", "count")  # fmt: skip
+
+    def lines() -> Iterator[Sequence[Any]]:
+        for number, row, measure, condition in _cells(sections):
+            for run in row.runs:
+                value, ends, n = figure(run, measure, condition)
+                about = (run.name, run.config.variant, run.config.seed, run.results.get("step", ""), row.triplets)
+                yield number, *about, measure, condition, value, *ends, n
+
+    return _csv(head, lines())
+
+
+def _cells(sections: Sequence[Section]) -> Iterator[tuple[int, Row, str, str]]:
+    for number, section in enumerate(sections, 1):
+        for measure in ("triplet_error", *shared_measures(section)):
+            for row in section.rows:
+                for condition in (*section.conditions, *(("overall",) if measure == "triplet_error" else ())):
+                    yield number, row, measure, condition
+
+
+def _csv(head: Sequence[str], lines: Iterator[Sequence[Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(lines)
+    return buffer.getvalue()

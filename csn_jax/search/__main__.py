@@ -1,0 +1,3 @@
+from csn_jax import cli, search
+
+cli.run(search.main)

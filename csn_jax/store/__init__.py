@@ -1,0 +1,1 @@
+"""Embeddings on disk and the search in them. Imports no JAX."""

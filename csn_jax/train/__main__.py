@@ -1,0 +1,3 @@
+from csn_jax import cli, train
+
+cli.run(train.main)

@@ -1,0 +1,188 @@
+"""The fit of a new mask, held to SciPy's general optimiser, to naive loops, and to masks that are known."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from csn_jax.adapt import fit as new_mask
+
+
+def drawn(n_items=60, n_triplets=200, weights=(4, 1, 0, 0, 0.25, 0, 0, 0), seed=0, flipped=0.0):
+    """(vectors, roles [3, T]) of triplets that are right under known weights, but for a share that is flipped."""
+    rng, weights = np.random.default_rng(seed), np.array(weights, float)
+    vectors = rng.normal(0, rng.uniform(0.5, 2, len(weights)), (n_items, len(weights))).astype(np.float32)
+    roles = np.array([rng.choice(n_items, 3, replace=False) for _ in range(n_triplets)]).T
+    a, p, n = (vectors[role].astype(float) for role in roles)
+    swap = (np.square(a - n) @ weights < np.square(a - p) @ weights) ^ (rng.random(n_triplets) < flipped)
+    roles[1], roles[2] = np.where(swap, roles[2], roles[1]), np.where(swap, roles[1], roles[2])
+    return vectors, roles
+
+
+def normed(gain):
+    return gain / np.sqrt(np.square(gain).mean())
+
+
+def naive_objective(w, gain, strength):
+    total = 0.0
+    for t in range(len(gain)):
+        margin = sum(w[d] * gain[t, d] for d in range(len(w)))
+        total += max(0.0, 1 - margin) ** 2 / 2
+    mean = sum(w) / len(w)
+    return total / len(gain) + strength / 2 * sum((x - mean) ** 2 for x in w)
+
+
+def test_gains_are_differences_of_squares_by_dimension():
+    vectors, (anchor, positive, negative) = drawn(n_triplets=20)
+    gain = new_mask.gains(vectors, anchor, positive, negative)
+    assert gain.shape == (20, 8) and gain.dtype == np.float64
+    for t, d in itertools.product(range(20), range(8)):
+        a, p, n = (float(vectors[role[t], d]) for role in (anchor, positive, negative))
+        assert gain[t, d] == pytest.approx((a - n) ** 2 - (a - p) ** 2, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("strength", new_mask.STRENGTHS)
+@pytest.mark.parametrize("n_triplets", [1, 60])
+def test_the_fit_is_where_a_general_optimiser_ends(strength, n_triplets):
+    """Few and many triplets, some against each other: the same minimum, and from another start too."""
+    gain = normed(new_mask.gains(*_flat(drawn(n_triplets=n_triplets, flipped=0.2))))
+    found = new_mask.fit(gain, strength)
+    best = minimize(
+        naive_objective_vectorised, np.full(8, 0.1), (gain, strength), "L-BFGS-B", bounds=[(0, None)] * 8, tol=1e-15,
+        options={"maxiter": 20_000, "maxfun": 200_000},
+    )  # fmt: skip
+    ours, theirs = naive_objective(found, gain, strength), naive_objective(best.x, gain, strength)
+    assert (found >= 0).all() and ours <= theirs + 1e-9
+    again = new_mask.fit(gain, strength, np.random.default_rng(0).uniform(0, 3, 8))
+    assert naive_objective(again, gain, strength) == pytest.approx(ours, abs=1e-9)
+
+
+def _flat(pair):
+    vectors, roles = pair
+    return vectors, *roles
+
+
+def naive_objective_vectorised(w, gain, strength):
+    short = np.maximum(0, 1 - gain @ w)
+    return np.square(short).mean() / 2 + strength / 2 * np.square(w - w.mean()).sum()
+
+
+def test_the_minimum_meets_the_conditions_of_optimality():
+    """The gradient, by differences of the naive objective, is 0 where a weight is free and not below 0 at the bound."""
+    gain = normed(new_mask.gains(*_flat(drawn(flipped=0.1))))
+    w = new_mask.fit(gain, 1e-2)
+    for d in range(8):
+        step = np.zeros(8)
+        step[d] = 1e-5
+        slope = (naive_objective(w + step, gain, 1e-2) - naive_objective(w - step, gain, 1e-2)) / 2e-5
+        assert abs(slope) < 1e-6 if w[d] > 0 else slope > -1e-6
+    assert (w == 0).any() and (w > 0).any()
+
+
+def test_a_known_mask_is_found():
+    """Three of eight dimensions decide: they get the weight, in its order, and new triplets come out right."""
+    vectors, roles = drawn(400, 4_000)
+    gain = new_mask.gains(vectors, *roles)
+    weights, _ = new_mask.learn(gain[:2_000], roles[0, :2_000], gain[2_000:3_000])
+    share = weights * vectors.var(axis=0)  # of the squared distance
+    assert weights[0] > weights[1] > weights[4] > weights[[2, 3, 5, 6, 7]].max()
+    assert share[[2, 3, 5, 6, 7]].sum() < 0.02 * share.sum()
+    assert new_mask.wrong(weights, gain[3_000:]).mean() < 0.01 < 0.1 < new_mask.wrong(np.ones(8), gain[3_000:]).mean()
+
+
+def test_few_triplets_find_more_than_no_mask():
+    vectors, roles = drawn(400, 3_000)
+    gain = new_mask.gains(vectors, *roles)
+    weights, _ = new_mask.learn(gain[:60], roles[0, :60])
+    assert new_mask.wrong(weights, gain[60:]).mean() < 0.6 * new_mask.wrong(np.ones(8), gain[60:]).mean()
+
+
+def test_a_great_strength_is_the_unmasked_distance():
+    gain = normed(new_mask.gains(*_flat(drawn())))
+    weights = new_mask.fit(gain, 1e6)
+    np.testing.assert_allclose(weights, weights.mean(), rtol=1e-4)
+    assert weights.mean() > 0.01
+
+
+def test_the_path_does_not_depend_on_the_scale_of_the_vectors():
+    vectors, roles = drawn()
+    one, other = (new_mask.path(new_mask.gains(scale * vectors, *roles)) for scale in (1, 1024))
+    np.testing.assert_allclose(other * 1024**2, one, rtol=1e-6, atol=1e-9)
+    assert one.shape == (len(new_mask.STRENGTHS), 8)
+
+
+def test_the_same_triplets_give_the_same_bits():
+    vectors, roles = drawn()
+    gain = new_mask.gains(vectors, *roles)
+    first, second = (new_mask.learn(gain, roles[0]) for _ in range(2))
+    assert first[0].tobytes() == second[0].tobytes() and first[1] == second[1]
+
+
+@pytest.mark.parametrize("gain", [np.zeros((12, 3)), -np.abs(np.random.default_rng(0).normal(1, 1, (12, 3)))])
+def test_what_no_weights_can_answer_is_left_unmasked(gain):
+    """Equal distances, and negatives that are nearer in all dimensions."""
+    weights, _ = new_mask.learn(gain, np.arange(12))
+    assert np.array_equal(weights, np.ones(3))
+    assert new_mask.wrong(weights, gain).all() and new_mask.held_out(gain, np.arange(12)).all()
+
+
+def test_a_tie_is_wrong():
+    assert new_mask.wrong(np.ones(2), np.array([[1, -1], [1, -0.5], [0, 0], [-1, 0.5]])).tolist() == [1, 0, 1, 1]
+
+
+def test_the_loss_is_that_of_the_fit():
+    gain = normed(new_mask.gains(*_flat(drawn(n_triplets=15, flipped=0.3))))
+    weights = np.random.default_rng(0).uniform(0, 1, (2, 8))
+    for w, found in zip(weights, new_mask.loss(weights, gain), strict=True):
+        assert found == pytest.approx(naive_objective(w, gain, 0), rel=1e-12)
+
+
+def test_no_anchor_is_on_both_sides_of_a_split():
+    group = np.random.default_rng(0).integers(0, 13, 50)
+    times = np.zeros(50, int)
+    for train, test in new_mask._splits(group):
+        assert not set(group[train]) & set(group[test]) and len(train) + len(test) == 50
+        times[test] += 1
+    assert (times == 1).all() and len(list(new_mask._splits(group))) == new_mask.FOLDS
+
+
+def test_what_is_held_out_taught_nothing():
+    """One part of the triplets needs a dimension that does a little harm to all others: whoever saw it gets it right,
+    and from the others it is got wrong."""
+    group = np.repeat(np.arange(5), 4)
+    special = group == 0
+    gain = np.where(special[:, None], [[1.0, -1.5]], [[-0.3, 1.0]])
+    assert not new_mask.wrong(new_mask.learn(gain, group)[0], gain).any()
+    assert np.array_equal(new_mask.held_out(gain, group), special)
+
+
+def test_distances_are_comparable_to_those_under_the_other_masks():
+    """The mean squared distance over all pairs, by a naive loop, is the mean of the old masks'."""
+    rng = np.random.default_rng(0)
+    vectors, masks, weights = rng.normal(0, 2, (15, 4)), rng.uniform(0, 2, (3, 4)), np.array([0.0, 3, 0.1, 7])
+    mask = new_mask.to_mask(weights, masks, vectors.var(axis=0))
+
+    def mean_square(mask):
+        pairs = itertools.product(range(15), range(15))
+        return np.mean([np.square(mask * vectors[i] - mask * vectors[j]).sum() for i, j in pairs])
+
+    assert mean_square(mask) == pytest.approx(np.mean([mean_square(one) for one in masks]), rel=1e-5)
+    assert mask.dtype == np.float32 and mask[0] == 0
+    np.testing.assert_allclose(mask[1:] ** 2 / mask[1] ** 2, weights[1:] / 3, rtol=1e-5)
+
+
+def test_masks_that_are_zero_give_no_scale():
+    mask = new_mask.to_mask(np.array([4.0, 1]), np.zeros((2, 2), np.float32), np.ones(2))
+    assert mask.tolist() == [2, 1]
+
+
+@pytest.mark.slow
+def test_many_triplets_take_seconds():
+    import time
+
+    rng = np.random.default_rng(0)
+    gain = rng.normal(0.05, 1, (50_000, 64))
+    began = time.process_time()
+    new_mask.path(gain)
+    assert time.process_time() - began < 30

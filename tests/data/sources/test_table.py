@@ -1,0 +1,352 @@
+"""Product tables: how columns are taken, and what is told of a table that cannot be used."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import shop
+import tiny
+
+from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig
+from csn_jax.data.columns import read_columns
+from csn_jax.data.item_set import Condition, make_items
+from csn_jax.data.sources import table
+from csn_jax.errors import UserError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CSN_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The shop as CSV with its pictures. Copy it to change it."""
+    return shop.write(tmp_path_factory.mktemp("shop") / "products.csv", shop.columns(), pictures=True)
+
+
+def config(path, **data) -> Config:
+    data = DataConfig(source="table", path=str(path), **data)
+    backbone = BackboneConfig(name="projection" if data.vectors else "small")
+    preprocess = PreprocessConfig(size=16, mean=(0.5,) * 3, std=(0.3,) * 3)
+    return Config(data=data, backbone=backbone, preprocess=preprocess)
+
+
+def labelled(folder, change=None, suffix=".csv", **data):
+    """Rows of the shop by its vectors, after a change of its columns: fast, as no picture is read."""
+    columns = shop.columns()
+    if change:
+        columns = change(columns) or columns
+    path = shop.write(folder / f"products{suffix}", columns)
+    np.save(folder / "v.npy", shop.vectors(shop.columns()))
+    return table.read(config(path, vectors="v.npy", **data))
+
+
+def test_columns_and_their_kinds(whole):
+    """Each column by what its values are; names of single items and one-valued columns are no conditions."""
+    rows = table.read(config(whole))
+    columns = shop.columns()
+    assert rows.inputs.shape == (60, 16, 16, 3) and rows.inputs.dtype == np.uint8
+    assert rows.ids.tolist() == columns["image"] and rows.split is None
+    assert rows.conditions == tuple(
+        Condition(name, kind)
+        for name, kind in {
+            "category": "categorical",
+            "colour": "categorical",
+            "price": "numeric",
+            "size": "ordinal",
+            "tags": "set",
+            "product": "categorical",
+        }.items()
+    )
+    assert rows.others == (Condition("title", "categorical"),)
+    assert rows.labels["category"].tolist() == columns["category"] and "" in columns["category"]
+    assert [float(value) for value in rows.labels["price"]] == [float(value) for value in columns["price"]]
+    assert rows.labels["tags"].tolist() == [";".join(sorted(set(tags.split(";")))) for tags in columns["tags"]]
+    assert any("size" in note and "levels" in note for note in rows.notes)
+    assert any("title (categorical)" in note for note in rows.notes)
+
+
+def test_pictures_are_the_ones_that_the_rows_name(whole):
+    """Colour is where it was drawn, for PNG, JPEG and WebP."""
+    rows = table.read(config(whole))
+    loudest = np.median(rows.inputs[:, 12:14, 3:12], axis=(1, 2)).argmax(axis=1)
+    assert [list(shop.COLOURS)[channel] for channel in loudest] == rows.labels["colour"].tolist()
+
+
+def test_parquet_and_csv_give_the_same(tmp_path):
+    """Also when Parquet holds numbers and lists where CSV holds text."""
+
+    def typed(columns):
+        columns["price"] = [float(value) for value in columns["price"]]
+        columns["size"] = [float(value) for value in columns["size"]]  # as pandas writes whole numbers with gaps
+        columns["tags"] = [tags.split(";") if tags else None for tags in columns["tags"]]
+        columns["category"] = [value or None for value in columns["category"]]
+
+    ours, theirs = labelled(tmp_path, typed, ".parquet"), labelled(tmp_path)
+    assert ours.conditions == theirs.conditions and ours.labels.keys() == theirs.labels.keys()
+    for name in ours.labels:
+        np.testing.assert_array_equal(ours.labels[name], theirs.labels[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "values, kind",
+    [
+        (["a", "b"] * 30, "categorical"),
+        (["0", "1"] * 30, "categorical"),
+        (["2010", "2011", "2012.0", ""] * 15, "ordinal"),
+        ([str(i / 7) for i in range(60)], "numeric"),
+        (["007", "042", "100"] * 20, "categorical"),
+        (["a", "a;b", ""] * 20, "set"),
+        (["nan", "1", "2"] * 20, "categorical"),
+        (["1e3", "-2", "+3.5"] * 20, "ordinal"),
+        ([str(10_000 + i) for i in range(60)], "numeric"),
+        ([str(i % 20 / 2) for i in range(60)], "ordinal"),
+        ([str(i % 21 / 2) for i in range(60)], "numeric"),
+    ],
+)
+def test_a_kind_is_inferred(tmp_path, values, kind):
+    rows = labelled(tmp_path, lambda columns: columns | {"new": values})
+    assert dict((*rows.conditions, *rows.others))["new"] == kind
+    if kind == "ordinal":
+        assert {"2012.0", "1e3", "+3.5"}.isdisjoint(rows.labels["new"])  # one spelling for a number
+
+
+def test_article_numbers_are_no_quantity_unless_named(tmp_path):
+    """Whole numbers of which each comes once."""
+    change = lambda columns: columns | {"sku": [str(10_000 + i) for i in range(60)]}  # noqa: E731
+    assert "sku" not in dict(labelled(tmp_path, change).conditions)
+    assert dict(labelled(tmp_path, change, conditions=("sku",)).conditions)["sku"] == "numeric"
+
+
+@pytest.mark.parametrize(("n", "kind"), [(20, "ordinal"), (21, None)])
+def test_whole_numbers_without_repeats_are_levels_up_to_twenty(n, kind, tmp_path):
+    """Every value comes once. The other rows are blank."""
+    change = lambda columns: columns | {"sku": [str(i) if i < n else "" for i in range(60)]}  # noqa: E731
+    assert dict(labelled(tmp_path, change).conditions).get("sku") == kind
+
+
+def test_a_kind_can_be_said(tmp_path):
+    rows = labelled(tmp_path, kinds=("size=categorical", "price=ordinal", "category=set"))
+    kinds = dict(rows.conditions)
+    assert (kinds["size"], kinds["price"], kinds["category"]) == ("categorical", "ordinal", "set")
+
+
+def test_long_texts_are_no_notion_and_cost_no_memory(tmp_path):
+    rows = labelled(tmp_path, lambda columns: columns | {"description": ["word " * 100] * 60})
+    assert "description" not in rows.labels and any("description (long texts)" in note for note in rows.notes)
+    longer = ["x" * 200_000] * 60  # than Python reads unless told to
+    rows = labelled(tmp_path, lambda columns: columns | {"description": longer})
+    assert any("description (long texts)" in note for note in rows.notes)
+
+
+def test_ids_come_from_the_id_column_the_image_or_the_row(tmp_path):
+    assert labelled(tmp_path, lambda c: c | {"id": [f"n{i}" for i in range(60)]}).ids[3] == "n3"
+    assert labelled(tmp_path).ids[3] == "images/003.png"
+    assert labelled(tmp_path, id="title").ids[3] == "product number 3"
+    assert "title" not in labelled(tmp_path, id="title").labels
+
+    def without(columns):
+        del columns["image"]
+
+    assert labelled(tmp_path, without).ids[3] == "4"
+
+
+def test_a_split_column_is_honoured(tmp_path):
+    """In any case of letters, and val for validation; it is no condition."""
+    names = ["train", "Val", "TEST", "validation", "train", "train"] * 10
+    rows = labelled(tmp_path, lambda columns: columns | {"split": names})
+    assert rows.split.tolist() == ["train", "validation", "test", "validation", "train", "train"] * 10
+    assert "split" not in rows.labels
+    np.testing.assert_array_equal(make_items(rows, DataConfig()).split, rows.split)
+
+
+def test_photos_of_a_product_stay_together(tmp_path):
+    """split_by takes a column that is no condition; items without a value are on their own."""
+
+    def blank(columns):
+        columns["product"][20:] = [""] * 40
+
+    rows = labelled(tmp_path, blank, split_by="product", conditions=("colour",))
+    split = make_items(rows, DataConfig(split_by="product", conditions=("colour",))).split
+    assert all(split[i] == split[i + 1] for i in range(0, 20, 2))
+    assert len(set(split[20:])) == 3
+    assert "product" not in dict(labelled(tmp_path, split_by="product").conditions)
+
+
+def drop(name):
+    return lambda columns: {key: values for key, values in columns.items() if key != name}
+
+
+def put(name, row, value):
+    def change(columns):
+        columns.setdefault(name, [f"{name}{i}" for i in range(60)])[row] = value
+
+    return change
+
+
+def fill(name, value):
+    return lambda columns: columns | {name: [value] * 60}
+
+
+MISTAKES = {
+    "condition": ({"conditions": ("colr",)}, None, ["'colr'", "did you mean colour?", "category", "title"]),
+    "condition twice": ({"conditions": ("colour", "colour")}, None, ["colour colour"]),
+    "condition of images": ({"conditions": ("image",)}, None, ["'image'", "no notion"]),
+    "one value": ({"conditions": ("country",)}, fill("country", "PT"), ["'country'", "one value only", "'PT'"]),
+    "no value": ({"conditions": ("country",)}, fill("country", ""), ["'country'", "no value"]),
+    "slash": ({"conditions": ("a/b",)}, fill("a/b", "x"), ["'a/b'", "cannot name a file"]),
+    "dot": ({"conditions": ("..",)}, fill("..", "x"), ["'..'", "cannot name a file"]),
+    "control character": ({"conditions": ("a\x1b",)}, fill("a\x1b", "x"), ["cannot name a file"]),
+    "overall": ({"conditions": ("overall",)}, fill("overall", "x"), ["'overall'", "rename"]),
+    "long text": ({"conditions": ("text",)}, fill("text", "x" * 300), ["'text'", "200 characters"]),
+    "id column": ({"id": "sku"}, None, ["no column 'sku'", "size"]),
+    "same id": ({}, put("id", 7, "id3"), ["row 8 (line 9)", "same id", "row 4", "'id3'"]),
+    "same image": ({}, put("image", 7, "images/003.png"), ["row 8 (line 9)", "row 4", "data.id"]),
+    "blank id": ({}, put("id", 7, ""), ["row 8 (line 9)", "'id'"]),
+    "endless id": ({}, put("id", 7, "x" * 600), ["row 8 (line 9)", "600 characters"]),
+    "split_by": ({"split_by": "prodct"}, None, ["'prodct'", "did you mean product?"]),
+    "split_by and split": (
+        {"split_by": "product"},
+        lambda c: c | {"split": ["train", "val", "test"] * 20},
+        ["split_by", "'split'"],
+    ),
+    "split's name": ({}, lambda c: c | {"split": ["train", "val", "tset"] * 20}, ["row 3 (line 4)", "'tset'", "test?"]),
+    "no validation": ({}, lambda c: c | {"split": ["train", "test"] * 30}, ["no item of validation"]),
+    "kind": ({"kinds": ("size=ordnal",)}, None, ["'size=ordnal'", "did you mean ordinal?", "numeric"]),
+    "kind of nothing": ({"kinds": ("sze=ordinal",)}, None, ["'sze'", "did you mean size?"]),
+    "no number": ({"kinds": ("colour=numeric",)}, None, ["row 1 (line 2)", "colour", "no number"]),
+    "infinite number": ({"kinds": ("price=numeric",)}, put("price", 4, "inf"), ["row 5 (line 6)", "'inf'"]),
+    "NUL": ({}, put("colour", 4, "a\0"), ["row 5 (line 6)", "'colour'", "NUL"]),
+    "no notion": (
+        {},
+        lambda c: {"image": c["image"], "title": c["title"]},
+        ["no column with two different values", "data.triplets"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_a_table_is_one_sentence(name, tmp_path):
+    """With column or row, the value, and what could be meant."""
+    data, change, parts = MISTAKES[name]
+    with pytest.raises(UserError) as error:
+        labelled(tmp_path, change, **data)
+    for part in parts:
+        assert part in str(error.value)
+    assert tiny.is_one_sentence(str(error.value).replace("Val.", ""))
+
+
+def test_a_missing_image_column_is_told_with_the_nearest(tmp_path):
+    path = shop.write(tmp_path / "products.csv", {"imag": ["a.png"], "colour": ["red"]})
+    with pytest.raises(UserError, match=r"no column 'image' \(did you mean imag\?\).*it has imag, colour"):
+        table.read(config(path))
+
+
+FILES = {
+    "ragged": ("image,colour\na.png,red\nb.png,red,\n", "line 3 has 3 cells and the head 2"),
+    "quote": ('image,colour\na.png,"red\nb.png,red\n', "line 3: .*quotes"),
+    "no UTF-8": (b"image,colour\na.png,ro\xe9\n", "no UTF-8 text"),
+    "empty": ("", "is empty"),
+    "head alone": ("image,colour\n", "no row"),
+    "same columns": ("image,a,a\nx,y,z\n", "two columns named 'a'"),
+    "nameless column": ("image,\nx,y\n", "a column named ''"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_broken_csv_file_is_one_sentence(name, tmp_path):
+    content, expected = FILES[name]
+    path = tmp_path / "products.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=expected) as error:
+        table.read(config(path))
+    assert tiny.is_one_sentence(str(error.value))
+
+
+def test_a_broken_parquet_file_is_one_sentence(tmp_path):
+    path = shop.write(tmp_path / "products.parquet", shop.columns())
+    whole = path.read_bytes()
+    for content in (b"", b"PAR1" + bytes(50), whole[: len(whole) // 2], whole[: len(whole) // 2] + whole[-300:]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="cannot be read as Parquet") as error:
+            table.read(config(path))
+        assert tiny.is_one_sentence(str(error.value).removesuffix("."))
+
+
+def test_parquet_whose_text_is_none_is_one_sentence(tmp_path):
+    """Arrow writes and reads any bytes as text."""
+    array = pyarrow.StringArray.from_buffers(1, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0"), pyarrow.py_buffer(b"\xff"))
+    pyarrow.parquet.write_table(pyarrow.table({"image": array}), tmp_path / "products.parquet")
+    with pytest.raises(UserError, match="cannot be read as Parquet .*utf-8"):
+        table.read(config(tmp_path / "products.parquet"))
+
+
+@pytest.mark.parametrize("path", ["", "absent.csv", "."])
+def test_no_table(path):
+    with pytest.raises(UserError, match="which is no file; give a CSV or Parquet table"):
+        table.read(config(path))
+
+
+def test_rows_are_counted_with_their_lines(tmp_path):
+    """Cells over several lines and blank lines do not shift the line that is told."""
+    path = tmp_path / "products.csv"
+    path.write_bytes(b'\xef\xbb\xbfimage,text\r\na.png,"one\r\ntwo"\r\n\r\nb.png,x\r\n')
+    columns = read_columns(path)
+    assert columns.text == {"image": ["a.png", "b.png"], "text": ["one\r\ntwo", "x"]}
+    assert columns.where(0).endswith("row 1 (line 2)") and columns.where(1).endswith("row 2 (line 5)")
+    (tmp_path / "t.tsv").write_text("a\tb\n1,5\t2\n")
+    assert read_columns(tmp_path / "t.tsv").text == {"a": ["1,5"], "b": ["2"]}
+
+
+OUTSIDE = ["../secret.png", "/etc/passwd", "images/../../secret.png", "link/secret.png", "link.png"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_path_that_leaves_the_folder_is_refused(name, whole, tmp_path):
+    """Also through links, and also where bad images may be skipped."""
+    folder = shutil.copytree(whole.parent, tmp_path / "shop")
+    shop.draw(tmp_path / "secret.png", 0, "boot", "red")
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    columns = shop.columns()
+    columns["image"][4] = name
+    path = shop.write(folder / "products.csv", columns)
+    with pytest.raises(UserError, match=r"row 5 \(line 6\): image .* lies outside"):
+        table.read(config(path, skip_bad=True))
+    columns["image"][4] = str(folder / "images" / "004.jpg")  # absolute, but inside
+    assert len(table.read(config(shop.write(path, columns))).ids) == 60
+
+
+def test_bad_images_are_told_by_row_or_skipped(whole, tmp_path, capsys):
+    """Refused with the first one's row, file and reason and how many more; with skip_bad trained without."""
+    folder = shutil.copytree(whole.parent, tmp_path / "shop")
+    path, columns = folder / "products.csv", shop.columns()
+    (folder / columns["image"][4]).unlink()
+    jpeg = folder / columns["image"][7]
+    jpeg.write_bytes(jpeg.read_bytes()[:-200])
+    columns["image"][9] = ""
+    shop.write(path, columns | {"id": [f"n{i}" for i in range(60)]})
+    with pytest.raises(UserError) as error:
+        table.read(config(path))
+    told = str(error.value)
+    assert "row 5 (line 6): image 'images/004.jpg' is missing; 2 more" in told and "data.skip_bad=True" in told
+    assert tiny.is_one_sentence(told)
+    lines = capsys.readouterr().err
+    assert "row 8 (line 9): image 'images/007.jpg' is truncated" in lines
+    assert "row 10 (line 11): no image is named" in lines
+    rows = table.read(config(path, skip_bad=True))
+    kept = [i for i in range(60) if i not in (4, 7, 9)]
+    assert rows.ids.tolist() == [f"n{i}" for i in kept] and len(rows.inputs) == len(rows.together) == 57
+    assert rows.labels["colour"].tolist() == [columns["colour"][i] for i in kept]
+    assert sum("left out" in note for note in rows.notes) == 3
+    np.testing.assert_array_equal(rows.inputs, table.read(config(whole)).inputs[kept])
+
+
+def test_grey_by_the_number_of_means(whole):
+    grey = dataclasses.replace(config(whole), preprocess=PreprocessConfig(size=16))
+    assert table.read(grey).inputs.shape == (60, 16, 16, 1)

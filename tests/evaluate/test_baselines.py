@@ -1,0 +1,143 @@
+"""What triplets cost without masks: raw vectors and linear probes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from csn_jax.data.item_set import SPLITS, Condition, ItemSet
+from csn_jax.data.triplets import Triplets, draw_triplets
+from csn_jax.evaluate import baselines
+from csn_jax.evaluate.baselines import wrong_by
+
+N = 900
+KINDS = {"colour": "categorical", "price": "numeric", "level": "ordinal", "tags": "set"}
+
+
+@pytest.fixture(scope="module")
+def items():
+    """Vectors that hold each notion along a direction of its own, under a nuisance that is far louder."""
+    rng = np.random.default_rng(0)
+    colour, level = rng.integers(0, 4, N), rng.integers(0, 5, N)
+    price = rng.uniform(0, 100, N)
+    tags = rng.random((N, 3)) < 0.4
+    hidden = np.concatenate([np.eye(4)[colour], price[:, None] / 50, level[:, None] / 3, tags], axis=1)
+    mixed = hidden @ rng.normal(size=(9, 24)) + 0.05 * rng.normal(size=(N, 24))
+    x = mixed + 20 * rng.normal(size=(N, 1)) * rng.normal(size=24)
+    labels = {
+        "colour": np.array(list("abcd"))[colour],
+        "price": np.array([f"{one:.3f}" for one in price]),
+        "level": level.astype(str),
+        "tags": np.array([";".join(np.array(list("xyz"))[row]) for row in tags]),
+    }
+    split = rng.choice(SPLITS, N, p=[0.6, 0.2, 0.2])
+    conditions = tuple(Condition(name, kind) for name, kind in KINDS.items())
+    return ItemSet(x.astype(np.float32), np.arange(N).astype(str), labels, split, conditions)
+
+
+@pytest.fixture(scope="module")
+def triplets(items):
+    return {split: draw_triplets(items, split, 400, seed=0) for split in SPLITS}
+
+
+@pytest.fixture(scope="module")
+def found(items, triplets):
+    return baselines.results(items, triplets, "test")
+
+
+def test_raw_vectors_against_a_loop(items, triplets, found):
+    """Wrong over total, overall and by condition, under the distance and under the cosine."""
+    x = items.inputs.astype(np.float64)
+
+    def cosine(a, b):
+        return 1 - x[a] @ x[b] / np.linalg.norm(x[a]) / np.linalg.norm(x[b])
+
+    def euclidean(a, b):
+        return np.linalg.norm(x[a] - x[b])
+
+    for name, distance in (("cosine", cosine), ("euclidean", euclidean)):
+        wrong = {}
+        for anchor, positive, negative, row in zip(*triplets["test"], strict=True):
+            condition = items.conditions[row].name
+            wrong.setdefault(condition, []).append(distance(anchor, negative) <= distance(anchor, positive))
+        expected = {condition: np.mean(outcomes) for condition, outcomes in wrong.items()}
+        assert found[name]["by_condition"] == pytest.approx(expected, abs=0.003)
+        assert found[name]["overall"] == pytest.approx(np.mean([*expected.values()]), abs=0.003)
+
+
+def test_a_probe_finds_what_is_there(found):
+    """Every kind of notion, each along a direction that the raw distance cannot see."""
+    for name in KINDS:
+        raw = found["euclidean"]["by_condition"][name]
+        assert found["linear_probe"]["by_condition"][name] < 0.1 < 0.3 < raw
+    assert found["linear_probe"]["overall"] == pytest.approx(np.mean([*found["linear_probe"]["by_condition"].values()]))
+
+
+def test_a_probe_does_not_look_at_test_items(items, triplets, found):
+    """Other test labels change no probe, so the error on the same triplets is the same."""
+    labels = {name: column.copy() for name, column in items.labels.items()}
+    rng = np.random.default_rng(1)
+    outside = items.split != "train"
+    for name, column in labels.items():
+        if KINDS[name] != "numeric":  # whose scale is that of all items
+            column[outside] = rng.permutation(column[outside])
+    changed = dataclasses.replace(items, labels=labels)
+    assert baselines.results(changed, triplets, "test") == found
+
+
+def test_only_training_items_set_the_scale(items, triplets):
+    """Twenty validation and twenty test items far away change no error on triplets without them."""
+    far = np.concatenate([np.flatnonzero(items.split == split)[:20] for split in SPLITS if split != "train"])
+    without = {
+        split: Triplets(*(column[~np.isin(columns[:3], far).any(axis=0)] for column in columns))
+        for split, columns in triplets.items()
+    }
+    assert all(len(without[split].anchor) > 500 for split in SPLITS)
+    x = items.inputs.copy()
+    x[far] *= 1e4
+    changed = dataclasses.replace(items, inputs=x)
+    assert baselines.results(changed, without, "test") == baselines.results(items, without, "test")
+
+
+def test_a_probe_is_ridge_regression(items, triplets):
+    """Answers against the closed form by hand, for the ridge that validation prefers."""
+    training = items.split == "train"
+    x = items.inputs.astype(np.float64)
+    x = (x - x[training].mean(0)) / x[training].std(0)
+    of = triplets["validation"].of_condition(0)
+    answers = baselines.probe(x.astype(np.float32), training, items.labels["colour"], "categorical", of)
+    rows = np.flatnonzero(training)
+    times = {name: (items.labels["colour"][rows] == name).sum() for name in "abcd"}
+    order = sorted(times, key=lambda name: -times[name])
+    y = np.stack([(items.labels["colour"][rows] == name) for name in order], axis=1).astype(float)
+    y = (y - y.mean(0)) / np.sqrt(y.sum(0))
+    candidates = []
+    for ridge in (1e-3, 1e-2, 1e-1, 1.0, 10.0):
+        weights = np.linalg.solve(x[rows].T @ x[rows] + ridge * len(rows) * np.eye(24), x[rows].T @ y)
+        candidates.append((wrong_by((x @ weights).astype(np.float32), of).mean(), x @ weights))
+    best = min(candidates, key=lambda pair: pair[0])
+    np.testing.assert_allclose(answers, best[1], atol=2e-3 * np.abs(best[1]).max())
+
+
+def test_conditions_without_labels_have_no_probe(items, triplets):
+    """Neither those of triplets alone, nor those that no training item knows."""
+    labels = {name: column for name, column in items.labels.items() if name != "level"}
+    labels["colour"] = np.where(items.split == "train", "", labels["colour"])
+    judged = dataclasses.replace(
+        items,
+        labels=labels,
+        conditions=tuple(
+            condition._replace(kind="triplets") if condition.name == "level" else condition
+            for condition in items.conditions
+        ),
+    )
+    found = baselines.results(judged, triplets, "test")
+    assert found["linear_probe"]["by_condition"]["level"] is None
+    assert found["linear_probe"]["by_condition"]["colour"] is None and found["linear_probe"]["overall"] is None
+    assert found["linear_probe"]["by_condition"]["price"] < 0.1 and found["cosine"]["by_condition"]["level"] > 0
+
+
+def test_ties_are_wrong():
+    vectors = np.array([[0.0], [1.0], [-1.0], [0.5]], np.float32)
+    columns = [np.array(column) for column in ([0, 0, 0], [1, 1, 3], [2, 3, 1], [0, 0, 0])]
+    assert wrong_by(vectors, Triplets(*columns)).tolist() == [True, True, False]

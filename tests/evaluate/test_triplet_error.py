@@ -1,0 +1,265 @@
+"""Triplet error and its interval, against naive loops."""
+
+import math
+import time
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from csn_jax.data.item_set import Condition, ItemSet
+from csn_jax.data.triplets import Triplets
+from csn_jax.evaluate import triplet_error as module
+from csn_jax.evaluate.triplet_error import difference, interval, results, triplet_error, wrong_triplets
+
+
+class Case(NamedTuple):
+    embeddings: np.ndarray
+    masks: np.ndarray
+    items: ItemSet
+    triplets: Triplets
+
+
+def make_case(n_triplets: int, n_items: int = 60, width: int = 8, n_conditions: int = 3, seed: int = 0) -> Case:
+    rng = np.random.default_rng(seed)
+    conditions = tuple(Condition(f"c{i}", "categorical") for i in range(n_conditions))
+    items = ItemSet(np.zeros((n_items, 1)), np.arange(n_items).astype(str), {}, np.full(n_items, "test"), conditions)
+    columns = [rng.integers(n_items, size=n_triplets).astype(np.int32) for _ in range(3)]
+    triplets = Triplets(*columns, rng.integers(n_conditions, size=n_triplets).astype(np.int32))
+    masks = np.maximum(rng.normal(0.5, 0.7, size=(n_conditions, width)), 0).astype(np.float32)
+    return Case(rng.normal(size=(n_items, width)).astype(np.float32), masks, items, triplets)
+
+
+def naive(case: Case) -> list[bool]:
+    """One triplet and one dimension at a time, in float64. Equal distances are wrong."""
+    wrong = []
+    for anchor, positive, negative, row in zip(*(column.tolist() for column in case.triplets), strict=True):
+
+        def squares(other, anchor=anchor, row=row):
+            total = 0.0
+            for a, b, m in zip(case.embeddings[anchor], case.embeddings[other], case.masks[row], strict=True):
+                total += (float(a) * float(m) - float(b) * float(m) + 1e-6) ** 2
+            return math.sqrt(total)
+
+        wrong.append(not squares(negative) > squares(positive))
+    return wrong
+
+
+def test_equals_a_naive_loop():
+    """Which triplets are wrong, and the counts overall and by condition, are those of a float64 loop."""
+    case = make_case(3000)
+    wrong, expected = wrong_triplets(case.embeddings, case.masks, case.triplets), naive(case)
+    assert wrong.dtype == bool and wrong.tolist() == expected
+    counts = triplet_error(*case)
+    assert counts["overall"] == (sum(expected), 3000)
+    for row in range(3):
+        of = [w for w, c in zip(expected, case.triplets.condition.tolist(), strict=True) if c == row]
+        assert counts[f"c{row}"] == (sum(of), len(of))
+    assert 0.3 < np.mean(expected) < 0.7  # else the test would say little
+
+
+def test_a_tie_is_wrong():
+    """Equal distances, the same item in both roles, dead masks and numbers that are none: all wrong."""
+    case = make_case(50)
+    same = case.triplets._replace(negative=case.triplets.positive)
+    assert wrong_triplets(case.embeddings, case.masks, same).all()
+    mirrored = np.array([[0, 0], [3, 0], [0, 3]], np.float32)
+    one = Triplets(*(np.array([i], np.int32) for i in (0, 1, 2, 0)))
+    assert wrong_triplets(mirrored, np.ones((1, 2), np.float32), one).tolist() == [True]
+    assert wrong_triplets(mirrored, np.array([[1, 1.01]], np.float32), one).tolist() == [False]
+    assert wrong_triplets(case.embeddings, np.zeros_like(case.masks), case.triplets).all()
+    assert wrong_triplets(np.full_like(case.embeddings, np.nan), case.masks, case.triplets).all()
+
+
+def test_each_triplet_uses_its_own_conditions_mask():
+    """A triplet that is right under one condition and wrong under the other."""
+    embeddings = np.array([[0, 0], [0, 1], [1, 0]], np.float32)
+    both = Triplets(*(np.array([i, i], np.int32) for i in range(3)), condition=np.array([0, 1], np.int32))
+    assert wrong_triplets(embeddings, np.eye(2, dtype=np.float32), both).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("n", [1, 99, 100, 101, 200, 250])
+def test_chunks_cover_every_triplet_once(n, monkeypatch):
+    """Below, at and above a chunk's border, with a short last chunk: the same answers in the same order."""
+    case = make_case(n, seed=n)
+    whole = wrong_triplets(case.embeddings, case.masks, case.triplets)
+    monkeypatch.setattr(module, "CHUNK", 100)
+    np.testing.assert_array_equal(wrong_triplets(case.embeddings, case.masks, case.triplets), whole)
+    assert triplet_error(*case)["overall"] == (int(whole.sum()), n)
+
+
+def test_is_no_mean_of_chunk_means(monkeypatch):
+    """101 triplets in chunks of 100, of which only the last is wrong: 1 of 101, not the mean of 0 and 1."""
+    monkeypatch.setattr(module, "CHUNK", 100)
+    embeddings = np.array([[0.0], [1.0], [2.0]], np.float32)
+    positive, negative = np.full(101, 1, np.int32), np.full(101, 2, np.int32)
+    positive[-1], negative[-1] = 2, 1
+    triplets = Triplets(np.zeros(101, np.int32), positive, negative, np.zeros(101, np.int32))
+    items = make_case(1, n_conditions=1).items
+    assert triplet_error(embeddings, np.ones((1, 1), np.float32), items, triplets)["overall"] == (1, 101)
+
+
+def test_results_have_the_shape_of_results_json():
+    """Errors are the counts divided once; each lies in its interval; numbers are plain."""
+    case = make_case(2000)
+    found, counts = results(*case), triplet_error(*case)
+    assert set(found) == {"triplet_error", "ci95", "n_triplets"}
+    for part in found.values():
+        assert list(part) == ["overall", "by_condition"] and list(part["by_condition"]) == ["c0", "c1", "c2"]
+    assert found["triplet_error"]["overall"] == counts["overall"][0] / 2000
+    assert found["n_triplets"]["overall"] == 2000 == sum(found["n_triplets"]["by_condition"].values())
+    for name, (wrong, total) in counts.items():
+        error, (low, high) = (
+            (part["overall"] if name == "overall" else part["by_condition"][name])
+            for part in (found["triplet_error"], found["ci95"])
+        )
+        assert error == wrong / total and type(error) is float
+        assert low < error < high
+    wrong = wrong_triplets(case.embeddings, case.masks, case.triplets)
+    of = case.triplets.condition == 1
+    assert found["ci95"]["by_condition"]["c1"] == list(interval(wrong[of], case.triplets.anchor[of]))
+
+
+def test_interval_is_deterministic():
+    """The same triplets have the same interval; another seed moves it a little."""
+    rng = np.random.default_rng(0)
+    wrong, anchor = rng.random(2000) < 0.2, rng.integers(300, size=2000)
+    assert interval(wrong, anchor) == interval(wrong, anchor)
+    low, high = interval(wrong, anchor)
+    other_low, other_high = interval(wrong, anchor, seed=1)
+    assert (low, high) != (other_low, other_high)
+    assert abs(low - other_low) < 0.1 * (high - low) > abs(high - other_high)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.98, 1.0])
+@pytest.mark.parametrize("n_anchors", [1, 2, 7, 500])
+def test_interval_contains_the_estimate(share, n_anchors):
+    """Also where nothing or everything is wrong, and with very few anchors."""
+    rng = np.random.default_rng(int(1000 * share) + n_anchors)
+    wrong, anchor = rng.random(3000) < share, rng.integers(n_anchors, size=3000)
+    low, high = interval(wrong, anchor)
+    assert 0 <= low <= wrong.mean() <= high <= 1
+
+
+def test_interval_is_that_of_a_naive_bootstrap():
+    """Within sampling noise, the percentiles of a loop that draws anchors and pools all their triplets."""
+    rng = np.random.default_rng(0)
+    anchor = rng.integers(40, size=600) ** 2 // 40
+    wrong = rng.random(600) < rng.random(40)[anchor]
+    of = [wrong[anchor == a] for a in np.unique(anchor)]
+    errors = [np.concatenate([of[i] for i in rng.integers(len(of), size=len(of))]).mean() for _ in range(4000)]
+    expected = np.percentile(errors, [2.5, 97.5])
+    found = np.mean([interval(wrong, anchor, seed) for seed in range(20)], axis=0)
+    assert np.abs(found - expected).max() < 0.04 * (expected[1] - expected[0])  # 5 and 95 % are 0.08 away
+
+
+def test_few_groups_are_never_certain():
+    """Of 5 anchors without a mistake the next may well make one; Wilson's interval of 5 ends at 43 %."""
+    low, high = interval(np.zeros(20, bool), np.arange(20) % 5)
+    assert low == 0 and high == pytest.approx(0.4345, abs=1e-4)
+    low, high = interval(np.ones(20, bool), np.arange(20) % 5)
+    assert low == pytest.approx(1 - 0.4345, abs=1e-4) and high == 1
+    assert interval(np.zeros(40, bool), np.arange(40)) == (0, 0)
+
+
+def test_interval_is_wider_when_triplets_cluster():
+    """The same errors on few anchors, each right or wrong as a whole, are less certain than on many."""
+    rng = np.random.default_rng(0)
+    wrong = np.repeat(rng.random(100) < 0.3, 40)
+    low, high = interval(wrong, np.repeat(np.arange(100), 40))
+    single_low, single_high = interval(wrong, np.arange(4000))
+    assert high - low > 4 * (single_high - single_low)  # sqrt(40) = 6.3 in theory
+
+
+def test_interval_covers_the_truth():
+    """Over repeated draws of anchors from a world with a known error, about 95 % of the intervals hold it."""
+    rng = np.random.default_rng(0)
+    hits, repeats, n_anchors = 0, 150, 200
+    for _ in range(repeats):
+        rates = rng.beta(2, 8, size=n_anchors)  # mean 0.2; triplets of one anchor go together
+        anchor = np.repeat(np.arange(n_anchors), rng.integers(1, 8, size=n_anchors))
+        low, high = interval(rng.random(len(anchor)) < rates[anchor], anchor)
+        hits += low <= 0.2 <= high
+    assert 0.88 <= hits / repeats <= 0.99
+
+
+def test_interval_is_quick():
+    """40,000 triplets over 20,000 anchors."""
+    rng = np.random.default_rng(0)
+    wrong, anchor = rng.random(40_000) < 0.1, rng.integers(20_000, size=40_000)
+    began = time.process_time()
+    interval(wrong, anchor)
+    assert time.process_time() - began < 2
+
+
+def test_evaluation_embeds_each_item_once():
+    """20,000 items and 40,000 triplets: each item of the split is embedded exactly once, and no other item is. What
+    the device computes besides is the padding of the last chunk."""
+    from csn_jax.data.dataset import Dataset
+    from csn_jax.data.triplets import draw_triplets
+    from csn_jax.model.model import CHUNK, Model
+    from csn_jax.runtime.sharding import make_shardings
+    from csn_jax.train.loop import evaluate
+
+    n, n_test = 25_000, 20_000
+    number = np.arange(n)
+    inputs = np.stack([number % 256, number // 256], axis=1).astype(np.uint8).reshape(n, 2, 1, 1)
+    rng = np.random.default_rng(0)
+    labels = {name: rng.integers(10, size=n).astype(str) for name in ("x", "y")}
+    conditions = tuple(Condition(name, "categorical") for name in labels)
+    split = np.full(n, "train")
+    split[rng.permutation(n)[:n_test]] = "test"
+    items = ItemSet(inputs, number.astype(str), labels, split, conditions)
+    triplets = draw_triplets(items, "test", 20_000, seed=0)
+
+    def numbers(inputs) -> np.ndarray:
+        pixels = np.asarray(inputs).reshape(-1, 2).astype(int)
+        return pixels[:, 0] + 256 * pixels[:, 1]
+
+    asked, computed = [], []
+
+    class Watched(Model):
+        def _in_chunks(self, function, inputs, rows):
+            asked.append(rows)
+            return super()._in_chunks(function, inputs, rows)
+
+    def network(inputs):
+        computed.append(numbers(inputs))
+        return jnp.asarray(np.random.default_rng(0).normal(size=(len(inputs), 4)).astype(np.float32))
+
+    masks, shape = np.ones((2, 4), np.float32), inputs.shape[1:]
+    model = Watched(("x", "y"), masks, 7, shape, False, network, network, str, make_shardings())
+    found, embeddings = evaluate(model, Dataset(items, {"test": triplets}, {}), "test", "learned")
+    np.testing.assert_array_equal(np.sort(np.concatenate(asked)), np.flatnonzero(split == "test"))
+    assert embeddings.shape == (n, 4) and not embeddings[split == "train"].any()
+    computed = np.concatenate(computed)
+    assert set(computed) == set(np.flatnonzero(split == "test")) and len(computed) - n_test < CHUNK
+    assert found["n_triplets"]["overall"] == 40_000 and found["step"] == 7
+
+
+def test_a_difference_is_paired():
+    """The difference is that of the two errors, and its interval that of a bootstrap which draws whole anchors, each
+    with both models' failures; it is far narrower than the errors' own where the models fail alike."""
+    case = make_case(3000)
+    wrong = wrong_triplets(case.embeddings, case.masks, case.triplets)
+    rng = np.random.default_rng(1)
+    other = wrong | (rng.random(3000) < 0.04)  # fails wherever the first does, and elsewhere too
+    found = difference(wrong, other, case.items, case.triplets)
+    for name in ("overall", "c0", "c1", "c2"):
+        of = np.full(3000, True) if name == "overall" else case.triplets.condition == int(name[1])
+        value, (low, high) = (
+            part["overall"] if name == "overall" else part["by_condition"][name] for part in found.values()
+        )
+        assert value == pytest.approx(np.mean(other[of]) - np.mean(wrong[of]), abs=1e-12)
+        groups = {}
+        for t in np.flatnonzero(of):
+            groups.setdefault(int(case.triplets.anchor[t]), []).append(float(other[t]) - float(wrong[t]))
+        groups, drawn = list(groups.values()), []
+        for _ in range(1000):
+            some = [groups[i] for i in rng.integers(len(groups), size=len(groups))]
+            drawn.append(sum(map(sum, some)) / sum(map(len, some)))
+        naive_low, naive_high = np.percentile(drawn, [2.5, 97.5])
+        assert (low, high) == pytest.approx((naive_low, naive_high), abs=0.15 * (naive_high - naive_low))
+    low, high = interval(wrong, case.triplets.anchor)
+    assert found["ci95"]["overall"][0] > 0 and np.diff(found["ci95"]["overall"]) < (high - low) / 2

@@ -1,0 +1,326 @@
+"""Files of torch.save, read without PyTorch: the same arrays as torch.load, and no code of the file is ever run."""
+
+import io
+import os
+import pickle
+import random
+import struct
+import time
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from oracles import assert_close
+
+from csn_jax.model.torch_archive import LEGACY_MAGIC, LEGACY_PROTOCOL, MAX_PICKLE, Refused, read_tensors
+
+FORMATS = {"zip": {}, "old": {"_use_new_zipfile_serialization": False}}
+
+
+@pytest.fixture(params=FORMATS)
+def save(request):
+    """save(value) -> bytes, in each of the two formats."""
+
+    def write(value, **options):
+        file = io.BytesIO()
+        torch.save(value, file, **FORMATS[request.param], **options)
+        return file.getvalue()
+
+    return write
+
+
+def network():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, bias=False), torch.nn.BatchNorm2d(5), torch.nn.Linear(5, 2))
+
+
+def arrays(tensors):
+    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_state_dict_is_read_bit_for_bit(save, protocol):
+    state = network().state_dict()
+    assert_close(read_tensors(save(state, pickle_protocol=protocol)), arrays(state), 0)
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model"])
+def test_the_state_dict_of_a_training_checkpoint_is_found(save, wrapper):
+    """Beside an epoch, a score and the optimizer's state."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    checkpoint = {
+        "epoch": 2**40,
+        "best_prec1": 0.89,
+        "optimizer": optimizer.state_dict(),
+        wrapper: model.state_dict(),
+        "args": [None, True, False, ("a", -1, 300, 70_000)],
+    }
+    assert_close(read_tensors(save(checkpoint)), arrays(model.state_dict()), 0)
+
+
+def test_every_kind_of_tensor(save):
+    """Types, views of one storage, turned and empty ones, scalars, parameters."""
+    base = torch.arange(24, dtype=torch.float32)
+    tensors = {
+        "double": torch.linspace(0, 1, 5, dtype=torch.float64),
+        "half": torch.linspace(0, 1, 5, dtype=torch.float16),
+        "long": torch.tensor([2**40, -1]),
+        "int": torch.tensor([[7, -7]], dtype=torch.int32),
+        "byte": torch.tensor([0, 255], dtype=torch.uint8),
+        "bool": torch.tensor([True, False]),
+        "slice": base[3:9],
+        "turned": base.reshape(4, 6).T,
+        "every other": base[::2].reshape(3, 4)[:, 1],
+        "repeated": torch.ones(1, 3).expand(1, 3),
+        "empty": torch.zeros(0, 4),
+        "scalar": torch.tensor(1.5),
+        "parameter": torch.nn.Parameter(torch.ones(2, 2)),
+    }
+    found = read_tensors(save(OrderedDict(tensors)))
+    assert found["bool"].dtype == bool and found.pop("bool").tolist() == tensors.pop("bool").tolist()
+    assert_close(found, arrays(tensors), 0)
+    assert found["slice"].base is not None and not found["slice"].flags.writeable  # views: nothing is copied
+
+
+def test_the_names_of_old_python_and_old_pytorch():
+    """Python 2 writes names as bytes, and PyTorch 0.3 rebuilds a tensor from four arguments."""
+    pid = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x06cuda:0K\x03Ntq\x01Q"
+    tensor = b"ctorch._utils\n_rebuild_tensor\n(" + pid + b"K\x00(K\x03t(K\x01ttR"
+    tree = b"\x80\x02ccollections\nOrderedDict\n(](]q\x02(U\x01w" + tensor + b"eetR."
+    parts = [
+        b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
+        pickle.dumps(1001, 2),
+        pickle.dumps({"little_endian": True}, 2),
+    ]
+    data = b"".join(parts) + tree + pickle.dumps(["0"], 2) + struct.pack("<q3f", 3, 1, 2, 3)
+    assert_close(read_tensors(data), {"w": np.array([1, 2, 3], np.float32)}, 0)
+
+
+class Reduce:
+    """Pickles as a call of `function` with `arguments`."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def zipped(instructions):
+    """A zip archive with this pickle and nothing else."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x/data.pkl", instructions)
+    return file.getvalue()
+
+
+class Inside(dict):
+    pass
+
+
+def attacks(path):
+    """By name: what to save, and the global that a refusal names."""
+    touch = f"touch {path}"
+    return {
+        "os.system": (Reduce(os.system, touch), "posix.system"),
+        "eval": (Reduce(eval, f"open({str(path)!r}, 'w')"), ".eval"),
+        "exec": (Reduce(exec, f"open({str(path)!r}, 'w')"), ".exec"),
+        "open": (Reduce(open, str(path), "w"), "io.open"),
+        "in a state dict": ({"state_dict": OrderedDict(a=torch.ones(2), b=Reduce(os.system, touch))}, "posix.system"),
+        "as a key": ({Reduce(os.system, touch): 1}, "posix.system"),
+        "in an argument": (OrderedDict(a=[({"b": (Reduce(os.system, touch),)},)]), "posix.system"),
+        "a call of a call": (Reduce(getattr, Reduce(__import__, "os"), "system"), ".getattr"),
+        "a subclass": (Inside(a=torch.ones(2)), f"{__name__}.Inside"),
+        "a whole model": (network(), "torch.nn.modules.container.Sequential"),
+        "numpy": ({"acc": np.float64(1), "w": torch.ones(2)}, "numpy._core.multiarray.scalar"),
+    }
+
+
+@pytest.mark.parametrize("name", attacks("x"))
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_code_is_refused_by_its_name_and_never_run(name, protocol, save, tmp_path):
+    """torch.load with its guard off runs what these hold."""
+    sentinel = tmp_path / "run"
+    value, offender = attacks(sentinel)[name]
+    data = save(value, pickle_protocol=protocol)
+    with pytest.raises(Refused, match="so it was not loaded") as caught:
+        read_tensors(data)
+    assert f"{offender}, which" in str(caught.value) and tiny.is_one_sentence(str(caught.value))
+    assert not sentinel.exists()
+    if "touch" in str(value.__dict__ if isinstance(value, Reduce) else ""):
+        torch.load(io.BytesIO(data), weights_only=False)
+        assert sentinel.exists()
+
+
+def test_other_numbers_are_not_taken_for_code(save):
+    with pytest.raises(Refused, match="holds a torch.BFloat16Storage, .* save it as float32") as caught:
+        read_tensors(save({"w": torch.ones(2).to(torch.bfloat16)}))
+    assert "code" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "part"),
+    [
+        (b"\x80\x02ctorch\nFloatStorage\n)R.", "calls torch.FloatStorage"),
+        (b"\x80\x02ctorch\nFloatStorage\n)\x81.", "instruction NEWOBJ"),
+        (b"\x80\x02(S'id'\nios\nsystem\n.", "instruction STRING"),
+        (b"\x80\x02(ios\nsystem\n.", "instruction INST"),
+        (b"\x80\x02\x82\x01.", "instruction EXT1"),
+        (b"\x80\x02(K\x01ccollections\nOrderedDict\no.", "instruction OBJ"),
+        (b"\x80\x02ccollections\nOrderedDict\n}X\x01\x00\x00\x00aK\x01sb.", "a Global stands where a dict should"),
+        (b"\x80\x02K\x01)R.", "a int stands where a Global should"),
+        (b"\x80\x02\x8b\xff\xff\xff\x7f.", "is damaged"),
+        (b"\x80\x02X\xff\xff\xff\x7fa.", "is damaged"),
+        (b"\x80\x02}N", "is damaged"),
+        (b"\x80\x02.", "is damaged"),
+        (b"\x80\x02t.", "is damaged"),
+        (b"\x80\x02h\x07.", "is damaged"),
+        (b"\x80\x02]q\x00h\x00a.", "holds a list"),
+        (b"\x80\x02}X\x01\x00\x00\x00aK\x01s.", "holds no named tensors"),
+        (b"\x80\x02}(K\x01tK\x01s.", "keys are neither text nor numbers"),
+        (b"\x80\x02ccollections\nOrderedDict\n]](K\x01ea\x85R.", "is damaged"),
+        (b"\x80\x02" + b"]" * (MAX_PICKLE + 1) + b".", "bytes of pickle"),
+        (b"\x80\x02c" + b"a" * 5000 + b"\nb\x1b[31m. c\n.", "aaa..., which is no tensor"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_other_instructions_are_refused(instructions, part):
+    with pytest.raises(Refused) as caught:
+        read_tensors(zipped(instructions))
+    assert part in str(caught.value) and tiny.is_one_sentence(str(caught.value))
+
+
+def test_nested_tuples_take_no_time():
+    """Python's hash or text of a tuple doubled 60 times would take longer than anyone lives."""
+    doubled = b")" + b"q\x00h\x00\x86" * 60
+    head = [pickle.dumps(part, 2) for part in (LEGACY_MAGIC, LEGACY_PROTOCOL, {"little_endian": True}, {})]
+    for data, part in (
+        (zipped(b"\x80\x02}(" + doubled + b"K\x01u."), "keys are neither"),
+        (zipped(b"\x80\x04" + doubled + b"X\x01\x00\x00\x00a\x93."), "a tuple stands where a str should"),
+        (zipped(b"\x80\x02" + doubled + b"Q."), "a tuple stands where a Global should|is damaged"),
+        (zipped(b"\x80\x02" + doubled + b"."), "holds a tuple"),
+        (b"".join(head) + b"\x80\x02]" + doubled + b"a.", "a tuple stands where a str should"),
+    ):
+        with pytest.raises(Refused, match=part):
+            read_tensors(data)
+
+
+class Part:
+    """Stands for a storage in `lying`."""
+
+    def __init__(self, *reference):
+        self.reference = reference
+
+
+def lying(offset=0, size=(2, 3), stride=(3, 1), n=6, kind=torch.FloatStorage, stored=24, key="0", **more):
+    """A zip archive with one tensor [2, 3] whose description can be made to lie."""
+    file, pickled = io.BytesIO(), io.BytesIO()
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return value.reference if isinstance(value, Part) else None
+
+    part = Part(*more.get("reference", ("storage", kind, key, "cpu", n)))
+    rebuild = Reduce(torch._utils._rebuild_tensor_v2, part, offset, size, stride, False, OrderedDict())
+    Pickler(pickled, 2).dump({"w": rebuild})
+    with zipfile.ZipFile(file, "w", more.get("compression", zipfile.ZIP_STORED)) as archive:
+        archive.writestr("x/data.pkl", pickled.getvalue())
+        archive.writestr("x/data/0", np.arange(6, dtype=np.float32).tobytes()[:stored].ljust(stored, b"\0"))
+        for name, content in more.get("members", {}).items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def test_the_lying_archive_is_read_when_it_does_not_lie():
+    expected = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    assert_close(read_tensors(lying()), expected, 0)
+    assert_close(read_tensors(lying(members={"x/byteorder": "little", "x/version": "3"})), expected, 0)
+
+
+LIES = {
+    "storage too short": ({"stored": 20}, "storage 0 has 20 bytes, not 6 values"),
+    "storage too long": ({"stored": 28}, "storage 0 has 28 bytes"),
+    "storage of another type": ({"kind": torch.DoubleStorage}, "24 bytes, not 6 values"),
+    "storage not there": ({"key": "7"}, "storage 7 is not in it"),
+    "storage outside": ({"key": "../data.pkl"}, "is not in it"),
+    "past the end": ({"size": (2, 4)}, "reaches past its storage"),
+    "offset": ({"offset": 1}, "reaches past its storage"),
+    "negative offset": ({"offset": -1}, "impossible shape"),
+    "negative stride": ({"stride": (-3, 1), "offset": 3}, "impossible shape"),
+    "negative size": ({"size": (-2, 3)}, "impossible shape"),
+    "stride of 0": ({"size": (2**30, 2**9), "stride": (0, 0)}, "reaches past its storage"),
+    "huge": ({"size": (2**62, 3)}, "impossible shape"),
+    "huge and empty": ({"size": (2**39, 2**39, 0), "stride": (0, 0, 0)}, "is damaged"),
+    "more strides": ({"stride": (3, 1, 1)}, "impossible shape"),
+    "many axes": ({"size": (1,) * 9, "stride": (1,) * 9}, "impossible shape"),
+    "floats": ({"size": (2.0, 3.0)}, "impossible shape"),
+    "truth": ({"size": (True, 3)}, "impossible shape"),
+    "list": ({"size": [2, 3]}, "a list stands where a tuple should"),
+    "huge storage": ({"n": 2**62}, "described as none of torch.save's"),
+    "no storage": ({"reference": ("module", torch.FloatStorage, "0", "cpu", 6)}, "described as none"),
+    "short reference": ({"reference": ("storage",)}, "is damaged"),
+    "view of a storage": ({"reference": ("storage", torch.FloatStorage, "0", "cpu", 6, ("1", 0, 3))}, "holds a view"),
+    "compressed": ({"compression": zipfile.ZIP_DEFLATED, "stored": 10**6, "n": 250_000}, "is compressed"),
+    "big-endian": ({"members": {"x/byteorder": "big"}}, "big-endian"),
+    "two pickles": ({"members": {"y/data.pkl": "x"}}, "2 data.pkl"),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_an_archive_that_lies_about_its_tensors_is_refused(name):
+    options, part = LIES[name]
+    with pytest.raises(Refused) as caught:
+        read_tensors(lying(**options))
+    assert part in str(caught.value) and tiny.is_one_sentence(str(caught.value))
+
+
+def test_other_files_and_broken_ones(save):
+    whole = save(network().state_dict())
+    empty_zip = io.BytesIO()
+    zipfile.ZipFile(empty_zip, "w").close()
+    for data, part in (
+        (b"", "is no PyTorch checkpoint"),
+        (b"just text", "is no PyTorch checkpoint"),
+        (pickle.dumps({"a": 1}), "is no PyTorch checkpoint"),
+        (empty_zip.getvalue(), "0 data.pkl"),
+        (whole[: len(whole) // 2], "is damaged"),
+        (whole[:-40], "is damaged"),
+        (whole[:30], "is damaged"),
+        (save([torch.ones(2)]), "holds a list"),
+        (save(torch.ones(2)), "holds a Tensor"),
+        (save({"a": 1}), "holds no named tensors"),
+    ):
+        with pytest.raises(Refused, match=part) as caught:
+            read_tensors(data)
+        assert tiny.is_one_sentence(str(caught.value))
+
+
+def test_flipped_bytes_raise_nothing_but_a_refusal(save):
+    """2,000 seeded files with one to three changed bytes; the zip format also notices changed values by its sums."""
+    whole, rng = save({"epoch": 3, "state_dict": network().state_dict()}), random.Random(0)
+    state, loaded, slowest = arrays(network().state_dict()), 0, 0.0
+    for _ in range(2_000):
+        changed = bytearray(whole)
+        for _ in range(rng.randrange(1, 4)):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+        began = time.perf_counter()
+        try:
+            tensors = read_tensors(bytes(changed))
+        except Refused as refusal:
+            assert tiny.is_one_sentence(str(refusal)), refusal
+            continue
+        finally:
+            slowest = max(slowest, time.perf_counter() - began)
+        loaded += 1
+        assert all(isinstance(tensor, np.ndarray) and tensor.size <= len(whole) for tensor in tensors.values())
+        if whole.startswith(b"PK"):
+            assert all(np.array_equal(tensors[name], state[name]) for name in tensors.keys() & state.keys())
+    assert 0 < loaded < 2_000
+    assert slowest < 2

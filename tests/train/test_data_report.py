@@ -1,0 +1,236 @@
+"""The data report: counts by hand, notions that are nearly the same, and duplicates that straddle splits."""
+
+import dataclasses
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import shop
+
+from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig
+from csn_jax.data.dataset import load_dataset
+from csn_jax.data.item_set import SPLITS, Rows, split_rows
+from csn_jax.train.data_report import normalised_mutual_information, report
+
+TRIPLETS = {"train_triplets": 60, "validation_triplets": 20, "test_triplets": 20}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CSN_JAX_CACHE", str(tmp_path / "cache"))
+
+
+def config(path, **data) -> Config:
+    data = DataConfig(source="table", path=str(path), **(TRIPLETS | data))
+    backbone = BackboneConfig(name="projection" if data.vectors else "small")
+    preprocess = PreprocessConfig(size=16, mean=(0.5,) * 3, std=(0.3,) * 3)
+    return Config(batch_size=16, data=data, backbone=backbone, preprocess=preprocess)
+
+
+def by_vectors(folder, columns, **data):
+    path = shop.write(folder / "products.csv", columns)
+    np.save(folder / "v.npy", np.random.default_rng(0).normal(size=(len(columns["colour"]), 4)).astype(np.float32))
+    settings = config(path, vectors="v.npy", **data)
+    return settings, load_dataset(settings)
+
+
+def lines_of(settings, dataset):
+    """The head, {name: cells} of the table, whose columns may stand in several blocks, and the notes."""
+    head, *rest = report(settings, dataset).splitlines()
+    notes = [line for line in rest if line.startswith("- ")]
+    columns, rows = [], {}
+    for block in "\n".join(line for line in rest if not line.startswith("- ")).split("\n\n"):
+        names, rule, *lines = block.splitlines()
+        ends = np.cumsum([len(part) + 2 for part in rule.split("  ")])
+        cut = lambda line: [line[a:b].strip() for a, b in zip([0, *ends[:-1]], ends, strict=True)]  # noqa: B023, E731
+        columns += cut(names)[1:]
+        for name, *cells in map(cut, lines):
+            rows.setdefault(name, []).extend(cells)
+    assert columns == ["kind", "values", "known", "possible triplets", "rarest values"]
+    return head, rows, notes
+
+
+def test_what_is_said_of_every_condition(tmp_path):
+    """Kind, values, share known, rarest values, possible triplets: by hand."""
+    columns = shop.columns(200)
+    columns["rare"] = ["common"] * 160 + [""] * 36 + ["a", "a", "b", "b"]
+    settings, dataset = by_vectors(tmp_path, columns, conditions=("rare", "price", "size", "tags"))
+    head, rows, notes = lines_of(settings, dataset)
+    items = dataset.items
+    train, validation, test = ((items.split == name).sum() for name in ("train", "validation", "test"))
+    assert head.endswith(f"products.csv, 200 items ({train} train, {validation} validation, {test} test)")
+    kind, values, known, possible, rarest = rows["rare"]
+    assert (kind, values, known, rarest) == ("categorical", "3", "82.0%", "2 seen once or twice: a 2, b 2")
+    total = 0
+    for split in ("train", "validation", "test"):
+        label = items.labels["rare"][items.split == split]
+        label = label[label != ""]
+        total += sum(
+            a != b and label[a] == label[b] != label[c]
+            for a in range(len(label))
+            for b in range(len(label))
+            for c in range(len(label))
+        )
+    assert possible == f"{total:,}"
+    prices = [float(price) for price in columns["price"]]
+    assert rows["price"][:3] == ["numeric", f"{len(set(prices))} ({min(prices):g} to {max(prices):g})", "100.0%"]
+    assert rows["price"][4] == "-" and "million" in rows["price"][3]
+    assert rows["size"][0] == "ordinal" and rows["tags"][:2] == ["set", "7"]
+    blank = sum(not tags for tags in columns["tags"])
+    assert rows["tags"][2] == f"{math.floor((200 - blank) / 2 * 10) / 10:.1f}%"
+
+
+def test_hundred_per_cent_is_said_of_all_alone(tmp_path):
+    columns = shop.columns(2_000)
+    columns["colour"][5] = ""
+    settings, dataset = by_vectors(tmp_path, columns, conditions=("colour",))
+    assert lines_of(settings, dataset)[1]["colour"][2] == "99.9%"
+
+
+def test_nearly_the_same_notions_are_named(tmp_path):
+    """A column that repeats another under other names, but for a few items; and not one that is unlike it."""
+    columns = shop.columns(200)
+    columns["farbe"] = [{"red": "rot", "green": "grün", "blue": "blau"}[name] for name in columns["colour"]]
+    columns["farbe"][3] = "rot"
+    settings, dataset = by_vectors(tmp_path, columns, conditions=("category", "colour", "farbe"))
+    notes = [note for note in lines_of(settings, dataset)[2] if "nearly the same notion" in note]
+    assert len(notes) == 1 and "colour and farbe" in notes[0]
+
+
+def test_normalised_mutual_information():
+    """Against the definition by loops; 1 for a renaming, 0 for independence, unknown values left out."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(-1, 4, 300), rng.integers(-1, 3, 300)
+    y = np.where(rng.random(300) < 0.5, np.minimum(x, 2), y)
+    pairs = [(a, b) for a, b in zip(x.tolist(), y.tolist(), strict=True) if a >= 0 and b >= 0]
+    n = len(pairs)
+    share = lambda test: sum(map(test, pairs)) / n  # noqa: E731
+    information = h_x = h_y = 0.0
+    for a in range(4):
+        p_a = share(lambda pair, a=a: pair[0] == a)
+        h_x -= p_a * math.log(p_a)
+    for b in range(3):
+        p_b = share(lambda pair, b=b: pair[1] == b)
+        h_y -= p_b * math.log(p_b)
+        for a in range(4):
+            p_a = share(lambda pair, a=a: pair[0] == a)
+            p = share(lambda pair, a=a, b=b: pair == (a, b))
+            information += p * math.log(p / p_a / p_b) if p else 0
+    assert normalised_mutual_information(x, y) == pytest.approx(2 * information / (h_x + h_y), abs=1e-12)
+    assert normalised_mutual_information(x, (x + 7) % 4 * (x >= 0) - (x < 0)) == pytest.approx(1)
+    assert normalised_mutual_information(np.repeat([0, 1], 4), np.tile([0, 1], 4)) == pytest.approx(0, abs=1e-12)
+    assert normalised_mutual_information(np.array([0, -1]), np.array([-1, 1])) == 0
+    assert normalised_mutual_information(np.zeros(3, int), np.zeros(3, int)) == 0
+
+
+def with_copies(folder, **changes):
+    """The shop with photo 2k + 1 a copy of photo 2k for the first twenty."""
+    columns = shop.columns() | changes
+    columns["image"] = [name.split(".")[0] + ".png" for name in columns["image"]]
+    path = shop.write(folder / "products.csv", columns, pictures=True)
+    for i in range(0, 20, 2):
+        (folder / columns["image"][i + 1]).write_bytes((folder / columns["image"][i]).read_bytes())
+    return path
+
+
+def straddling(split):
+    return sum(split[i] != split[i + 1] for i in range(0, 20, 2))
+
+
+def test_copies_that_straddle_splits_are_moved_together(tmp_path):
+    """Told with their number; nobody else moves."""
+    settings = config(with_copies(tmp_path / "a"), conditions=("colour", "size"))
+    split = load_dataset(settings).items.split
+    assert straddling(split) == 0 and len(set(split)) == 3
+    apart = load_dataset(
+        config(
+            shop.write(tmp_path / "b" / "products.csv", shop.columns(), pictures=True), conditions=("colour", "size")
+        )
+    ).items.split
+    moved = 2 * straddling(apart)
+    assert moved and (split[20:] == apart[20:]).all()
+    notes = lines_of(settings, load_dataset(settings))[2]
+    assert any(
+        "repeat an earlier one exactly: 10" in note and "images/000.png and images/001.png" in note for note in notes
+    )
+    assert any(
+        f"{moved} items that are the same or nearly straddled splits and were moved together" in n for n in notes
+    )
+
+
+def test_copies_go_where_most_of_them_are():
+    """Three copies of which two fell into one split; of two apart, the one in training stays."""
+    n = 200
+    together = np.arange(n)
+    together[:60] = np.arange(60) // 3 * 3
+    together[60:100] = np.arange(60, 100) // 2 * 2
+    labels = {"colour": np.tile(["red", "blue"], n // 2)}
+    rows = Rows(np.zeros((n, 2), np.float32), np.arange(n).astype(str), labels, (), None, together)
+    before, none = split_rows(rows._replace(together=None), DataConfig())
+    after, straddling = split_rows(rows, DataConfig())
+    assert none == 0 and straddling > 30 and (before[100:] == after[100:]).all()
+    for start in range(0, 60, 3):
+        most, times = Counter(before[start : start + 3].tolist()).most_common(1)[0]
+        assert set(after[start : start + 3]) == {most if times > 1 else "train"}
+    for start in range(60, 100, 2):
+        pair = set(before[start : start + 2].tolist())
+        assert set(after[start : start + 2]) == ({"train"} if "train" in pair else {min(pair, key=SPLITS.index)})
+
+
+def test_copies_move_whole_products(tmp_path):
+    """With split_by, what a copy connects stays whole."""
+    columns = shop.columns()
+    product = [f"p{(i + 1) // 2}" for i in range(60)]  # 1 and 2, 3 and 4, ...: chained with the copies up to 20
+    settings = config(with_copies(tmp_path, product=product), conditions=("colour",), split_by="product")
+    split = load_dataset(settings).items.split
+    assert straddling(split) == 0 and all(split[i] == split[i + 1] for i in range(1, 59, 2))
+    assert len(set(split[:21])) == 1 and columns["product"] != product
+
+
+def test_a_given_split_stays_and_its_copies_are_told(tmp_path):
+    given = [("train", "test", "validation")[i % 3] for i in range(60)]
+    settings = config(with_copies(tmp_path, split=given), conditions=("colour",))
+    dataset = load_dataset(settings)
+    assert dataset.items.split.tolist() == given
+    assert any(
+        "20 items that are the same or nearly straddled splits and stay so" in n for n in lines_of(settings, dataset)[2]
+    )
+
+
+def test_hostile_names_do_not_reach_the_terminal(tmp_path):
+    """Control characters, line breaks and endless values are shown harmlessly."""
+    columns = shop.columns()
+    columns["colour"][0] = columns["colour"][1] = "\x1b[2J\x07" + "long " * 30
+    columns["colour"][2] = columns["colour"][3] = "two\nlines"
+    settings, dataset = by_vectors(tmp_path, columns, conditions=("colour",))
+    text = report(settings, dataset)
+    assert "\x1b" not in text and "\x07" not in text and "?[2J?" in text and "two?lines" in text
+    assert all(len(line) < 250 for line in text.splitlines())
+
+
+def test_skipped_images_are_in_the_report(tmp_path):
+    path = shop.write(tmp_path / "products.csv", shop.columns(), pictures=True)
+    (tmp_path / "images" / "004.jpg").write_text("no image")
+    settings = config(path, conditions=("colour",), skip_bad=True)
+    notes = lines_of(settings, load_dataset(settings))[2]
+    assert any("row 5 (line 6): image 'images/004.jpg' is no JPEG" in note for note in notes)
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_real_products(monkeypatch):
+    """The flaws of the real catalogue are named: blanks, values seen twice, near-duplicates, a number column."""
+    from pathlib import Path
+
+    path = Path(__file__).parents[3] / "shared" / "data" / "footwear" / "products.csv"
+    if not path.exists():
+        pytest.skip("the real photos of ../shared/data are not here")
+    settings = dataclasses.replace(
+        config(path, conditions=("category", "gender", "colour", "season")),
+        preprocess=PreprocessConfig(size=64, mean=(0.5,) * 3, std=(0.3,) * 3),
+    )
+    _, rows, notes = lines_of(settings, load_dataset(settings))
+    assert rows["season"][2] == "99.7%" and "seen once or twice: Nude 1" in rows["colour"][4]
+    told = "\n".join(notes)
+    assert "year: 11 different numbers" in told and "nearly the same as another: 1" in told and "moved together" in told
