@@ -7,7 +7,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from csn_jax.config import Config
     from csn_jax.errors import MachineError, Stopped, UserError
-    from csn_jax.model.model import Model, load
+    from csn_jax.model.model import Model
+    from csn_jax.model.run import load
     from csn_jax.store.index import Index
     from csn_jax.train.loop import train_and_evaluate
 
@@ -19,7 +20,7 @@ _HOMES = {
     "Model": "csn_jax.model.model",
     "Stopped": "csn_jax.errors",
     "UserError": "csn_jax.errors",
-    "load": "csn_jax.model.model",
+    "load": "csn_jax.model.run",
     "train_and_evaluate": "csn_jax.train.loop",
 }
 __all__ = [

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from csn_jax.config import Config
 from csn_jax.errors import MachineError, Stopped, UserError
-from csn_jax.text import did_you_mean, table
+from csn_jax.text import did_you_mean
 
 Args = TypeVar("Args")
 
@@ -183,71 +183,3 @@ def presets_of(module: Any) -> dict[str, Callable[[], Config]]:
         for name, value in vars(module).items()
         if callable(value) and not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
     }
-
-
-def results_table(results: dict[str, Any]) -> str:
-    """results.json for people."""
-    rows = [("condition", "triplet error", "95 % interval", "triplets")]
-    error, ci95, total = results["triplet_error"], results["ci95"], results["n_triplets"]
-    for name in [*results["conditions"], "overall"]:
-        value, (low, high), n = (
-            part["overall"] if name == "overall" else part["by_condition"][name] for part in (error, ci95, total)
-        )
-        rows.append((name, f"{value:.2%}", f"{low:.2%} to {high:.2%}", f"{n:,}"))
-    head = f"{results['variant']} masks, {results['split']} split, step {results['step']:,}"
-    parts = [f"{head}\n{table(rows)}"]
-    if found := results.get("against"):
-        rows = [(f"against {found['workdir']}", "higher by", "95 % interval")]
-        for name in [*results["conditions"], "overall"]:
-            value, (low, high) = (
-                part["overall"] if name == "overall" else part["by_condition"][name]
-                for part in (found["difference"], found["ci95"])
-            )
-            rows.append((name, f"{value * 100:.2f} points", f"{low * 100:.2f} to {high * 100:.2f}"))
-        parts.append(table(rows))
-    if found := results.get("adapted"):
-        rows = [("learned by adapt", "triplet error", "95 % interval", "unmasked", "triplets", "from")]
-        for one in found:
-            (low, high), plain = one["ci95"], one["unmasked"]["triplet_error"]
-            figures = (
-                f"{one['triplet_error']:.2%}",
-                f"{low:.2%} to {high:.2%}",
-                f"{plain:.2%}",
-                f"{one['n_triplets']:,}",
-            )
-            rows.append((one["condition"], *figures, one["learned_from"]))
-        parts.append(table(rows))
-    if found := results.get("baselines"):
-        rows = [("same triplets, error under", "these masks", "raw Euclidean", "raw cosine", "linear probe")]
-        for name in [*results["conditions"], "overall"]:
-            values = (
-                part["overall"] if name == "overall" else part["by_condition"][name]
-                for part in (error, *(found[which] for which in ("euclidean", "cosine", "linear_probe")))
-            )
-            rows.append((name, *("-" if value is None else f"{value:.2%}" for value in values)))
-        parts.append(table(rows))
-    if found := results.get("retrieval", {}).get("by_condition"):
-        n_queries = results["retrieval"]["n_queries"]["by_condition"]
-        chance = results["retrieval"].get("chance", {}).get("by_condition", {})  # older results have neither
-        rows = [("retrieval", "recall@1", "precision@10", "by chance", "R-precision", "MAP@R", "queries")]
-        for name, values in found.items():
-            shown = (values["recall@1"], values.get("precision@10"), chance.get(name), values["r_precision"])
-            figures = ("-" if value is None else f"{value:.2%}" for value in (*shown, values["map@r"]))
-            rows.append((name, *figures, f"{n_queries[name]:,}"))
-        parts.append(table(rows))
-        if results["retrieval"].get("seen_in_training"):
-            parts.append("Training saw these items: triplets were split, and not items (see config.data.split_by).")
-    if found := results.get("leakage"):
-        chance = found["chance"]["by_attribute"]
-        rows = [("nearest is alike in", *chance)]
-        for name, values in found["by_condition"].items():
-            rows.append((f"by {name}", *(f"{values[attribute] + chance[attribute]:.1%}" for attribute in chance)))
-        parts.append(table([*rows, ("by chance", *(f"{value:.1%}" for value in chance.values()))]))
-    if found := results.get("off_task", {}).get("by_label"):
-        rows = [("off-task probe", "top-1", "95 % interval", "chance", "items")]
-        for name, value in found.items():
-            low, high = results["off_task"]["ci95"]["by_label"][name]
-            chance, n = (results["off_task"][part]["by_label"][name] for part in ("chance", "n_items"))
-            rows.append((name, f"{value:.2%}", f"{low:.2%} to {high:.2%}", f"{chance:.2%}", f"{n:,}"))
-        parts.append(table(rows))
-    return "\n\n".join(parts)

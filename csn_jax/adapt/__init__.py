@@ -10,6 +10,7 @@ one anchor, or of the same three items, share a fold. The mask that is written h
 triplets.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from csn_jax.adapt.lesson import Found, Lesson
-    from csn_jax.config import Config
     from csn_jax.model.model import Model
+    from csn_jax.model.run import Run
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ class Args:
 def main(argv: Sequence[str]) -> None:
     args = cli.parse(Args, argv, "python -m csn_jax.adapt")
 
-    from csn_jax.model.model import load
+    from csn_jax.model.run import open_run
+    from csn_jax.runtime.record import check_name
     from csn_jax.runtime.whole_run import check_free
-    from csn_jax.runtime.workdir import check_name, read_config, read_record
     from csn_jax.runtime.writer import say
 
-    workdir = Path(args.workdir).expanduser().absolute()
-    config, record = read_config(workdir), read_record(workdir)
-    if config.variant == "specialists":
+    run = open_run(args.workdir)
+    workdir = run.workdir
+    if run.specialists:
         raise UserError(
             f"{workdir} holds specialists, a network for each condition and no masks to add one to; train a specialist "
             f"for {args.condition!r}, or adapt a run of another variant."
@@ -70,24 +71,24 @@ def main(argv: Sequence[str]) -> None:
     if not args.condition:
         raise UserError("--condition is empty; give the name of the new condition.")
     check_name(args.condition)
-    if args.condition in (known["name"] for known in record["conditions"]):
+    if args.condition in run.record.names:
         raise UserError(f"{workdir} has a condition {args.condition!r} already; give the new one another name.")
     out = Path(args.out or f"{workdir}_{args.condition}").expanduser().absolute()
     if out == workdir:
         raise UserError(f"--out={out} is the workdir itself, which stays the run that it is; give a new folder.")
     check_free(out, "--out")
-    model = load(workdir)
-    found = _find(args, workdir, config, record, model)
+    model = run.model()
+    found = _find(args, run, model)
     if found.lesson.note:
         say(found.lesson.note)
     mask, report = _learn(model, found.lesson)
     report = {"condition": args.condition, "kind": found.lesson.kind, "own_data": found.dataset is not None} | report
-    _write(out, workdir, model, found, mask, report)
+    _write(out, run, model, found, mask, report)
     print(told(report))
     print(f"{out} holds the model, with conditions {', '.join((*model.conditions, args.condition))}")
 
 
-def _find(args: Args, workdir: Path, config: "Config", record: dict[str, Any], model: "Model") -> "Found":
+def _find(args: Args, run: "Run", model: "Model") -> "Found":
     """What to learn from, by what is given: labels or triplets; of the run's own items, of a table's or of an index."""
     from csn_jax.adapt import known_items as new_items
     from csn_jax.adapt import lesson as new_notion
@@ -97,7 +98,7 @@ def _find(args: Args, workdir: Path, config: "Config", record: dict[str, Any], m
     from csn_jax.data.to_embed import overridden
     from csn_jax.store.index import Index
 
-    path, name, shape = Path(args.table).expanduser(), args.condition, record["input_shape"]
+    path, name, config, shape = Path(args.table).expanduser(), args.condition, run.config, run.record.input_shape
     if args.table and not path.is_file():
         raise UserError(f"--table={args.table} is no file; give a CSV or Parquet table.")
     columns, ids, known = read_columns(path) if args.table else None, None, None
@@ -114,22 +115,22 @@ def _find(args: Args, workdir: Path, config: "Config", record: dict[str, Any], m
             text = {column: values.tolist() for column, values in index.columns.items()}
             columns, ids = Columns(Path(args.index), text, None, None), index.ids.tolist()
     if columns is not None and new_notion.is_of_triplets(columns, name):
-        known = known or new_items.of_run(workdir, config, required=False)
+        known = known or new_items.of_run(run, required=False)
         may_be_files = len(shape) == 3 and not args.index
         return new_notion.Found(new_notion.from_triplets(columns, name, known, shape, may_be_files), None, config)
     if columns is not None:
         columns.column(name, "--condition")  # before anything slow
     if known is None:
         own = columns is None or (config.data.source == "table" and path.resolve() == new_items.table_of(config))
-        extended = new_notion.of_run(workdir, config, record, name, kind) if own else None
+        extended = new_notion.of_run(run, name, kind) if own else None
         if extended:
             return extended
         if columns is None:
             raise UserError(
-                f"{workdir} has no labels of its own to learn {name!r} from (it was imported, trained on triplets that "
-                "people gave, or adapted by other data since); give --table."
+                f"{run.workdir} has no labels of its own to learn {name!r} from (it was imported, trained on "
+                "triplets that people gave, or adapted by other data since); give --table."
             )
-        columns, ids, known = new_items.of_table(columns, workdir, config, data, shape, model.embed)
+        columns, ids, known = new_items.of_table(columns, run, data, model.embed)
     ids = ids or new_items.ids_of(columns, data)
     return new_notion.Found(new_notion.from_labels(columns, ids, name, kind, known, config.data), None, config)
 
@@ -193,33 +194,36 @@ def _embed(model: "Model", inputs: "np.ndarray", rows: "np.ndarray") -> "np.ndar
     return vectors
 
 
-def _write(
-    out: Path, workdir: Path, model: "Model", found: "Found", mask: "np.ndarray", report: dict[str, Any]
-) -> None:
+def _write(out: Path, run: "Run", model: "Model", found: "Found", mask: "np.ndarray", report: dict[str, Any]) -> None:
     """The new workdir. On the run's own data it is evaluated anew; else it has the run's results, which still hold."""
     import numpy as np
 
     from csn_jax.core.steps import initial_state
-    from csn_jax.model.model import restore_best
+    from csn_jax.evaluate.measure import measure
     from csn_jax.model.network import build_network, examples
     from csn_jax.pictures import sheets as pictures
+    from csn_jax.runtime.record import Condition
     from csn_jax.runtime.whole_run import write_run
-    from csn_jax.runtime.workdir import read_config, read_record, read_results
-    from csn_jax.train.loop import evaluate
 
-    record, results = read_record(workdir), read_results(workdir)
-    _, state = restore_best(workdir, read_config(workdir), record)
-    adapted = [*record.get("adapted", ()), report]
-    conditions = [*record["conditions"], {"name": report["condition"], "kind": report["kind"]}]
-    record = record | (found.dataset.record if found.dataset else {}) | {"conditions": conditions, "adapted": adapted}
-    network = build_network(found.config, record["input_shape"], len(conditions), examples(found.config, record))
+    _, state = run.restore()
+    record = found.dataset.record if found.dataset else run.record
+    record = dataclasses.replace(
+        record,
+        conditions=(*run.record.conditions, Condition(report["condition"], report["kind"])),
+        init_sha256=run.record.init_sha256,
+        adapted=(*run.record.adapted, report),
+    )
+    network = build_network(found.config, record.input_shape, len(record.conditions), examples(found.config, record))
     beta = np.concatenate([np.asarray(state.params["beta"]), mask[None]])
     state = initial_state(state.params["backbone"], state.statistics, beta, network.optimizer)._replace(step=state.step)
     names, masks = (*model.conditions, report["condition"]), np.concatenate([model.masks, mask[None]])
     wider = model.with_masks(names, masks)
+    results = run.results
     if found.dataset:
-        results, embeddings = evaluate(wider, found.dataset, "test", found.config.variant)
-    write_run(out, found.config, record, state, results and results | {"adapted": adapted}, "--out")
+        results, embeddings = measure(wider, found.dataset, "test", found.config.variant)
+    if results:
+        results = dataclasses.replace(results, adapted=record.adapted)
+    write_run(out, found.config, record, state, results, "--out")
     if found.dataset:
         pictures.draw_all(out, wider, embeddings, found.dataset)
     else:

@@ -8,11 +8,10 @@ import numpy as np
 
 from csn_jax.config import Config, DataConfig
 from csn_jax.data.columns import Columns
-from csn_jax.data.dataset import load_dataset
 from csn_jax.data.sources.table import item_ids
 from csn_jax.data.to_embed import from_table
 from csn_jax.errors import UserError
-from csn_jax.runtime.workdir import check_record
+from csn_jax.model.run import Run
 from csn_jax.runtime.writer import Progress, say
 
 
@@ -32,11 +31,10 @@ class Known(NamedTuple):
     what: str
 
 
-def of_run(workdir: Path, config: Config, required: bool) -> Known | None:
+def of_run(run: Run, required: bool) -> Known | None:
     """The items that a run was trained and measured on; None where they are not there and need not be."""
     try:
-        dataset = load_dataset(config)
-        check_record(workdir, dataset.record)
+        dataset = run.dataset()
     except UserError:
         if required:
             raise
@@ -46,15 +44,14 @@ def of_run(workdir: Path, config: Config, required: bool) -> Known | None:
 
 def of_table(
     columns: Columns,
-    workdir: Path,
-    config: Config,
+    run: Run,
     data: DataConfig,
-    shape: list[int],
     embed: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[Columns, list[str], Known]:
     """The rows of a table that can be used, their ids, and the items: those that the table has pictures or vectors of,
     else those of the run, by their ids. A table of pictures that lies beside the run's own and names only items of the
     run means these, and they keep their split."""
+    config, shape = run.config, run.record.input_shape
     pictures = len(shape) == 3
     if pictures:
         has_inputs = data.image in columns.text
@@ -63,7 +60,7 @@ def of_table(
         has_inputs = in_column or data.vectors.endswith((".npy", ".npz"))
     beside = config.data.source == "table" and columns.path.resolve().parent == table_of(config).parent
     if not has_inputs or (beside and pictures):
-        known, ids = of_run(workdir, config, required=not has_inputs), ids_of(columns, data)
+        known, ids = of_run(run, required=not has_inputs), ids_of(columns, data)
         if not has_inputs or (known and set(ids) <= set(known.ids.tolist())):
             return columns, ids, known
     items = from_table(columns.path, data, shape)

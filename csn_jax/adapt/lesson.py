@@ -4,7 +4,7 @@ are embedded already or can be."""
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from csn_jax.data.own_triplets import ROLES, same_three
 from csn_jax.data.sources.table import SPLIT, given_split, split_name
 from csn_jax.data.triplets import Triplets, draw_triplets
 from csn_jax.errors import UserError
-from csn_jax.runtime.workdir import check_record
+from csn_jax.model.run import Run
 from csn_jax.text import did_you_mean
 
 MOST = 50_000  # training triplets that are drawn: some dozen weights are fitted to them
@@ -62,17 +62,18 @@ def is_of_triplets(columns: Columns, name: str) -> bool:
     return name not in columns.text and all(role in columns.text for role in ROLES)
 
 
-def of_run(workdir: Path, config: Config, record: dict[str, Any], name: str, kind: str | None) -> Found | None:
+def of_run(run: Run, name: str, kind: str | None) -> Found | None:
     """The run's own data with one condition more, checked to be otherwise that of the run; None where it cannot have
     one more: it comes from triplets or from nowhere, or a condition was learned from elsewhere since.
 
     Raises:
         UserError: when the data is not there any more or is other data, or has no such column.
     """
-    elsewhere = any(not one["own_data"] for one in record.get("adapted", ()))
+    config, record = run.config, run.record
+    elsewhere = any(not report["own_data"] for report in record.adapted)
     if config.data.source == "imported" or config.data.triplets or elsewhere:
         return None
-    old = tuple(condition["name"] for condition in record["conditions"])
+    old = record.names
     kinds = (*config.data.kinds, f"{name}={kind}") if kind else config.data.kinds
     wider = dataclasses.replace(config, data=dataclasses.replace(config.data, conditions=(*old, name), kinds=kinds))
     try:
@@ -86,12 +87,12 @@ def of_run(workdir: Path, config: Config, record: dict[str, Any], name: str, kin
         split: Triplets(*(one[columns.condition < len(old)] for one in columns)) for split, columns in triplets.items()
     }
     as_it_was = {
-        "conditions": record["conditions"],
+        "conditions": record.conditions,
         "triplets": {split: len(columns.anchor) for split, columns in before.items()},
         "items_sha256": dataclasses.replace(items, conditions=items.conditions[:-1]).digest(),
         "triplets_sha256": {split: columns.digest() for split, columns in before.items()},
     }
-    check_record(workdir, dataset.record | as_it_was)
+    record.check(dataclasses.replace(dataset.record, **as_it_was), run.workdir)
     new = {split: columns.of_condition(len(old)) for split, columns in triplets.items()}
     new["train"] = Triplets(*(column[:MOST] for column in new["train"]))
     words = f"labels of {int((items.labels[name] != '').sum()):,} items of the run's own data"

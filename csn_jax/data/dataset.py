@@ -13,6 +13,8 @@ from csn_jax.data.own_triplets import read_own_triplets, split_from_triplets, sp
 from csn_jax.data.sources import fonts, glyphs, table, tfds, zappos50k
 from csn_jax.data.triplets import Triplets, draw_triplets
 from csn_jax.errors import UserError
+from csn_jax.runtime import hosts
+from csn_jax.runtime.record import Record
 
 
 class Dataset(NamedTuple):
@@ -20,7 +22,7 @@ class Dataset(NamedTuple):
 
     items: ItemSet
     triplets: dict[str, Triplets]
-    record: dict
+    record: Record
     notes: tuple[str, ...] = ()
 
     def rows(self, split: str) -> np.ndarray:
@@ -54,11 +56,16 @@ def read_rows(config: Config) -> Rows:
 
 
 def load_dataset(config: Config) -> Dataset:
-    """Read or render the items that a config names, split them, and draw the triplets of every split, or read them.
+    """Read or render the items that a config names, split them, and draw the triplets of every split, or read them. Of
+    several processes the first one decodes, and the others read what it cached.
 
     Raises:
         UserError: for a missing or unusable source, an unknown condition or label, a condition without triplets.
     """
+    return hosts.first_of_all(lambda: _load(config))
+
+
+def _load(config: Config) -> Dataset:
     data = config.data
     rows = read_rows(config)
     own, notions = None, (*rows.conditions, *rows.others)
@@ -102,14 +109,14 @@ def load_dataset(config: Config) -> Dataset:
     return Dataset(items, triplets, _record(config, items, triplets, unit), notes)
 
 
-def _record(config: Config, items: ItemSet, triplets: dict[str, Triplets], unit: str) -> dict:
-    return {
-        "source": config.data.source,
-        "conditions": [condition._asdict() for condition in items.conditions],
-        "split_unit": unit,
-        "input_shape": list(items.inputs.shape[1:]),
-        "items": {split: int((items.split == split).sum()) for split in SPLITS},
-        "triplets": {split: len(triplets[split].anchor) for split in SPLITS},
-        "items_sha256": items.digest(),
-        "triplets_sha256": {split: triplets[split].digest() for split in SPLITS},
-    }
+def _record(config: Config, items: ItemSet, triplets: dict[str, Triplets], unit: str) -> Record:
+    return Record(
+        source=config.data.source,
+        conditions=items.conditions,
+        input_shape=items.inputs.shape[1:],
+        items={split: int((items.split == split).sum()) for split in SPLITS},
+        triplets={split: len(triplets[split].anchor) for split in SPLITS},
+        split_unit=unit,
+        items_sha256=items.digest(),
+        triplets_sha256={split: triplets[split].digest() for split in SPLITS},
+    )

@@ -9,22 +9,22 @@ import numpy as np
 from csn_jax.config import DataConfig
 from csn_jax.data.duplicates import components
 from csn_jax.errors import UserError
-from csn_jax.runtime.workdir import check_name
+from csn_jax.runtime.record import Condition, check_name
 from csn_jax.text import did_you_mean
 
 SPLITS = ("train", "validation", "test")
 
 
-class Condition(NamedTuple):
-    """A notion of similarity, and what makes two items alike in it.
+class Pictures(NamedTuple):
+    """Where picture files lie.
 
-    kind: `categorical`: equal values; `numeric`: a small gap between numbers; `ordinal`: few levels between them, the
-    labels being numbers in the levels' order; `set`: a shared member, the members standing between `;`; `triplets`:
-    what people said in triplets of their own, there being no labels.
+    where: as a vector file says it: `kind` folder or table, `root`, and for a table whose ids are not the pictures'
+        names `image`, the column of these names.
+    names: [N] str, that column.
     """
 
-    name: str
-    kind: str
+    where: dict[str, str]
+    names: np.ndarray | None = None
 
 
 class Rows(NamedTuple):
@@ -38,6 +38,8 @@ class Rows(NamedTuple):
     together: [N] int where some items must share a split: for each the position of one of them, alike for all; or None.
     notes: what the user should know of the data before training, a line each.
     others: the label columns that are no condition unless the user names them, as far as their kinds are known.
+    ink: whether pixels are amounts of ink, light on black, as of a character that the source draws.
+    pictures: where the items' picture files lie, or None where the source has none.
     """
 
     inputs: np.ndarray
@@ -48,6 +50,8 @@ class Rows(NamedTuple):
     together: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     others: tuple[Condition, ...] = ()
+    ink: bool = False
+    pictures: Pictures | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class ItemSet:
     split: [N] str, one of SPLITS.
     conditions: in the order of the masks' rows.
     notions: kinds of the label columns, conditions or not; one that is not among them is categorical.
+    ink, pictures: as in Rows.
     """
 
     inputs: np.ndarray
@@ -69,6 +74,8 @@ class ItemSet:
     split: np.ndarray
     conditions: tuple[Condition, ...]
     notions: tuple[Condition, ...] = ()
+    ink: bool = False
+    pictures: Pictures | None = None
 
     def digest(self) -> str:
         """SHA-256 over everything that training and the triplet error read, in hex. Labels that are no condition, of
@@ -93,7 +100,8 @@ def make_items(rows: Rows, data: DataConfig) -> ItemSet:
     conditions = choose_conditions(rows.conditions, data.conditions)
     check_values(rows.labels, conditions)
     notions = (*rows.conditions, *rows.others)
-    return ItemSet(rows.inputs, rows.ids, rows.labels, split_rows(rows, data)[0], conditions, notions)
+    split = split_rows(rows, data)[0]
+    return ItemSet(rows.inputs, rows.ids, rows.labels, split, conditions, notions, rows.ink, rows.pictures)
 
 
 def choose_conditions(available: tuple[Condition, ...], wanted: tuple[str, ...]) -> tuple[Condition, ...]:

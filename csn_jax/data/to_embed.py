@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -10,18 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from csn_jax.config import Config, DataConfig
+from csn_jax.config import DataConfig
 from csn_jax.data.cache import file_digest
 from csn_jax.data.columns import read_columns
-from csn_jax.data.dataset import load_dataset
 from csn_jax.data.images import decode_file, resolve
 from csn_jax.data.kinds import notion_of
-from csn_jax.data.sources.table import SPLIT, item_ids
+from csn_jax.data.sources.table import item_ids
 from csn_jax.data.sources.vectors import read_vectors
-from csn_jax.data.sources.zappos50k import IMAGES
 from csn_jax.data.workers import WorkerDied, in_order, isolated_map, usable_cores
 from csn_jax.errors import UserError
-from csn_jax.runtime.workdir import check_record
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CHUNK = 512  # items read and embedded together
@@ -92,7 +89,7 @@ def from_folder(folder: Path, size: int, channels: int, flag: str = "--images") 
     )
 
 
-def from_table(path: Path, data: DataConfig, input_shape: list[int]) -> ToEmbed:
+def from_table(path: Path, data: DataConfig, input_shape: Sequence[int]) -> ToEmbed:
     """The rows of a CSV or Parquet table by the rules of training: pictures in the column `data.image`, or vectors in
     `data.vectors`; ids from `data.id`. All other columns but long texts are attributes.
 
@@ -120,7 +117,7 @@ def from_table(path: Path, data: DataConfig, input_shape: list[int]) -> ToEmbed:
             )
         beside = _stamps([path.parent / data.vectors])
         pictures, made_from = {}, ["vectors", file_digest(path), data.vectors, data.id, beside]
-        chunks = lambda start: _from_array(vectors, np.arange(len(ids)), start)  # noqa: E731
+        chunks = lambda start: from_array(vectors, np.arange(len(ids)), start)  # noqa: E731
     else:
         folder = path.parent.resolve()
         paths = [resolve(folder, name) for name in names]
@@ -136,44 +133,6 @@ def from_table(path: Path, data: DataConfig, input_shape: list[int]) -> ToEmbed:
     return ToEmbed(np.array(ids, object), columns, pictures, chunks, made_from)
 
 
-def from_split(workdir: Path, config: Config, split: str) -> ToEmbed:
-    """The items that a run was trained and measured on: those of one split, or all with their split as a column.
-
-    Raises:
-        UserError: when the data is not there any more, or is other data.
-    """
-    dataset = load_dataset(config)
-    check_record(workdir, dataset.record)
-    items = dataset.items
-    rows = np.arange(len(items.ids)) if split == "all" else np.flatnonzero(items.split == split)
-    if not len(rows):
-        raise UserError(f"the split {split} of {workdir} has no items; choose another one, or all.")
-    columns = {name: column[rows] for name, column in items.labels.items()}
-    if split == "all":
-        columns[SPLIT] = items.split
-    pictures, source, path = {}, config.data.source, Path(config.data.path).expanduser()
-    if items.inputs.ndim == 4:
-        pictures = {"kind": "split", "root": str(workdir)}
-    if source == "zappos50k":
-        pictures = {"kind": "folder", "root": str((path / IMAGES).resolve())}
-    elif source == "table" and pictures:
-        pictures = {"kind": "table", "root": str(path.parent.resolve())}
-        table = read_columns(path)
-        names = table.column(config.data.image, "config.data.image")
-        ids, id_column = item_ids(table, names, config.data)
-        if id_column != config.data.image:
-            name_of = dict(zip(ids, names, strict=True))
-            columns[config.data.image] = np.array([name_of[one] for one in items.ids[rows].tolist()], object)
-            pictures["image"] = config.data.image
-    return ToEmbed(
-        ids=items.ids[rows],
-        columns=columns,
-        pictures=pictures,
-        chunks=lambda start: _from_array(items.inputs, rows, start),
-        made_from=["split", split, dataset.record["items_sha256"]],
-    )
-
-
 def overridden(data: DataConfig, image: str, id_column: str, vectors: str) -> DataConfig:
     """The column names of a run's own table, or else the usual ones, where none are given."""
     if data.source != "table":
@@ -182,7 +141,7 @@ def overridden(data: DataConfig, image: str, id_column: str, vectors: str) -> Da
     return dataclasses.replace(data, **{name: value for name, value in given.items() if value})
 
 
-def _from_array(inputs: np.ndarray, rows: np.ndarray, start: int) -> Iterator[Chunk]:
+def from_array(inputs: np.ndarray, rows: np.ndarray, start: int) -> Iterator[Chunk]:
     for first in range(start, len(rows), CHUNK):
         some = rows[first : first + CHUNK]
         yield inputs[some], [None] * len(some)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from csn_jax.data.to_embed import ToEmbed
+    from csn_jax.model.run import Run
 
 TOLD = 20  # unreadable images named one by one
 
@@ -71,24 +72,23 @@ def main(argv: Sequence[str]) -> None:
     if args.collection and not args.to_qdrant:
         raise UserError("--collection is given without --to_qdrant; add that, or leave it out.")
 
-    from csn_jax.data.item_set import Condition
-    from csn_jax.model.model import load
-    from csn_jax.runtime.workdir import locked, read_config, read_record
+    from csn_jax.model.run import open_run
+    from csn_jax.runtime.workdir import locked
     from csn_jax.runtime.writer import say
     from csn_jax.store.int8 import rounded
     from csn_jax.store.vector_file import Embeddings, check_columns, check_path, write_embeddings
 
-    workdir, out = (Path(path).expanduser().absolute() for path in (args.workdir, args.out))
+    out = Path(args.out).expanduser().absolute()
     check_path(out, "--out")
     if not out.parent.is_dir():
         raise UserError(f"--out={args.out}: there is no folder {out.parent}; make it first, or give another.")
     table = Path(args.table).expanduser()
     if args.table and out.exists() and table.is_file() and out.samefile(table):
         raise UserError(f"--out={args.out} is the table itself; give another name.")
-    model, config, record = load(workdir), read_config(workdir), read_record(workdir)
-    to_embed = _to_embed(args, workdir, config, record["input_shape"])
+    run = open_run(args.workdir)
+    model, to_embed = run.model(), _to_embed(args, run)
     check_columns(to_embed.columns)
-    conditions = () if args.features else tuple(Condition(**condition) for condition in record["conditions"])
+    conditions = () if args.features else run.record.conditions
     masks = model.masks[:0] if args.features else model.masks
     made_from = _sha256_of_json(
         [model.sha256, args.features, args.dtype, args.by_condition, masks.tolist(), to_embed.made_from]
@@ -156,19 +156,21 @@ def _to_qdrant(args: Args, out: Path) -> None:
     print(f"{args.to_qdrant} holds these {len(embeddings.ids):,} vectors{already}, in the collection {name}")
 
 
-def _to_embed(args: Args, workdir: Path, config: Any, input_shape: list[int]) -> "ToEmbed":
+def _to_embed(args: Args, run: "Run") -> "ToEmbed":
     from csn_jax.data import to_embed
+    from csn_jax.embed.items import from_split
 
+    input_shape = run.record.input_shape
     if args.split:
-        return to_embed.from_split(workdir, config, args.split)
+        return from_split(run, args.split)
     if args.images:
         if len(input_shape) == 1:
             raise UserError(
-                f"--images={args.images}: the model of {workdir} embeds vectors of {input_shape[0]} numbers and no "
+                f"--images={args.images}: the model of {run.workdir} embeds vectors of {input_shape[0]} numbers and no "
                 "images; give a --table of them."
             )
         return to_embed.from_folder(Path(args.images).expanduser(), *input_shape[1:])
-    data = to_embed.overridden(config.data, args.image, args.id, args.vectors)
+    data = to_embed.overridden(run.config.data, args.image, args.id, args.vectors)
     return to_embed.from_table(Path(args.table).expanduser(), data, input_shape)
 
 

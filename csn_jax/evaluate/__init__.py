@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from csn_jax import cli
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
 
     from csn_jax.data.dataset import Dataset
     from csn_jax.model.model import Model
+    from csn_jax.runtime.record import Results
 
 
 @dataclass(frozen=True)
@@ -36,44 +36,36 @@ class Args:
 def main(argv: Sequence[str]) -> None:
     args = cli.parse(Args, argv, "python -m csn_jax.evaluate")
 
+    from csn_jax.evaluate.table import results_table
     from csn_jax.runtime.hosts import is_first, joined
 
     with joined(args.distributed):
         results = _measure(args)
         if is_first():
-            print(json.dumps(results, indent=2) if args.json else cli.results_table(results))
+            print(json.dumps(results.as_object(), indent=2) if args.json else results_table(results))
 
 
-def _measure(args: Args) -> dict[str, Any]:
-    from csn_jax.data.dataset import load_dataset
-    from csn_jax.model.model import load
-    from csn_jax.runtime.hosts import first_of_all
-    from csn_jax.runtime.workdir import check_record, read_config, read_record
-    from csn_jax.train.loop import evaluate
+def _measure(args: Args) -> "Results":
+    from csn_jax.evaluate.measure import measure
+    from csn_jax.model.run import open_run
 
-    workdir = Path(args.workdir).expanduser()
-    model = load(workdir)
-    config = read_config(workdir)
-    dataset = first_of_all(lambda: load_dataset(config))
-    check_record(workdir, dataset.record)
+    run = open_run(args.workdir)
+    model, dataset = run.model(), run.dataset()
     n = len(dataset.items.conditions)  # behind these come what csn_jax.adapt learned from other data
     model = model.with_masks(model.conditions[:n], model.masks[:n])
-    results, embeddings = evaluate(model, dataset, args.split, config.variant, args.full)
-    if adapted := read_record(workdir).get("adapted"):
-        results["adapted"] = adapted
-    if args.against:
-        results["against"] = {"workdir": args.against} | _against(args, model, embeddings, dataset)
-    return results
+    results, embeddings = measure(model, dataset, args.split, run.config.variant, args.full)
+    against = {"workdir": args.against} | _against(args, model, embeddings, dataset) if args.against else None
+    return replace(results, adapted=run.record.adapted, against=against)
 
 
 def _against(args: Args, model: "Model", embeddings: "np.ndarray", dataset: "Dataset") -> dict[str, Any]:
     """The other run's error less this one's, on the same triplets."""
     from csn_jax.evaluate.triplet_error import difference, wrong_triplets
-    from csn_jax.model.model import load
-    from csn_jax.runtime.workdir import check_record
+    from csn_jax.model.run import open_run
 
-    other = load(args.against)
-    check_record(Path(args.against).expanduser(), dataset.record)
+    run = open_run(args.against)
+    other = run.model()
+    run.record.check(dataset.record, run.workdir)
     triplets = dataset.triplets[args.split]
     others = other.embed_rows(dataset.items.inputs, dataset.rows(args.split))
     wrong, wrong_there = (

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from csn_jax import cli
 from csn_jax.errors import UserError
+from csn_jax.runtime.record import at
 
 if TYPE_CHECKING:
     import numpy as np
 
     from csn_jax.data.item_set import ItemSet
     from csn_jax.model.model import Model
+    from csn_jax.runtime.record import Results
 
 ASSETS = Path(__file__).parent / "page"
 OURS = re.compile(r"(index\.html|page\.css|(search|map|page|data|vectors)\.js|pictures_\d+\.(png|webp))")
@@ -48,36 +50,30 @@ def main(argv: Sequence[str]) -> None:
 
     import numpy as np
 
-    from csn_jax.data.dataset import load_dataset
-    from csn_jax.model.model import load
+    from csn_jax.model.run import open_run
     from csn_jax.pictures.maps import SEED, has_tsne
     from csn_jax.runtime.whole_folder import check_folder, write_folder
-    from csn_jax.runtime.workdir import check_record, read_config, read_results
 
     check_folder(out, OURS, MARK)
     if not has_tsne():
         raise UserError("the maps need openTSNE, which is not installed; pip install openTSNE.")
 
-    workdir = Path(args.workdir).expanduser().absolute()
-    model = load(workdir)
-    config, results = read_config(workdir), read_results(workdir)
-    dataset = load_dataset(config)
-    check_record(workdir, dataset.record)
+    run = open_run(args.workdir)
+    model, dataset = run.model(), run.dataset()
     rows = dataset.rows(args.split)
     total = len(rows)
     if total > args.max_items:
         rows = np.sort(np.random.default_rng(SEED).choice(rows, args.max_items, replace=False))
     vectors = embed(model, dataset.items, rows)
     about = {
-        "run": workdir.name,
-        "variant": config.variant,
+        "run": run.workdir.name,
+        "variant": run.config.variant,
         "split": args.split,
         "step": model.step,
         "total": total,
         "seed": SEED,
     }
-    ink = config.data.source in ("glyphs", "fonts")  # light on black, for the page to draw in the colour of its text
-    write_folder(out, page_files(model, dataset.items, rows, vectors, results, about, ink), OURS, MARK)
+    write_folder(out, page_files(model, dataset.items, rows, vectors, run.results, about), OURS, MARK)
     print(f"{out / 'index.html'} shows {len(rows):,} of {total:,} {args.split} items; open it in a browser")
 
 
@@ -102,24 +98,23 @@ def page_files(
     items: "ItemSet",
     rows: "np.ndarray",
     vectors: "np.ndarray",
-    results: dict[str, Any] | None,
+    results: "Results | None",
     about: dict[str, Any],
-    ink: bool,
 ) -> dict[str, bytes]:
     """Everything of the page, by file name.
 
     Args:
         rows: [n] positions in items.
         vectors: [n, D] float32, their embeddings.
-        results: results.json, or None of a run that is not finished.
-        about: what the page tells of the run.
-        ink: whether pixels are amounts of ink, light on black.
+        results: None of a run that is not finished.
+        about: what the page says of the run.
     """
     import numpy as np
 
     from csn_jax.pictures.maps import draw_maps
     from csn_jax.pictures.sheets import order_dimensions
 
+    ink = items.ink  # which the page draws in the colour of its text
     maps = draw_maps(vectors, model.masks, model.conditions)
     pictures = draw_sheets(items.inputs, rows, ink) if items.inputs.ndim == 4 else {}
     side = sprite_side(items.inputs, rows)
@@ -146,12 +141,11 @@ def page_files(
     return files | pictures
 
 
-def error_rows(results: dict[str, Any]) -> dict[str, Any]:
-    """What the table of errors shows of results.json."""
-    parts = [results[key] for key in ("triplet_error", "ci95", "n_triplets")]
-    rows = [[name, *(part["by_condition"][name] for part in parts)] for name in results["conditions"]]
-    rows.append(["overall", *(part["overall"] for part in parts)])
-    return {"split": results["split"], "step": results["step"], "rows": rows}
+def error_rows(results: "Results") -> dict[str, Any]:
+    """What the table of errors shows."""
+    parts = (results.triplet_error, results.ci95, results.n_triplets)
+    rows = [[name, *(at(part, name) for part in parts)] for name in (*results.conditions, "overall")]
+    return {"split": results.split, "step": results.step, "rows": rows}
 
 
 def sprite_side(inputs: "np.ndarray", rows: "np.ndarray") -> int:

@@ -1,4 +1,4 @@
-"""Model: what a user loads from a workdir."""
+"""Model: an embedding with a mask per condition."""
 
 import dataclasses
 import functools
@@ -20,8 +20,8 @@ from csn_jax.errors import UserError
 from csn_jax.model.network import Network, build_network, examples
 from csn_jax.runtime.checkpoint import Checkpoints
 from csn_jax.runtime.compiler import jit
+from csn_jax.runtime.record import Record
 from csn_jax.runtime.sharding import Shardings, fetch, make_shardings, place
-from csn_jax.runtime.workdir import read_config, read_record
 from csn_jax.text import did_you_mean
 
 CHUNK = 512  # inputs embedded at a time
@@ -260,28 +260,7 @@ def restore_target(state: State, shardings: Shardings) -> State:
     )
 
 
-def load(workdir: str | Path) -> Model:
-    """The best model of a training run, by validation error.
-
-    Args:
-        workdir: the folder given to `csn_jax.train --workdir`. It needs nothing else: not the data, not TensorFlow.
-
-    Raises:
-        UserError: when the folder is no run's, or no checkpoint is in it yet.
-        MachineError: when the checkpoint is damaged.
-    """
-    workdir = Path(workdir).expanduser().absolute()
-    config, record = read_config(workdir), read_record(workdir)
-    names = [condition["name"] for condition in record["conditions"]]
-    if config.variant == "specialists":
-        return join([load(workdir / name) for name in names])
-    network, state = restore_best(workdir, config, record)
-    rectified = record.get("rectified", True)
-    shape = record["input_shape"]
-    return make_model(config, names, shape, state, make_programs(network), make_shardings(), rectified=rectified)
-
-
-def restore_best(workdir: Path, config: Config, record: dict) -> tuple[Network, State]:
+def restore_best(workdir: Path, config: Config, record: Record) -> tuple[Network, State]:
     """The network of a run, and its state at the best step.
 
     Raises:
@@ -293,5 +272,5 @@ def restore_best(workdir: Path, config: Config, record: dict) -> tuple[Network, 
     best = checkpoints.best_step() if checkpoints else None
     if best is None:
         raise UserError(f"{workdir} has no checkpoint yet; run csn_jax.train with this --workdir first.")
-    network = build_network(config, record["input_shape"], len(record["conditions"]), examples(config, record))
+    network = build_network(config, record.input_shape, len(record.conditions), examples(config, record))
     return network, checkpoints.restore(best, restore_target(network.state, make_shardings()))

@@ -15,6 +15,7 @@ from csn_jax.core.steps import State, initial_state
 from csn_jax.data.order import steps_per_epoch
 from csn_jax.errors import UserError
 from csn_jax.model.weight_files import read_weights
+from csn_jax.runtime.record import Record
 
 
 class Network(NamedTuple):
@@ -48,9 +49,9 @@ def build_network(config: Config, input_shape: Sequence[int], n_conditions: int,
     return Network(backbone, make_preprocess(config.preprocess), optimizer, masks, state)
 
 
-def examples(config: Config, record: dict) -> int:
+def examples(config: Config, record: Record) -> int:
     """What makes an epoch, by the record in data.json: the training triplets, or the items of an in-batch loss."""
-    return record["triplets" if config.loss.name == "triplet" else "items"]["train"]
+    return (record.triplets if config.loss.name == "triplet" else record.items)["train"]
 
 
 class Pretrained(NamedTuple):

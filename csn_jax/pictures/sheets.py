@@ -3,6 +3,7 @@
 import io
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -11,8 +12,10 @@ from csn_jax.core.masks import use_of
 from csn_jax.data.dataset import Dataset
 from csn_jax.data.item_set import ItemSet
 from csn_jax.data.triplets import CLEARLY, scale_of
-from csn_jax.model.model import Model
 from csn_jax.runtime.workdir import write_atomically
+
+if TYPE_CHECKING:
+    from csn_jax.model.model import Model
 
 QUERIES = 10
 NEIGHBOURS = 12
@@ -20,7 +23,7 @@ ALIKE, OTHER = "#009e73", "#d55e00"  # green and vermilion that colour-blind rea
 GREY = "#555555"
 
 
-def draw_all(workdir: Path, model: Model, embeddings: np.ndarray, dataset: Dataset) -> None:
+def draw_all(workdir: Path, model: "Model", embeddings: np.ndarray, dataset: Dataset) -> None:
     """Write masks.png and, where the items are images, neighbours_<condition>.png into a workdir.
 
     Args:

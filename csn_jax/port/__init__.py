@@ -6,7 +6,6 @@ card README.md. Tensors of ResNets have torchvision's names and layout; `masks.w
 rectifier.
 """
 
-import json
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from csn_jax.text import did_you_mean
 
 if TYPE_CHECKING:
     from csn_jax.core.steps import State
+    from csn_jax.model.run import Run
 
 USAGE = """\
 usage: python -m csn_jax.port import CHECKPOINT --workdir=DIR [--conditions NAME ...] [--unrectified]
@@ -94,33 +94,35 @@ def import_model(args: Import) -> None:
 
 def export_model(args: Export) -> None:
     """Write the best model of a run in one of the formats, whole or not at all."""
-    from csn_jax.runtime.workdir import read_config, read_results
+    from csn_jax.model.run import open_run
 
-    workdir, out = (Path(path).expanduser().absolute() for path in (args.workdir, args.out))
-    if read_results(workdir) is None and read_config(workdir).data.source != "imported":
-        raise UserError(f"{workdir} has no results.json yet; run its training to the end first, by the same command.")
+    run, out = open_run(args.workdir), Path(args.out).expanduser().absolute()
+    if run.results is None and run.record.checkpoint is None:
+        raise UserError(
+            f"{run.workdir} has no results.json yet; run its training to the end first, by the same command."
+        )
     if args.format == "safetensors":
-        _export_folder(workdir, out)
+        _export_folder(run, out)
     else:
-        _export_file(workdir, out, args.format)
+        _export_file(run, out, args.format)
 
 
-def _export_file(workdir: Path, out: Path, form: str) -> None:
+def _export_file(run: "Run", out: Path, form: str) -> None:
     """One file to run; for StableHLO, which has no place for them, the masks and all else in a JSON file beside it."""
-    from csn_jax.model.model import load
     from csn_jax.port import one_file as deploy
+    from csn_jax.runtime.record import to_json
     from csn_jax.runtime.workdir import full_disk_told, write_atomically
 
     beside = out.with_name(f"{out.name}.json")
     for path in (out, beside) if form == "stablehlo" else (out,):
         if path.exists():
             raise UserError(f"--out={out}: {path} is there already; give a new file.")
-    model = load(workdir)
-    about = deploy.description(workdir, model)
+    model = run.model()
+    about = deploy.description(run, model)
     if form == "onnx":
-        files = {out: deploy.onnx(workdir, model, about)}
+        files = {out: deploy.onnx(run, model, about)}
     else:  # the JSON file first: with the model there is always what explains it
-        files = {beside: _json(about | {"masks": model.masks.tolist()}), out: deploy.stablehlo(workdir)}
+        files = {beside: to_json(about | {"masks": model.masks.tolist()}), out: deploy.stablehlo(run)}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with full_disk_told(out.parent):
@@ -132,17 +134,18 @@ def _export_file(workdir: Path, out: Path, form: str) -> None:
     print(f"{out} takes {about['input']['dtype']} {inputs} and gives embeddings batch x {model.masks.shape[1]}")
 
 
-def _export_folder(workdir: Path, out: Path) -> None:
+def _export_folder(run: "Run", out: Path) -> None:
+    from csn_jax.evaluate.table import results_table
     from csn_jax.port.model_card import model_card
-    from csn_jax.runtime.workdir import full_disk_told, read_config, read_record, read_results, write_atomically
+    from csn_jax.runtime.record import to_json
+    from csn_jax.runtime.workdir import full_disk_told, write_atomically
 
-    config, record, results = read_config(workdir), read_record(workdir), read_results(workdir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out} is there and not empty; give a new folder.")
-    files = _exported(workdir, config, record)
-    if results:
-        files["results.json"] = _json(results)
-    files["README.md"] = model_card(out.name, config, record, cli.results_table(results) if results else "").encode()
+    files = _exported(run)
+    if run.results:
+        files["results.json"] = to_json(run.results.as_object())
+    files["README.md"] = model_card(out.name, run, results_table(run.results) if run.results else "").encode()
     temporary = out.with_name(f".{out.name}.partial")
     try:
         shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
@@ -169,6 +172,7 @@ def _import_released(args: Import, workdir: Path) -> Sequence[str]:
     from csn_jax.data.item_set import SPLITS
     from csn_jax.model.network import build_network
     from csn_jax.model.weight_files import read_weights
+    from csn_jax.runtime.record import Condition, Record
     from csn_jax.runtime.whole_run import write_run
 
     path = args.checkpoint
@@ -182,17 +186,17 @@ def _import_released(args: Import, workdir: Path) -> Sequence[str]:
         preprocess=REFERENCE_PREPROCESS,
     )
     none = dict.fromkeys(SPLITS, 0)
-    record = {
-        "source": "imported",
-        "checkpoint": Path(path).name,
-        "checkpoint_sha256": weights.sha256,
-        "conditions": [{"name": name, "kind": "categorical"} for name in conditions],
-        "input_shape": [config.preprocess.size, config.preprocess.size, 3],
-        "items": none,
-        "triplets": none,
-        "rectified": not args.unrectified,
-    }
-    network = build_network(config, record["input_shape"], len(conditions), 0)
+    record = Record(
+        source="imported",
+        checkpoint=Path(path).name,
+        checkpoint_sha256=weights.sha256,
+        conditions=tuple(Condition(name, "categorical") for name in conditions),
+        input_shape=(config.preprocess.size, config.preprocess.size, 3),
+        items=none,
+        triplets=none,
+        rectified=not args.unrectified,
+    )
+    network = build_network(config, record.input_shape, len(conditions), 0)
     params, statistics, _ = from_tensors(
         config.backbone.name, tensors, network.state.params["backbone"], network.state.statistics, path
     )
@@ -202,25 +206,22 @@ def _import_released(args: Import, workdir: Path) -> Sequence[str]:
 
 def _import_exported(folder: Path, workdir: Path) -> Sequence[str]:
     """A folder that `export_model` wrote; specialists have a folder each below it."""
+    from csn_jax.model.run import open_run
     from csn_jax.runtime.whole_run import write_run
-    from csn_jax.runtime.workdir import read_config, read_record, read_results
 
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json; give a checkpoint file, or a folder that port export wrote.")
-    config, record, results = read_config(folder), read_record(folder), read_results(folder)
-    names = [condition["name"] for condition in record["conditions"]]
-    if config.variant != "specialists":
-        write_run(workdir, config, record, _exported_state(folder, config, record), results)
-        return names
-    runs = [(read_config(folder / name), read_record(folder / name)) for name in names]
-    states = [_exported_state(folder / name, *run) for name, run in zip(names, runs, strict=True)]
-    write_run(workdir, config, record, None, results)
-    for name, run, state in zip(names, runs, states, strict=True):
-        write_run(workdir / name, *run, state)
-    return names
+    exported = open_run(folder)
+    runs = exported.specialists or (exported,)
+    states = [_exported_state(run) for run in runs]  # all are read before anything is written
+    if exported.specialists:
+        write_run(workdir, exported.config, exported.record, None, exported.results)
+    for run, state in zip(runs, states, strict=True):
+        write_run(workdir / run.workdir.relative_to(exported.workdir), run.config, run.record, state, run.results)
+    return exported.record.names
 
 
-def _exported_state(folder: Path, config: Config, record: dict[str, Any]) -> "State":
+def _exported_state(run: "Run") -> "State":
     """The state that `_exported` wrote. What only training needs, Adam's averages, starts afresh."""
     import jax.numpy as jnp
 
@@ -229,39 +230,36 @@ def _exported_state(folder: Path, config: Config, record: dict[str, Any]) -> "St
     from csn_jax.model.network import build_network, examples
     from csn_jax.model.weight_files import read_weights
 
-    path = folder / WEIGHTS
+    path, config, record = run.workdir / WEIGHTS, run.config, run.record
     weights = read_weights(str(path), "CHECKPOINT")
     tensors, step = dict(weights.tensors), weights.metadata.get("step", "")
     beta = _masks(tensors.pop(MASKS, None), path)
-    shape = (len(record["conditions"]), config.backbone.embedding_dim)
+    shape = (len(record.conditions), config.backbone.embedding_dim)
     if beta.shape != shape or not re.fullmatch(r"\d{1,9}", step):
         raise UserError(
             f"{path} has masks {[*beta.shape]} of step {step!r}, and config.json and data.json beside it are of masks "
             f"{[*shape]} of some step; give a folder as port export wrote it."
         )
-    network = build_network(config, record["input_shape"], len(beta), examples(config, record))
+    network = build_network(config, record.input_shape, len(beta), examples(config, record))
     params, statistics, _ = from_tensors(
         config.backbone.name, tensors, network.state.params["backbone"], network.state.statistics, str(path)
     )
     return initial_state(params, statistics, beta, network.optimizer)._replace(step=jnp.int32(int(step)))
 
 
-def _exported(workdir: Path, config: Config, record: dict[str, Any]) -> dict[str, bytes]:
+def _exported(run: "Run") -> dict[str, bytes]:
     """Files by name: config, record and weights of a run, or of each of the specialists below it."""
     from csn_jax.backbones.tensors import MASKS, to_tensors
-    from csn_jax.model.model import restore_best
     from csn_jax.model.weight_files import to_safetensors
-    from csn_jax.runtime.workdir import read_config, read_record
 
-    files = {"config.json": config.to_json().encode(), "data.json": _json(record)}
-    if config.variant == "specialists":
-        for condition in record["conditions"]:
-            below = workdir / condition["name"]
-            for name, content in _exported(below, read_config(below), read_record(below)).items():
-                files[f"{condition['name']}/{name}"] = content
+    files = {"config.json": run.config.to_json().encode(), "data.json": run.record.to_json()}
+    if run.specialists:
+        for specialist in run.specialists:
+            for name, content in _exported(specialist).items():
+                files[f"{specialist.workdir.name}/{name}"] = content
         return files
-    _, state = restore_best(workdir, config, record)
-    tensors = to_tensors(config.backbone.name, state.params["backbone"], state.statistics)
+    _, state = run.restore()
+    tensors = to_tensors(run.config.backbone.name, state.params["backbone"], state.statistics)
     tensors[MASKS] = state.params["beta"]
     return {WEIGHTS: to_safetensors(tensors, {"step": str(int(state.step))})} | files
 
@@ -279,7 +277,7 @@ def _masks(beta: Any, path: str | Path) -> Any:
 
 
 def _names(wanted: tuple[str, ...], n: int, path: str) -> tuple[str, ...]:
-    from csn_jax.runtime.workdir import check_name
+    from csn_jax.runtime.record import check_name
 
     if not wanted:
         return REFERENCE_CONDITIONS if n == len(REFERENCE_CONDITIONS) else tuple(f"condition_{i}" for i in range(n))
@@ -288,7 +286,3 @@ def _names(wanted: tuple[str, ...], n: int, path: str) -> tuple[str, ...]:
     for name in wanted:
         check_name(name)
     return wanted
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()

@@ -4,42 +4,42 @@ import dataclasses
 import json
 import re
 import shlex
-from typing import Any
 
 import csn_jax
-from csn_jax.config import Config, flags
+from csn_jax.config import flags
+from csn_jax.model.run import Run
 
 
-def model_card(name: str, config: Config, record: dict[str, Any], results: str) -> str:
+def model_card(name: str, run: Run, results: str) -> str:
     """The text of README.md.
 
     Args:
         name: of the exported folder.
-        config, record: of the run.
+        run: that was exported.
         results: a table for people; empty where the model was not measured.
     """
-    inputs = " x ".join(map(str, record["input_shape"]))
-    conditions = "\n".join(
-        f"| {_cell(condition['name'])} | {condition['kind']} |" for condition in record["conditions"]
-    )
+    config, record = run.config, run.record
+    inputs = " x ".join(map(str, record.input_shape))
+    conditions = "\n".join(f"| {_cell(condition.name)} | {condition.kind} |" for condition in record.conditions)
     measured = _block("", results) if results else "Not measured here: it came without data."
-    data = {field: record[field] for field in ("source", "split_unit", "items", "triplets") if field in record}
-    data |= {field: value for field, value in record.items() if "sha256" in field}
-    adapted = {one["condition"]: one for one in record.get("adapted", ())}
+    facts = record.as_object()
+    data = {field: facts[field] for field in ("source", "split_unit", "items", "triplets") if field in facts}
+    data |= {field: value for field, value in facts.items() if "sha256" in field}
+    adapted = {report["condition"]: report for report in record.adapted}
     trained = tuple(name for name in config.data.conditions if name not in adapted)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, conditions=trained))
     command = ["python", "-m", "csn_jax.train", *flags(config)]
-    if config.data.source == "imported":
-        command = ["python", "-m", "csn_jax.port", "import", record["checkpoint"], "--conditions"]
-        command += [*config.data.conditions, *([] if record["rectified"] else ["--unrectified"])]
+    if record.checkpoint:
+        command = ["python", "-m", "csn_jax.port", "import", record.checkpoint, "--conditions"]
+        command += [*config.data.conditions, *([] if record.rectified else ["--unrectified"])]
     made = _block("bash", shlex.join(command))
     for name, one in adapted.items():
         made += f"\n\nThen a mask for {_cell(name)} was added by csn_jax.adapt, from {_cell(one['learned_from'])}."
-    run = f"runs/{name}"
-    again = ["python", "-m", "csn_jax.port", "import", name, f"--workdir={run}"]
+    place = f"runs/{name}"
+    again = ["python", "-m", "csn_jax.port", "import", name, f"--workdir={place}"]
     use = (
-        f"model = csn_jax.load({run!r})\nembeddings = model.embed(inputs)\n"
-        f"model.distance(embeddings[0], embeddings[1], {record['conditions'][0]['name']!r})"
+        f"model = csn_jax.load({place!r})\nembeddings = model.embed(inputs)\n"
+        f"model.distance(embeddings[0], embeddings[1], {record.names[0]!r})"
     )
     return f"""\
 ---

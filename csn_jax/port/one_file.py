@@ -7,7 +7,6 @@ and give the embedding. What is outside, reading an image file to these pixels, 
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,17 +18,17 @@ import csn_jax
 from csn_jax.backbones import build
 from csn_jax.core.preprocess import make_preprocess
 from csn_jax.core.steps import make_embed_step
-from csn_jax.model.model import Model, restore_best
+from csn_jax.model.model import Model
+from csn_jax.model.run import Run
 from csn_jax.port.onnx_graph import Part, to_onnx
-from csn_jax.runtime.workdir import read_config, read_record
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def description(workdir: Path, model: Model) -> dict[str, Any]:
+def description(run: Run, model: Model) -> dict[str, Any]:
     """What one must know to use an exported file: input, conditions, how masks and distance work."""
-    config, record = read_config(workdir), read_record(workdir)
-    shape, features = record["input_shape"], len(record["input_shape"]) == 1
+    config, shape = run.config, run.record.input_shape
+    features = len(shape) == 1
     if features:
         told = "feature vectors, as the embedder that the model was trained on gives them"
     elif config.data.source in ("glyphs", "fonts"):
@@ -45,7 +44,7 @@ def description(workdir: Path, model: Model) -> dict[str, Any]:
     return {
         "made_by": f"csn_jax {csn_jax.__version__}",
         "conditions": list(model.conditions),
-        "kinds": [condition["kind"] for condition in record["conditions"]],
+        "kinds": [condition.kind for condition in run.record.conditions],
         "variant": config.variant,
         "backbone": config.backbone.name,
         "step": model.step,
@@ -56,10 +55,10 @@ def description(workdir: Path, model: Model) -> dict[str, Any]:
     }
 
 
-def stablehlo(workdir: Path) -> bytes:
+def stablehlo(run: Run) -> bytes:
     """The embedding as what `jax.export.deserialize` reads: its `call` maps inputs [B, ...] to float32 [B, D], on CPU,
     CUDA and TPU. The parameters are inside."""
-    parts = _parts(workdir)
+    parts = _parts(run)
     steps = [make_embed_step(build(part.backbone), make_preprocess(part.preprocess)) for part in parts]
 
     def embed(inputs: jax.Array) -> jax.Array:
@@ -68,7 +67,7 @@ def stablehlo(workdir: Path) -> bytes:
         ]
         return jnp.concatenate(embedded, axis=1)
 
-    shape = read_record(workdir)["input_shape"]
+    shape = run.record.input_shape
     batch = export.symbolic_shape("batch")
     inputs = jax.ShapeDtypeStruct((*batch, *shape), jnp.uint8 if len(shape) == 3 else jnp.float32)
     with _without_places():
@@ -87,21 +86,20 @@ def _without_places() -> Iterator[None]:
         jax.config.update(setting, before)
 
 
-def onnx(workdir: Path, model: Model, about: dict[str, Any]) -> bytes:
+def onnx(run: Run, model: Model, about: dict[str, Any]) -> bytes:
     """The model as an ONNX file, with `about` in its metadata, one key each, in JSON where it is no text.
 
     Raises:
         UserError: without the package onnx.
     """
     metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
-    return to_onnx(_parts(workdir), read_record(workdir)["input_shape"], model.masks, metadata, about["made_by"])
+    return to_onnx(_parts(run), run.record.input_shape, model.masks, metadata, about["made_by"])
 
 
-def _parts(workdir: Path) -> Sequence[Part]:
+def _parts(run: Run) -> Sequence[Part]:
     """The networks of a run at their best, in NumPy: one, or one for each condition of specialists."""
-    config, record = read_config(workdir), read_record(workdir)
-    if config.variant == "specialists":
-        return [part for condition in record["conditions"] for part in _parts(workdir / condition["name"])]
-    _, state = restore_best(workdir, config, record)
+    if run.specialists:
+        return [part for specialist in run.specialists for part in _parts(specialist)]
+    _, state = run.restore()
     params, statistics = jax.tree.map(np.asarray, (state.params["backbone"], state.statistics))
-    return [Part(config.backbone, config.preprocess, params, statistics)]
+    return [Part(run.config.backbone, run.config.preprocess, params, statistics)]

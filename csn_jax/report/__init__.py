@@ -11,7 +11,7 @@ from csn_jax.errors import UserError
 
 if TYPE_CHECKING:
     from csn_jax.model.model import Model
-    from csn_jax.report.runs import Run, Section
+    from csn_jax.report.runs import Finished, Section
 
 OURS = re.compile(r"(report\.md|(table|runs)\.csv|((errors|curves|masks|triplets)(_\d+)?|map(_\d+)?_.+)\.png)")
 MARK = ("report.md", b"<!-- written by csn_jax.report -->")
@@ -75,7 +75,6 @@ def draw(section: "Section", n_items: int) -> tuple[list[tuple[str, bytes, str, 
     """The pictures of a section: ([(name, PNG, title, what it shows)], what could not be drawn and why)."""
     import numpy as np
 
-    from csn_jax.model.model import load
     from csn_jax.report.charts import draw_curves, draw_errors, draw_masks, draw_triplets
     from csn_jax.report.runs import summarise
     from csn_jax.runtime.writer import say
@@ -88,8 +87,8 @@ def draw(section: "Section", n_items: int) -> tuple[list[tuple[str, bytes, str, 
         told = "Overall triplet error against the number of training triplets of all conditions together."
         pictures.append(("triplets", triplets, "Error and training triplets", told))
     say("reading the models")
-    masked = {row.series: row for row in section.rows if row.runs[0].config.variant != "specialists"}
-    models = {row.label: load(row.runs[0].workdir) for row in masked.values()}  # of most training triplets, sorted last
+    masked = {row.series: row for row in section.rows if not row.runs[0].run.specialists}
+    models = {row.label: row.runs[0].run.model() for row in masked.values()}  # of most training triplets, sorted last
     if models:
         # By name, as csn_jax.adapt may have added a mask that the results know nothing of.
         panels = [(label, np.stack([*map(model.mask, section.conditions)])) for label, model in models.items()]
@@ -97,37 +96,34 @@ def draw(section: "Section", n_items: int) -> tuple[list[tuple[str, bytes, str, 
         pictures.append(("masks", draw_masks(panels, section.conditions), "Masks", told))
     one_embedding = list(masked.values()) or section.rows  # before specialists, of whose networks each has its own map
     best = min(one_embedding, key=lambda row: summarise(row, "triplet_error", "overall").mean)
-    run = best.runs[0]
-    model = models.get(best.label) or load(run.workdir)
+    finished = best.runs[0]
+    model = models.get(best.label) or finished.run.model()
     try:
-        pictures += draw_maps(run, model, n_items)
+        pictures += draw_maps(finished, model, n_items)
     except UserError as error:  # the data are elsewhere, or changed: tables and curves need them not
         return pictures, [f"no image maps, as {error}"]
     return pictures, []
 
 
-def draw_maps(run: "Run", model: "Model", n_items: int) -> list[tuple[str, bytes, str, str]]:
+def draw_maps(finished: "Finished", model: "Model", n_items: int) -> list[tuple[str, bytes, str, str]]:
     """A map for every condition of one run; one map for conditions that share their mask.
 
     Raises:
         UserError: when the run's data are not there, are others now, or are no pictures.
     """
-    from csn_jax.data.dataset import load_dataset
     from csn_jax.pictures import maps as layout
     from csn_jax.report.image_map import choose_items, draw_map
-    from csn_jax.runtime.workdir import check_record
     from csn_jax.runtime.writer import say
 
-    if len(run.record["input_shape"]) != 3:
-        raise UserError(f"the items of {run.name} are vectors, which have no pictures.")
-    say(f"image maps of {run.name}: reading its data")
-    dataset = load_dataset(run.config)
-    check_record(run.workdir, {"items_sha256": dataset.record["items_sha256"]})
-    items, split = dataset.items, run.results["split"]
+    if len(finished.run.record.input_shape) != 3:
+        raise UserError(f"the items of {finished.name} are vectors, which have no pictures.")
+    say(f"image maps of {finished.name}: reading its data")
+    dataset = finished.run.dataset()
+    items, split = dataset.items, finished.results.split
     total = dataset.rows(split)
     rows, few = choose_items(items, total, n_items)
     if len(rows) < 2:
-        raise UserError(f"{run.name} has too few {split} items.")
+        raise UserError(f"{finished.name} has too few {split} items.")
     vectors = model.embed(items.inputs[rows])
     shared: dict[bytes, list[int]] = {}
     for i, mask in enumerate(model.masks):
@@ -137,7 +133,6 @@ def draw_maps(run: "Run", model: "Model", n_items: int) -> list[tuple[str, bytes
     chosen = f"all items of {few[1]} of the {few[2]} values of {few[0]}" if few else "drawn at random"
     among = f"{len(rows):,} of {len(total):,} {split} items" + ("" if len(rows) == len(total) else f", {chosen}")
     how = "t-SNE" if layout.has_tsne() else "the two main axes (openTSNE is not installed)"
-    ink = run.config.data.source in ("glyphs", "fonts")
     drawn = []
     for places, those in zip(maps, shared.values(), strict=True):
         names = " and ".join(model.conditions[i] for i in those)
@@ -146,10 +141,10 @@ def draw_maps(run: "Run", model: "Model", n_items: int) -> list[tuple[str, bytes
             places,
             f"By {names}",
             f"{among}; neighbours are alike under the mask of {names}",
-            ink=ink,
+            ink=items.ink,
         )
         told = (
-            f"Of {run.name}, of lowest error: {among}, placed by {how} of the masked embeddings, then "
+            f"Of {finished.name}, of lowest error: {among}, placed by {how} of the masked embeddings, then "
             "each moved to a cell of its own, with as little moving as possible."
         )
         drawn.append((f"map_{model.conditions[those[0]]}", picture, f"Map by {names}", told))

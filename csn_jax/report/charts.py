@@ -9,7 +9,7 @@ import numpy as np
 
 from csn_jax.core.masks import use_of
 from csn_jax.pictures.sheets import literal, order_dimensions
-from csn_jax.report.runs import Row, Section, curve, figure, summarise
+from csn_jax.report.runs import Row, Section, curve, summarise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,7 +161,7 @@ def draw_errors(section: Section) -> bytes:
             axes.errorbar(at, means, np.maximum([means - ends[0], ends[1] - means], 0), **look, capsize=3, ms=6)
         else:
             for run in row.runs:
-                axes.plot(at, [100 * figure(run, "triplet_error", name)[0] for name in names], **look, ms=3, alpha=0.6)
+                axes.plot(at, [100 * run.results.figure(name).value for name in names], **look, ms=3, alpha=0.6)
             axes.plot(at, means, **look, ms=8)
     axes.set_xticks(range(len(names)), map(_short, names))
     axes.set_xlim(-0.5, len(names) - 0.5)
@@ -180,7 +180,7 @@ def _short(name: str) -> str:
 
 
 def _split(section: Section) -> str:
-    return section.rows[0].runs[0].results["split"]
+    return section.rows[0].runs[0].results.split
 
 
 def _figure(

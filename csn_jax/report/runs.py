@@ -8,22 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from csn_jax.config import VARIANTS, Config
+from csn_jax.config import VARIANTS
 from csn_jax.errors import UserError
-from csn_jax.runtime.workdir import read_config, read_record, read_results
+from csn_jax.model.run import Run, open_run
+from csn_jax.runtime.record import Record, Results
 
 # Settings that change no result, or whose effect the digests in data.json tell.
 SILENT = ("seed", "variant", "feed", "log_every", "checkpoint_every", "data")
 
 
-class Run(NamedTuple):
+class Finished(NamedTuple):
     """A finished run. name: its folder as the user gave it."""
 
     name: str
-    workdir: Path
-    config: Config
-    record: dict[str, Any]
-    results: dict[str, Any]
+    run: Run
+    results: Results
 
 
 class Row(NamedTuple):
@@ -35,12 +34,12 @@ class Row(NamedTuple):
 
     label: str
     series: str
-    runs: tuple[Run, ...]
+    runs: tuple[Finished, ...]
 
     @property
     def triplets(self) -> int:
         """Training triplets, of all conditions together."""
-        return self.runs[0].record["triplets"]["train"]
+        return self.runs[0].run.record.triplets["train"]
 
 
 class Section(NamedTuple):
@@ -50,9 +49,9 @@ class Section(NamedTuple):
     rows: tuple[Row, ...]
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """What data.json says of the data, which is true of all rows but for their training triplets."""
-        return self.rows[0].runs[0].record
+        return self.rows[0].runs[0].run.record
 
 
 class Summary(NamedTuple):
@@ -64,93 +63,65 @@ class Summary(NamedTuple):
     seeds: int
 
 
-def read_run(name: str) -> Run | None:
-    """A run from its folder, or None where it is not finished.
+def read_run(name: str) -> Finished | None:
+    """A run from its folder, or None if it is not finished.
 
     Raises:
-        UserError: when the folder is no workdir, or a file in it is damaged.
+        UserError: when the folder is not a workdir, or a file in it is damaged.
     """
-    workdir = Path(name).expanduser().absolute()
-    if not workdir.is_dir():
-        raise UserError(f"{name} is no folder; give workdirs of csn_jax.train.")
-    config, results = read_config(workdir), read_results(workdir)
-    if results is None:
+    if not Path(name).expanduser().is_dir():
+        raise UserError(f"{name} is not a folder; give workdirs of csn_jax.train.")
+    run = open_run(name)
+    if run.results is None:
         return None
-    run = Run(name, workdir, config, read_record(workdir), results)
+    finished = Finished(name, run, run.results)
     try:
-        figure(run, "triplet_error", "overall")
-        for condition in run.results["conditions"]:
-            figure(run, "triplet_error", condition)
-        test_of(run)
-    except (KeyError, TypeError, ValueError):
+        test_of(finished)
+    except (KeyError, TypeError):
         raise UserError(
-            f"{workdir / 'results.json'} or data.json beside it is damaged (a field is missing or of another type); "
-            "restore them from a copy."
+            f"{run.workdir / 'data.json'} is damaged (a field is missing or of another type); restore it from a copy."
         ) from None
-    return run
+    return finished
 
 
-def test_of(run: Run) -> tuple[Any, ...]:
+def test_of(finished: Finished) -> tuple[Any, ...]:
     """What two runs share that were measured on the same test."""
-    results, record = run.results, run.record
-    split = results["split"]
-    return tuple(results["conditions"]), split, record["items_sha256"], record["triplets_sha256"][split]
-
-
-def figure(run: Run, measure: str, condition: str) -> tuple[float, tuple[float, float], int]:
-    """(value, 95 % interval, number of triplets or queries) of one run.
-
-    Args:
-        measure: `triplet_error`, or one of retrieval's.
-        condition: a name or `overall`, which retrieval has none of.
-
-    Raises:
-        KeyError, TypeError, ValueError: where results.json does not hold that.
-    """
-    results = run.results
-    if measure == "triplet_error":
-        parts = [results["triplet_error"], results["ci95"], results["n_triplets"]]
-        parts = [part["overall"] if condition == "overall" else part["by_condition"][condition] for part in parts]
-    else:
-        found = results["retrieval"]
-        parts = [part["by_condition"][condition] for part in (found, found["ci95"], found["n_queries"])]
-        parts[:2] = parts[0][measure], parts[1][measure]
-    value, (low, high), n = parts
-    return float(value), (float(low), float(high)), int(n)
+    results, record = finished.results, finished.run.record
+    return results.conditions, results.split, record.items_sha256, record.triplets_sha256[results.split]
 
 
 def summarise(row: Row, measure: str, condition: str) -> Summary:
     """One figure over the seeds of a row."""
-    found = [figure(run, measure, condition) for run in row.runs]
-    values = [value for value, _, _ in found]
+    found = [finished.results.figure(condition, measure) for finished in row.runs]
+    values = [figure.value for figure in found]
     if len(values) == 1:
-        return Summary(values[0], None, found[0][1], 1)
+        return Summary(values[0], None, (found[0].low, found[0].high), 1)
     return Summary(statistics.fmean(values), statistics.stdev(values), None, len(values))
 
 
-def arrange(runs: Sequence[Run]) -> list[Section]:
+def arrange(runs: Sequence[Finished]) -> list[Section]:
     """Runs as sections of rows: variants in the paper's order, fewer training triplets first.
 
     Raises:
         UserError: when two are the same run, as a deviation over copies would be a lie.
     """
-    tests: dict[tuple[Any, ...], list[Run]] = {}
+    tests: dict[tuple[Any, ...], list[Finished]] = {}
     for run in runs:
         tests.setdefault(test_of(run), []).append(run)
     return [Section(test[0], tuple(_rows(those))) for test, those in tests.items()]
 
 
-def _rows(runs: Sequence[Run]) -> list[Row]:
-    alike: dict[str, list[Run]] = {}
+def _rows(runs: Sequence[Finished]) -> list[Row]:
+    alike: dict[str, list[Finished]] = {}
     for run in runs:
-        alike.setdefault(json.dumps([run.config.variant, _settings(run)], sort_keys=True), []).append(run)
+        alike.setdefault(json.dumps([run.run.config.variant, _settings(run)], sort_keys=True), []).append(run)
     for those in alike.values():
-        those.sort(key=lambda run: run.config.seed)
+        those.sort(key=lambda finished: finished.run.config.seed)
         for one, other in zip(those, those[1:], strict=False):
-            if one.config.seed == other.config.seed:
+            if one.run.config.seed == other.run.config.seed:
                 raise UserError(
-                    f"{one.name} and {other.name} are the same run, seed {one.config.seed} of the same config on the "
-                    "same data; give one of them."
+                    f"{one.name} and {other.name} are the same run, seed {one.run.config.seed} of the same config on "
+                    "the same data; give one of them."
                 )
     settings = [_settings(those[0]) for those in alike.values()]
     names = {name for found in settings for name in found}
@@ -160,22 +131,22 @@ def _rows(runs: Sequence[Run]) -> list[Row]:
         differ = [name for name in differ if name != "which training triplets"]  # their number tells them apart
     rows = []
     for those, found in zip(alike.values(), settings, strict=True):
-        label = [those[0].config.variant, *(_told(name, found[name]) for name in differ)]
+        label = [those[0].run.config.variant, *(_told(name, found[name]) for name in differ)]
         series = [word for word in label if not word.endswith(" training triplets")]
         rows.append(Row(", ".join(label), ", ".join(series), tuple(those)))
-    rows.sort(key=lambda row: (VARIANTS.index(row.runs[0].config.variant), row.series, row.triplets, row.label))
+    rows.sort(key=lambda row: (VARIANTS.index(row.runs[0].run.config.variant), row.series, row.triplets, row.label))
     return rows
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def _settings(finished: Finished) -> dict[str, Any]:
     """All that may make a run better or worse but for variant and seed, flat, by its name in the config."""
     found: dict[str, Any] = {}
-    for name, value in dataclasses.asdict(run.config).items():
+    for name, value in dataclasses.asdict(finished.run.config).items():
         if name not in SILENT:
             found |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
-    found["training triplets"] = run.record["triplets"]["train"]
-    found["which training triplets"] = run.record["triplets_sha256"]["train"][:8]
-    found["which validation triplets"] = run.record["triplets_sha256"]["validation"][:8]
+    found["training triplets"] = finished.run.record.triplets["train"]
+    found["which training triplets"] = finished.run.record.triplets_sha256["train"][:8]
+    found["which validation triplets"] = finished.run.record.triplets_sha256["validation"][:8]
     return found
 
 
@@ -187,7 +158,7 @@ def _told(name: str, value: Any) -> str:
     return f"{name} {' '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
 
 
-def curve(run: Run, metric: str) -> tuple[list[int], list[float]]:
+def curve(finished: Finished, metric: str) -> tuple[list[int], list[float]]:
     """(steps, values) of `validation/triplet_error/overall` or `train/loss` in metrics.jsonl.
 
     Of specialists, at the steps that all of them have: the error over all their validation triplets, the mean loss.
@@ -195,14 +166,14 @@ def curve(run: Run, metric: str) -> tuple[list[int], list[float]]:
     Raises:
         UserError: when the log is damaged.
     """
-    if run.config.variant != "specialists":
+    run = finished.run
+    if not run.specialists:
         return _read_curve(run.workdir / "metrics.jsonl", metric)
     parts, weights = [], []
-    for name in run.results["conditions"]:
-        steps, values = _read_curve(run.workdir / name / "metrics.jsonl", metric)
+    for specialist in run.specialists:
+        steps, values = _read_curve(specialist.workdir / "metrics.jsonl", metric)
         parts.append(dict(zip(steps, values, strict=True)))
-        n = read_record(run.workdir / name)["triplets"]["validation"]
-        weights.append(n if metric.startswith("validation/") else 1)
+        weights.append(specialist.record.triplets["validation"] if metric.startswith("validation/") else 1)
     shared = sorted(set.intersection(*(set(part) for part in parts)))
     means = [sum(part[step] * w for part, w in zip(parts, weights, strict=True)) / sum(weights) for step in shared]
     return shared, means

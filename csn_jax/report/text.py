@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from csn_jax.config import flags
-from csn_jax.report.runs import Row, Run, Section, Summary, figure, summarise
+from csn_jax.report.runs import Finished, Row, Section, Summary, summarise
+from csn_jax.runtime.record import at
 
 MARK = "<!-- written by csn_jax.report -->"
 MEASURES = {  # of retrieval: its name for people, and whether the Markdown shows it
@@ -57,24 +58,23 @@ def markdown(
 
 
 def _section(section: Section, number: str) -> list[str]:
-    record, run = section.record, section.rows[0].runs[0]
-    split = run.results["split"]
-    n_triplets = figure(run, "triplet_error", "overall")[2]
-    unit = record.get("split_unit", "item")
+    record, results = section.record, section.rows[0].runs[0].results
+    split = results.split
+    n_triplets = results.figure("overall").n
     told = (
-        f"{record['items'][split]:,} {split} items and {n_triplets:,} {split} triplets (split by {unit}); items "
-        f"`{record['items_sha256'][:12]}`, triplets `{record['triplets_sha256'][split][:12]}`."
+        f"{record.items[split]:,} {split} items and {n_triplets:,} {split} triplets (split by {record.split_unit}); "
+        f"items `{record.items_sha256[:12]}`, triplets `{record.triplets_sha256[split][:12]}`."
     )
     names = [*section.conditions, "overall"]
     lines = [(row.label, len(row.runs), [_percent(summarise(row, "triplet_error", n)) for n in names])
              for row in section.rows]  # fmt: skip
-    found = run.results.get("baselines") or {}
+    found = results.baselines or {}
     for key, name in BASELINES.items():
         if key in found:
-            values = [found[key]["overall"] if n == "overall" else found[key]["by_condition"][n] for n in names]
+            values = [at(found[key], n) for n in names]
             lines.append((name, "", ["" if value is None else f"{value:.2%}" for value in values]))
     parts = [
-        f"## {number}{_text(record['source'])}: {_text(', '.join(section.conditions))}",
+        f"## {number}{_text(record.source)}: {_text(', '.join(section.conditions))}",
         told,
         f"### Triplet error on {split}",
         _table(["masks", "seeds", *names], lines),
@@ -92,19 +92,19 @@ def _section(section: Section, number: str) -> list[str]:
 
 def _off_task(section: Section) -> list[str]:
     """What a linear probe tells of labels that are no condition, where results have it (csn_jax.evaluate --full)."""
-    probed = [(row, run) for row in section.rows for run in row.runs if run.results.get("off_task", {}).get("by_label")]
+    probed = [(row, run) for row in section.rows for run in row.runs if (run.results.off_task or {}).get("by_label")]
     if not probed:
         return []
-    labels = list(dict.fromkeys(label for _, run in probed for label in run.results["off_task"]["by_label"]))
+    labels = list(dict.fromkeys(label for _, run in probed for label in run.results.off_task["by_label"]))
     lines = []
     for row, run in probed:
-        found = run.results["off_task"]
+        found = run.results.off_task
         cells = []
         for label in labels:
             value = found["by_label"].get(label)
             interval = found["ci95"]["by_label"].get(label)
             cells.append("" if value is None else _percent(Summary(value, None, tuple(interval), 1)))
-        lines.append((row.label, run.config.seed, cells))
+        lines.append((row.label, run.run.config.seed, cells))
     return ["### Off-task: top-1 of a linear probe", _table(["masks", "seed", *labels], lines)]
 
 
@@ -114,7 +114,10 @@ def shared_measures(section: Section) -> list[str]:
     def has(measure: str) -> bool:
         try:
             return all(
-                figure(run, measure, name) for row in section.rows for run in row.runs for name in section.conditions
+                run.results.figure(name, measure)
+                for row in section.rows
+                for run in row.runs
+                for name in section.conditions
             )
         except (KeyError, TypeError, ValueError):  # older results lack some; a condition without labels has none
             return False
@@ -140,8 +143,9 @@ def _legend(rows: Sequence[Row]) -> str:
     return " ".join(parts)
 
 
-def _command(run: Run) -> str:
-    return shlex.join(["python", "-m", "csn_jax.train", *flags(run.config), f"--workdir={run.name}"])
+def _command(finished: Finished) -> str:
+    config = finished.run.config
+    return shlex.join(["python", "-m", "csn_jax.train", *flags(config), f"--workdir={finished.name}"])
 
 
 def _table(head: Sequence[str], lines: Sequence[tuple[str, Any, Sequence[str]]]) -> str:
@@ -194,9 +198,9 @@ def runs_csv(sections: Sequence[Section]) -> str:
     def lines() -> Iterator[Sequence[Any]]:
         for number, row, measure, condition in _cells(sections):
             for run in row.runs:
-                value, ends, n = figure(run, measure, condition)
-                about = (run.name, run.config.variant, run.config.seed, run.results.get("step", ""), row.triplets)
-                yield number, *about, measure, condition, value, *ends, n
+                config = run.run.config
+                about = (run.name, config.variant, config.seed, run.results.step, row.triplets)
+                yield number, *about, measure, condition, *run.results.figure(condition, measure)
 
     return _csv(head, lines())
 

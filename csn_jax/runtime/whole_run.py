@@ -1,14 +1,13 @@
 """A finished run written at once: what has no training of its own, since it was imported or adapted."""
 
-import json
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from csn_jax.config import Config
 from csn_jax.core.steps import State
 from csn_jax.errors import UserError
 from csn_jax.runtime.checkpoint import Checkpoints, has_steps
+from csn_jax.runtime.record import Record, Results, to_json
 from csn_jax.runtime.workdir import claim, full_disk_told, locked, open_workdir, write_atomically
 
 
@@ -25,9 +24,9 @@ def check_free(workdir: Path, flag: str = "--workdir") -> None:
 def write_run(
     workdir: Path,
     config: Config,
-    record: dict[str, Any],
+    record: Record,
     state: State | None,
-    results: dict[str, Any] | None = None,
+    results: Results | None = None,
     flag: str = "--workdir",
 ) -> None:
     """A workdir as training leaves it; without a state where the networks are below it. `flag` named it.
@@ -43,4 +42,4 @@ def write_run(
             with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
                 checkpoints.save(state)
         if results is not None:
-            write_atomically(workdir / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+            write_atomically(workdir / "results.json", to_json(results.as_object()))

@@ -9,13 +9,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from csn_jax.config import Config, differences
 from csn_jax.errors import MachineError, UserError
+from csn_jax.runtime import hosts
+from csn_jax.runtime.record import Record, read_record
 
-# Names that results and workdirs have for something else; a specialist's run lies in a folder of its condition's name.
-TAKEN = ("overall", "checkpoints", "config.json", "data.json", "results.json", "metrics.jsonl", "timing.jsonl")
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -124,19 +123,23 @@ def check_config(workdir: Path, config: Config) -> None:
         )
 
 
-def claim(workdir: Path, config: Config, record: dict) -> None:
+def claim(workdir: Path, config: Config, record: Record) -> None:
     """Write config.json and data.json, from when on the folder is this run's; where they are, check that they agree.
 
     Raises:
         UserError: naming the fields that differ.
     """
+    hosts.first_of_all(lambda: _claim(workdir, config, record))
+
+
+def _claim(workdir: Path, config: Config, record: Record) -> None:
     check_config(workdir, config)
     if not (workdir / "config.json").exists():
         write_atomically(workdir / "config.json", config.to_json().encode())
     if (workdir / "data.json").exists():
-        check_record(workdir, record)
+        read_record(workdir).check(record, workdir)
     else:
-        write_atomically(workdir / "data.json", (json.dumps(record, indent=2) + "\n").encode())
+        write_atomically(workdir / "data.json", record.to_json())
 
 
 def read_config(workdir: Path) -> Config:
@@ -149,80 +152,3 @@ def read_config(workdir: Path) -> Config:
     if not path.is_file():
         raise UserError(f"{workdir} has no config.json; give the --workdir of a run of csn_jax.train.")
     return Config.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
-
-
-def check_name(name: str) -> None:
-    """Whether a condition can have this name: neighbours_<name>.png, and the folder of a specialist beside the
-    workdir's own files.
-
-    Raises:
-        UserError: when it can not.
-    """
-    if not name or not name.isprintable() or "/" in name or name.startswith(".") or len(name.encode()) > 200:
-        raise UserError(f"condition {name!r} cannot name a file, as its pictures need; rename it.")
-    if name in TAKEN:
-        raise UserError(f"condition {name!r} has a name that results and workdirs use; rename it.")
-
-
-def read_record(workdir: Path) -> dict:
-    """data.json of a run: conditions in order with their kinds, split unit, source, shapes and digests.
-
-    Raises:
-        UserError: when it is missing or damaged.
-    """
-    path = workdir / "data.json"
-    if not path.is_file():
-        raise UserError(f"{workdir} has no data.json; its training never began, so run the same command again.")
-    record = _read_object(path)
-    try:
-        sound = all(isinstance(condition["name"], str) for condition in record["conditions"])
-        numbers = [*record["input_shape"], *record["triplets"].values(), *record["items"].values()]
-        sound = sound and all(isinstance(n, int) for n in numbers)
-    except (KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
-        raise UserError(f"{path} is damaged (a field is missing or of another type); restore it from a copy.")
-    for condition in record["conditions"]:  # of a stranger's folder, they may lead anywhere
-        try:
-            check_name(condition["name"])
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-    return record
-
-
-def check_record(workdir: Path, record: dict) -> None:
-    """Refuse data other than the workdir was trained on. Conditions that csn_jax.adapt learned from elsewhere are none
-    of that data's.
-
-    Raises:
-        UserError: naming the field that differs, the digests first of all.
-    """
-    old, new = read_record(workdir), json.loads(json.dumps(record))
-    foreign = {one["condition"] for one in old.get("adapted", ()) if not one["own_data"]}
-    old["conditions"] = [condition for condition in old["conditions"] if condition["name"] not in foreign]
-    for field in sorted(new, key=lambda name: "sha256" not in name):
-        if old.get(field) != new[field]:
-            raise UserError(
-                f"{workdir} was trained on other data: {field} is {old.get(field)} in its data.json and {new[field]} "
-                "now; bring back the data it was trained on, or train in a new --workdir."
-            )
-
-
-def read_results(workdir: Path) -> dict[str, Any] | None:
-    """results.json of a finished run, or None where the run is not finished.
-
-    Raises:
-        UserError: when it is damaged.
-    """
-    path = workdir / "results.json"
-    return _read_object(path) if path.is_file() else None
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}); restore it from a copy.") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged (it holds no object); restore it from a copy.")
-    return value

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from csn_jax.model.model import Model
+    from csn_jax.model.run import Run
     from csn_jax.search.answers import Answers, Hit
 
 
@@ -57,12 +58,13 @@ def main(argv: Sequence[str]) -> None:
 
     from csn_jax.search.answers import as_json, as_text, save_sheet
 
-    model = None
+    model, run = None, None
     if args.workdir:
-        from csn_jax.model.model import load
+        from csn_jax.model.run import open_run
 
-        model = load(args.workdir)
-    answers = _in_qdrant(args, model) if args.qdrant else _in_index(args, model)
+        run = open_run(args.workdir)
+        model = run.model()
+    answers = _in_qdrant(args, run, model) if args.qdrant else _in_index(args, run, model)
     if args.save:
         save_sheet(Path(args.save).expanduser().absolute(), answers)
     if args.json:
@@ -94,7 +96,7 @@ def _check(args: Args) -> None:
         raise UserError(f"--save={args.save} is no place for a picture; give FILE.png in a folder that is there.")
 
 
-def _in_index(args: Args, model: "Model | None") -> "Answers":
+def _in_index(args: Args, run: "Run | None", model: "Model | None") -> "Answers":
     import numpy as np
 
     from csn_jax.search.answers import Answers, Query
@@ -112,7 +114,7 @@ def _in_index(args: Args, model: "Model | None") -> "Answers":
         row_of = _rows_by_picture(names.tolist(), index.items.pictures)
         queries = [
             Query(name, vector, row_of(path), path)
-            for name, vector, path in _embedded(Path(args.image).expanduser(), Path(args.workdir).expanduser(), model)
+            for name, vector, path in _embedded(Path(args.image).expanduser(), run, model)
         ]
     else:
         row = index.row(args.id)
@@ -134,7 +136,7 @@ def _in_index(args: Args, model: "Model | None") -> "Answers":
     return Answers(index, len(index.ids), weights, filters, queries, results, why)
 
 
-def _in_qdrant(args: Args, model: "Model | None") -> "Answers":
+def _in_qdrant(args: Args, run: "Run | None", model: "Model | None") -> "Answers":
     import numpy as np
 
     from csn_jax.search.answers import Answers, Query
@@ -149,7 +151,7 @@ def _in_qdrant(args: Args, model: "Model | None") -> "Answers":
         filters = parse_filters(args.filter, collection.empty.columns)
         collection.check(weights, filters)  # before anything is embedded
         if model and args.image:
-            embedded = _embedded(Path(args.image).expanduser(), Path(args.workdir).expanduser(), model)
+            embedded = _embedded(Path(args.image).expanduser(), run, model)
             pictures = collection.empty.items.pictures
             own = [
                 next(filter(None, map(collection.item_of, _spellings(path, pictures))), "") for _, _, path in embedded
@@ -220,17 +222,16 @@ def parse_filters(words: Sequence[str], columns: Mapping[str, Any]) -> dict[str,
     return filters
 
 
-def _embedded(path: Path, workdir: Path, model: "Model") -> list[tuple[str, "np.ndarray", Path]]:
+def _embedded(path: Path, run: "Run", model: "Model") -> list[tuple[str, "np.ndarray", Path]]:
     """(name, vector, path) of the images of a file or folder."""
     import numpy as np
 
     from csn_jax.data import to_embed
-    from csn_jax.runtime.workdir import read_record
     from csn_jax.runtime.writer import say
 
-    shape = read_record(workdir)["input_shape"]
+    shape = run.record.input_shape
     if len(shape) == 1:
-        raise UserError(f"--image={path}: the model of {workdir} embeds vectors and no images; search by --id.")
+        raise UserError(f"--image={path}: the model of {run.workdir} embeds vectors and no images; search by --id.")
     if path.is_dir():
         source = to_embed.from_folder(path, *shape[1:], flag="--image")
         names, chunks = source.ids.tolist(), source.chunks(0)

@@ -41,7 +41,9 @@ def main(argv: Sequence[str]) -> None:
             write_lists(Path(args.write_triplets).expanduser(), dataset.items, dataset.triplets, config.data.seed)
         return
 
+    from csn_jax.evaluate.table import results_table
     from csn_jax.runtime.hosts import is_first, joined
+    from csn_jax.runtime.record import Results
     from csn_jax.runtime.writer import say
     from csn_jax.train.loop import train_and_evaluate
 
@@ -49,5 +51,5 @@ def main(argv: Sequence[str]) -> None:
         say(f"workdir {workdir}")
         results = train_and_evaluate(config, workdir)
         if is_first():
-            print(cli.results_table(results))
+            print(results_table(Results.from_object(results)))
         say(f"pictures and records are in {workdir}: masks.png, neighbours_*.png for images, results.json")

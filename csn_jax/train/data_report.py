@@ -26,7 +26,7 @@ def report(config: Config, dataset: Dataset) -> str:
     """
     items = dataset.items
     counts = ", ".join(f"{int((items.split == name).sum()):,} {name}" for name in SPLITS)
-    if dataset.record["split_unit"] == "triplet":
+    if dataset.record.split_unit == "triplet":
         counts = "the triplets of your own are split, not the items"
     head = f"data report: {config.data.path or config.data.source}, {len(items.ids):,} items ({counts})"
     rows = [("condition", "kind", "values", "known", "possible triplets", "rarest values")]

@@ -1,7 +1,6 @@
 """train_and_evaluate: the only place where feed, step, evaluation and checkpoint meet."""
 
 import dataclasses
-import json
 import math
 import re
 import time
@@ -19,13 +18,16 @@ from csn_jax.core.steps import make_in_batch_step, make_train_step, repeatable
 from csn_jax.data.dataset import Dataset, load_dataset
 from csn_jax.data.triplets import Triplets
 from csn_jax.errors import MachineError, Stopped
-from csn_jax.evaluate import baselines, leakage, off_task, retrieval, triplet_error
-from csn_jax.model.model import Model, load, make_model, make_programs, restore_target
+from csn_jax.evaluate import triplet_error
+from csn_jax.evaluate.measure import measure
+from csn_jax.model.model import Model, make_model, make_programs, restore_target
 from csn_jax.model.network import build_network, examples, pretrained
+from csn_jax.model.run import load
 from csn_jax.pictures import sheets as pictures
 from csn_jax.runtime import hosts
 from csn_jax.runtime.checkpoint import Checkpoints, has_steps
 from csn_jax.runtime.compiler import jit
+from csn_jax.runtime.record import read_results, to_json
 from csn_jax.runtime.sharding import Shardings, make_shardings, place, summed
 from csn_jax.runtime.workdir import (
     check_config,
@@ -33,7 +35,6 @@ from csn_jax.runtime.workdir import (
     full_disk_told,
     locked,
     open_workdir,
-    read_results,
     write_atomically,
 )
 from csn_jax.runtime.writer import NoWriter, Progress, Writer, say
@@ -41,8 +42,6 @@ from csn_jax.train.data_report import report
 from csn_jax.train.feed import AnyBatch, Watched, device_feed, fits, labelled_batches, steps_in, triplet_batches
 from csn_jax.train.metrics import Pending
 from csn_jax.train.signals import StopRequest, catch_stop
-
-QUERIES = 10_000  # of retrieval for each condition in a plain evaluation; the gallery is always whole
 
 
 def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
@@ -66,7 +65,7 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
     config.validate()
     workdir = open_workdir(Path(workdir))
     check_config(workdir, config)
-    results = hosts.on_first(lambda: read_results(workdir))
+    results = hosts.on_first(lambda: (finished := read_results(workdir)) and finished.as_object())
     if results:
         say(f"{workdir} holds a finished run; nothing to train.")
         return results
@@ -74,61 +73,24 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
         hosts.on_first(lambda: lock.enter_context(locked(workdir)))
         if config.feed == "tfdata":
             import csn_jax.train.tf_feed  # noqa: F401  (tells that TensorFlow is missing before anything is written)
-        dataset = hosts.first_of_all(lambda: load_dataset(config))
+        dataset = load_dataset(config)
         say(report(config, dataset))
         if config.variant == "specialists":
-            hosts.first_of_all(lambda: claim(workdir, config, dataset.record))
+            claim(workdir, config, dataset.record)
             for row in range(len(dataset.items.conditions)):
                 _train_specialist(config, workdir, dataset, row, stop)
         else:
             _train(config, workdir, dataset, stop)
         with stop.shielded():
             model = load(workdir)
-        results, embeddings = evaluate(model, dataset, "test", config.variant)
+        results, embeddings = measure(model, dataset, "test", config.variant)
 
         def write() -> None:
             pictures.draw_all(workdir, model, embeddings, dataset)
-            write_atomically(workdir / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+            write_atomically(workdir / "results.json", to_json(results.as_object()))
 
         hosts.on_first(write)
-        return results
-
-
-def evaluate(
-    model: Model, dataset: Dataset, split: str, variant: str, full: bool = False
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Measure a model on one split, embedding each item that takes part once: (results, embeddings [N, D]).
-
-    With `full`, retrieval asks every query where it otherwise takes a sample, and leakage and the off-task probes, for
-    which some training items are embedded too, are measured besides.
-    """
-    items = dataset.items
-    rows = dataset.rows(split)
-    if full and off_task.off_task_labels(items):
-        rows = np.union1d(rows, off_task.fitting_rows(items))
-    embeddings = model.embed_rows(items.inputs, rows)
-    measured = hosts.on_first(lambda: _measured(model, dataset, embeddings, split, variant, full))
-    return measured, embeddings
-
-
-def _measured(
-    model: Model, dataset: Dataset, embeddings: np.ndarray, split: str, variant: str, full: bool
-) -> dict[str, Any]:
-    """The results of `evaluate`, from the embeddings of all items that take part."""
-    items = dataset.items
-    results = {"variant": variant, "conditions": list(model.conditions), "split": split, "step": model.step}
-    results |= triplet_error.results(embeddings, model.masks, items, dataset.triplets[split])
-    if items.inputs.ndim == 2:
-        results["baselines"] = baselines.results(items, dataset.triplets, split)
-    results["primary_metric"] = {"name": "triplet_error", "value": results["triplet_error"]["overall"]}
-    limit = None if full else QUERIES
-    results["retrieval"] = retrieval.results(embeddings, model.masks, items, split, limit)
-    if dataset.record.get("split_unit") == "triplet":  # no item is left that training did not see
-        results["retrieval"]["seen_in_training"] = True
-    if full:
-        results["leakage"] = leakage.results(embeddings, model.masks, items, split)
-        results["off_task"] = off_task.results(embeddings, items, split)
-    return results
+        return results.as_object()
 
 
 def _train_specialist(config: Config, workdir: Path, dataset: Dataset, row: int, stop: StopRequest) -> None:
@@ -136,12 +98,13 @@ def _train_specialist(config: Config, workdir: Path, dataset: Dataset, row: int,
     condition = dataset.items.conditions[row]
     items = dataclasses.replace(dataset.items, conditions=(condition,))
     triplets = {split: columns.of_condition(row) for split, columns in dataset.triplets.items()}
-    record = dataset.record | {
-        "conditions": [condition._asdict()],
-        "items_sha256": items.digest(),
-        "triplets": {split: len(columns.anchor) for split, columns in triplets.items()},
-        "triplets_sha256": {split: columns.digest() for split, columns in triplets.items()},
-    }
+    record = dataclasses.replace(
+        dataset.record,
+        conditions=(condition,),
+        items_sha256=items.digest(),
+        triplets={split: len(columns.anchor) for split, columns in triplets.items()},
+        triplets_sha256={split: columns.digest() for split, columns in triplets.items()},
+    )
     data = dataclasses.replace(config.data, conditions=(condition.name,))
     config = dataclasses.replace(config, variant="standard", data=data)
     say(f"specialist for {condition.name}")
@@ -156,11 +119,11 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
     initial, record, folder = network.state, dataset.record, workdir / "checkpoints"
     if config.backbone.init and not has_steps(folder):
         initial, sha256, left_out = pretrained(config, network)  # a checkpoint makes the weight file needless
-        record = record | {"init_sha256": sha256}
+        record = dataclasses.replace(record, init_sha256=sha256)
         unused = ", ".join(dict.fromkeys(re.split("[./]", name)[0] for name in left_out))
         say(f"the backbone starts from {config.backbone.init}" + (f", without its {unused}" if unused else ""))
     # Not sooner: a config that cannot be trained leaves the workdir free.
-    hosts.first_of_all(lambda: claim(workdir, config, record))
+    claim(workdir, config, record)
     with stop.shielded():
         checkpoints = Checkpoints(folder)
         state = checkpoints.restore_newest(restore_target(network.state, shardings), say)

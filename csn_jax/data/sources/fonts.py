@@ -53,6 +53,7 @@ def glyph_rows(images: np.ndarray, faces: list[str]) -> Rows:
         labels=labels,
         conditions=tuple(Condition(name, "categorical") for name in labels),
         split=None,
+        ink=True,
     )
 
 

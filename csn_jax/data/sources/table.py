@@ -9,7 +9,7 @@ from csn_jax.config import Config, DataConfig
 from csn_jax.data.columns import Columns, read_columns
 from csn_jax.data.duplicates import Duplicates, find_duplicates
 from csn_jax.data.images import decode_files, resolve
-from csn_jax.data.item_set import SPLITS, Condition, Rows, check_split_by, check_values, choose_conditions
+from csn_jax.data.item_set import SPLITS, Condition, Pictures, Rows, check_split_by, check_values, choose_conditions
 from csn_jax.data.kinds import LONGEST, notion_of, parse_kinds
 from csn_jax.data.sources.vectors import read_vectors
 from csn_jax.errors import UserError
@@ -63,7 +63,13 @@ def read(config: Config) -> Rows:
         together=alike.group,
         notes=(*notes, *_told_of(alike, inputs, ids)),
         others=others,
+        pictures=None if data.vectors else _pictures(path, data.image, id_column, np.array(names, object)[kept]),
     )
+
+
+def _pictures(path: Path, image: str, id_column: str, names: np.ndarray) -> Pictures:
+    where = {"kind": "table", "root": str(path.parent.resolve())}
+    return Pictures(where) if id_column == image else Pictures(where | {"image": image}, names)
 
 
 def item_ids(

@@ -16,7 +16,7 @@ from csn_jax.config import Config
 from csn_jax.data.columns import Columns, read_columns
 from csn_jax.data.duplicates import find_duplicates
 from csn_jax.data.images import decode_files, resolve
-from csn_jax.data.item_set import Condition, Rows
+from csn_jax.data.item_set import Condition, Pictures, Rows
 from csn_jax.errors import UserError
 
 IMAGES, TABLE = "ut-zap50k-images", "ut-zap50k-data/meta-data.csv"
@@ -88,6 +88,7 @@ def read(config: Config) -> Rows:
         together=find_duplicates(inputs).group,
         notes=tuple(notes),
         others=tuple(condition for condition in OTHERS if condition not in named),
+        pictures=Pictures({"kind": "folder", "root": str((folder / IMAGES).resolve())}),
     )
 
 

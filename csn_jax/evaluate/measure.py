@@ -1,0 +1,45 @@
+"""Measure a model on one split: the only place where the evaluators meet."""
+
+import numpy as np
+
+from csn_jax.data.dataset import Dataset
+from csn_jax.evaluate import baselines, leakage, off_task, retrieval, triplet_error
+from csn_jax.model.model import Model
+from csn_jax.runtime import hosts
+from csn_jax.runtime.record import Results
+
+QUERIES = 10_000  # of retrieval per condition in a plain evaluation; the gallery is always whole
+
+
+def measure(model: Model, dataset: Dataset, split: str, variant: str, full: bool = False) -> tuple[Results, np.ndarray]:
+    """Measure a model on one split, embedding each item that takes part once: (results, embeddings [N, D]).
+
+    With `full`, retrieval takes every query instead of a sample, and leakage and the off-task probes are measured too;
+    for these, some training items are embedded as well.
+    """
+    items = dataset.items
+    rows = dataset.rows(split)
+    if full and off_task.off_task_labels(items):
+        rows = np.union1d(rows, off_task.fitting_rows(items))
+    embeddings = model.embed_rows(items.inputs, rows)
+    measured = hosts.on_first(lambda: _measured(model, dataset, embeddings, split, variant, full).as_object())
+    return Results.from_object(measured), embeddings
+
+
+def _measured(model: Model, dataset: Dataset, embeddings: np.ndarray, split: str, variant: str, full: bool) -> Results:
+    """The results, from the embeddings of all items that take part."""
+    items, triplets = dataset.items, dataset.triplets
+    found = retrieval.results(embeddings, model.masks, items, split, None if full else QUERIES)
+    if dataset.record.split_unit == "triplet":  # training has seen every item
+        found["seen_in_training"] = True
+    return Results(
+        variant,
+        model.conditions,
+        split,
+        model.step,
+        **triplet_error.results(embeddings, model.masks, items, triplets[split]),
+        baselines=baselines.results(items, triplets, split) if items.inputs.ndim == 2 else None,
+        retrieval=found,
+        leakage=leakage.results(embeddings, model.masks, items, split) if full else None,
+        off_task=off_task.results(embeddings, items, split) if full else None,
+    )

@@ -1,0 +1,253 @@
+"""data.json and results.json: what a run says of its data and its measurements, each a dataclass with one JSON form."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from csn_jax.errors import UserError
+
+# Names that results and workdirs use; a specialist's run lies in a folder of its condition's name.
+RESERVED = ("overall", "checkpoints", "config.json", "data.json", "results.json", "metrics.jsonl", "timing.jsonl")
+
+
+class Condition(NamedTuple):
+    """A condition, and what makes two items alike under it.
+
+    kind: `categorical`: equal values; `numeric`: a small gap between numbers; `ordinal`: few levels between them, the
+    labels being numbers in the levels' order; `set`: a shared member, with `;` between the members; `triplets`: what
+    people said in triplets of their own, without labels.
+    """
+
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """data.json: what a run was trained on. A field that is None or empty is left out of the file.
+
+    conditions: in the order of the masks' rows.
+    split_unit: what the split keeps together: `item`, `triplet`, or a column's name.
+    input_shape: of one input: [H, W, ch] or [F].
+    items, triplets: their number per split.
+    items_sha256, triplets_sha256: digests, of the triplets per split.
+    init_sha256: of the weight file that training started from.
+    adapted: what csn_jax.adapt reported of each condition that it added.
+    checkpoint, checkpoint_sha256, rectified: of a model that csn_jax.port imported.
+    """
+
+    source: str
+    conditions: tuple[Condition, ...]
+    input_shape: tuple[int, ...]
+    items: dict[str, int]
+    triplets: dict[str, int]
+    split_unit: str | None = None
+    items_sha256: str | None = None
+    triplets_sha256: dict[str, str] | None = None
+    init_sha256: str | None = None
+    adapted: tuple[dict[str, Any], ...] = ()
+    checkpoint: str | None = None
+    checkpoint_sha256: str | None = None
+    rectified: bool | None = None
+
+    # The order of the keys in the file.
+    ORDER: ClassVar[tuple[str, ...]] = (
+        *("source", "checkpoint", "checkpoint_sha256", "conditions", "split_unit", "input_shape", "items", "triplets"),
+        *("items_sha256", "triplets_sha256", "rectified", "init_sha256", "adapted"),
+    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The conditions' names."""
+        return tuple(condition.name for condition in self.conditions)
+
+    def to_json(self) -> bytes:
+        """The content of data.json."""
+        return to_json(self.as_object())
+
+    def as_object(self) -> dict[str, Any]:
+        """The JSON object, without fields that do not apply."""
+        values = {name: getattr(self, name) for name in self.ORDER}
+        values["conditions"] = [condition._asdict() for condition in self.conditions]
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {name: value for name, value in values.items() if value not in (None, [])}
+
+    def check(self, new: "Record", workdir: Path) -> None:
+        """Refuse data other than this record's; `new` may leave fields out. Conditions that csn_jax.adapt learned from
+        other data are not part of the run's own data.
+
+        Raises:
+            UserError: naming the field that differs, digests first.
+        """
+        foreign = {report["condition"] for report in self.adapted if not report["own_data"]}
+        own = tuple(condition for condition in self.conditions if condition.name not in foreign)
+        old, now = (json.loads(to_json(part.as_object())) for part in (dataclasses.replace(self, conditions=own), new))
+        for name in sorted(now, key=lambda name: "sha256" not in name):
+            if old.get(name) != now[name]:
+                raise UserError(
+                    f"{workdir} was trained on other data: {name} is {old.get(name)} in its data.json and {now[name]} "
+                    "now; bring back the data it was trained on, or train in a new --workdir."
+                )
+
+
+class Figure(NamedTuple):
+    """A measured value with its 95 % interval, and the number of triplets or queries behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """results.json: what was measured on one split. A part that is None was not measured, and is left out of the file.
+
+    triplet_error, ci95, n_triplets: {"overall": x, "by_condition": {name: x}}; ci95 holds [low, high].
+    baselines: the same triplets under raw vectors and linear probes.
+    retrieval, leakage, off_task: as csn_jax/evaluate measures them.
+    adapted: what csn_jax.adapt reported of the conditions that it added.
+    against: the errors of another run, less these.
+    """
+
+    variant: str
+    conditions: tuple[str, ...]
+    split: str
+    step: int
+    triplet_error: dict[str, Any]
+    ci95: dict[str, Any]
+    n_triplets: dict[str, Any]
+    baselines: dict[str, Any] | None = None
+    retrieval: dict[str, Any] | None = None
+    leakage: dict[str, Any] | None = None
+    off_task: dict[str, Any] | None = None
+    adapted: tuple[dict[str, Any], ...] = ()
+    against: dict[str, Any] | None = None
+
+    def figure(self, condition: str, measure: str = "triplet_error") -> Figure:
+        """A measure under a condition.
+
+        Args:
+            condition: a name, or `overall`, which only the triplet error has.
+            measure: `triplet_error`, or one of retrieval's, such as `recall@1`.
+
+        Raises:
+            KeyError: when it was not measured.
+        """
+        if measure == "triplet_error":
+            value, (low, high), n = (at(part, condition) for part in (self.triplet_error, self.ci95, self.n_triplets))
+        else:
+            found = self.retrieval or {}
+            value, (low, high) = (
+                found["by_condition"][condition][measure],
+                found["ci95"]["by_condition"][condition][measure],
+            )
+            n = found["n_queries"]["by_condition"][condition]
+        return Figure(float(value), float(low), float(high), int(n))
+
+    @staticmethod
+    def from_object(raw: dict[str, Any]) -> "Results":
+        """The results that `as_object` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: for anything else.
+        """
+        known = {field.name: raw[field.name] for field in dataclasses.fields(Results) if field.name in raw}
+        results = Results(**known | {"conditions": tuple(raw["conditions"]), "adapted": tuple(raw.get("adapted", ()))})
+        for condition in (*results.conditions, "overall"):
+            results.figure(condition)
+        return results
+
+    def as_object(self) -> dict[str, Any]:
+        """The JSON object of results.json."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        values = {name: value for name, value in values.items() if value is not None and (value or name != "adapted")}
+        primary = {"primary_metric": {"name": "triplet_error", "value": self.triplet_error["overall"]}}
+        first = [name for name in values if name not in ("retrieval", "leakage", "off_task", "adapted", "against")]
+        return {name: values.pop(name) for name in first} | primary | values
+
+
+def at(part: dict[str, Any], condition: str) -> Any:
+    """A value of {"overall": x, "by_condition": {name: x}}."""
+    return part["overall"] if condition == "overall" else part["by_condition"][condition]
+
+
+def to_json(value: dict[str, Any]) -> bytes:
+    """The form of every JSON file that a command writes."""
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def check_name(name: str) -> None:
+    """Whether a condition can have this name: it names neighbours_<name>.png, and the folder of a specialist beside the
+    workdir's own files.
+
+    Raises:
+        UserError: when it cannot.
+    """
+    if not name or not name.isprintable() or "/" in name or name.startswith(".") or len(name.encode()) > 200:
+        raise UserError(f"condition {name!r} cannot name a file, as its pictures need; rename it.")
+    if name in RESERVED:
+        raise UserError(f"condition {name!r} has a name that results and workdirs use; rename it.")
+
+
+def read_record(workdir: Path) -> Record:
+    """data.json of a run.
+
+    Raises:
+        UserError: when it is missing or damaged.
+    """
+    path = workdir / "data.json"
+    if not path.is_file():
+        raise UserError(f"{workdir} has no data.json: its training never began; run the same command again.")
+    raw = _read_object(path)
+    try:
+        known = {field.name: raw[field.name] for field in dataclasses.fields(Record) if field.name in raw}
+        conditions = tuple(Condition(condition["name"], condition["kind"]) for condition in raw["conditions"])
+        changed = {
+            "conditions": conditions,
+            "input_shape": tuple(raw["input_shape"]),
+            "adapted": tuple(raw.get("adapted", ())),
+        }
+        record = Record(**known | changed)
+        numbers = [*record.input_shape, *record.triplets.values(), *record.items.values()]
+        sound = all(isinstance(name, str) for name in record.names) and all(isinstance(n, int) for n in numbers)
+        sound = sound and all(isinstance(report["own_data"], bool) for report in record.adapted)
+    except (KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise UserError(f"{path} is damaged (a field is missing or of another type); restore it from a copy.")
+    for name in record.names:  # in an untrusted folder, names may lead anywhere
+        try:
+            check_name(name)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+    return record
+
+
+def read_results(workdir: Path) -> Results | None:
+    """results.json of a finished run, or None while the run is not finished.
+
+    Raises:
+        UserError: when it is damaged.
+    """
+    path = workdir / "results.json"
+    if not path.is_file():
+        return None
+    raw = _read_object(path)
+    try:
+        return Results.from_object(raw)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{path} is damaged (a field is missing or of another type); restore it from a copy.") from None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}); restore it from a copy.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged (it does not hold an object); restore it from a copy.")
+    return value
