@@ -1,5 +1,6 @@
 """A small page of csn_jax.explore without a training: random vectors, pictures, and labels that would be markup."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from csn_jax import explore
 from csn_jax.data.item_set import Condition, ItemSet
+from csn_jax.runtime.record import Results
 from csn_jax.runtime.whole_folder import write_folder
 from csn_jax.store.index import Index
 from csn_jax.store.vector_file import Embeddings
@@ -16,6 +18,7 @@ IDS = ("</script><script>window.hacked=1</script>", "\u2028\u2029 \\u003c ' \" `
 CONDITIONS = (Condition("shape", "categorical"), Condition(HOSTILE, "categorical"), Condition("price", "numeric"))
 ABOUT = {"run": "<run>", "variant": "learned", "split": "test", "step": 7, "total": 80, "seed": 0}
 RESULTS = {
+    "variant": "learned",
     "split": "test",
     "step": 7,
     "conditions": [name for name, _ in CONDITIONS],
@@ -58,7 +61,8 @@ def index(shown: ItemSet) -> Index:
 
 def files(shown: ItemSet, ink: bool = False) -> dict[str, bytes]:
     made, vectors = model(len(shown.ids))
-    return explore.page_files(made, shown, np.arange(len(shown.ids)), vectors, RESULTS, ABOUT, ink)
+    shown = dataclasses.replace(shown, ink=ink)
+    return explore.page_files(made, shown, np.arange(len(shown.ids)), vectors, Results.from_object(RESULTS), ABOUT)
 
 
 def write(out: Path, shown: ItemSet) -> Path:

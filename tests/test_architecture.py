@@ -1,4 +1,4 @@
-"""The house holds: a wing per command, imports that go down, one home per heavy package, no name that hides a module."""
+"""The layout: one wing per command, imports that go down, one home per heavy package, no name that hides a module."""
 
 import ast
 import subprocess
@@ -28,7 +28,7 @@ FLOORS = (
     ("errors", "text"),
 )
 # Training, adapting and exporting end with a measurement, so evaluate's wing is open to other commands.
-# The benchmark measures the other commands' parts, so every wing is open to it, and its use gives nobody a reason to share.
+# The benchmark measures the other commands' parts: every wing is open to it, and its use alone makes nothing shared.
 OPEN_WING, GUEST = "evaluate", "benchmark"
 
 
@@ -65,7 +65,8 @@ def imports_of(path: Path, *, of_types: bool = True) -> set[str]:
 
 MODULES = {module_of(path) for path in FILES}
 GRAPH = {
-    module_of(path): {name for name in imports_of(path, of_types=False) if name.startswith("csn_jax.")} for path in FILES
+    module_of(path): {name for name in imports_of(path, of_types=False) if name.startswith("csn_jax.")}
+    for path in FILES
 }
 
 
@@ -165,7 +166,10 @@ def test_no_circle():
 
 def test_the_rules_have_teeth():
     """Each planted fault is reported, and only that."""
-    helper = GRAPH | {"csn_jax.data.helper": set(), "csn_jax.adapt.fit": GRAPH["csn_jax.adapt.fit"] | {"csn_jax.data.helper"}}
+    helper = GRAPH | {
+        "csn_jax.data.helper": set(),
+        "csn_jax.adapt.fit": GRAPH["csn_jax.adapt.fit"] | {"csn_jax.data.helper"},
+    }
     assert len(lonely(helper)) == 1 and "csn_jax.data.helper is needed by adapt alone" in lonely(helper)[0]
     # With a second command it may stay.
     second = helper | {"csn_jax.embed": helper["csn_jax.embed"] | {"csn_jax.data.helper"}}
@@ -197,8 +201,9 @@ def test_modules_are_short():
 
 HOMES = {
     "flax": lambda module: module.startswith("csn_jax.backbones"),
-    "tensorflow": lambda module: module
-    in ("csn_jax.train.tf_feed", "csn_jax.data.sources.tfds", "csn_jax.data.sources.tfds_builders"),
+    "tensorflow": lambda module: (
+        module in ("csn_jax.train.tf_feed", "csn_jax.data.sources.tfds", "csn_jax.data.sources.tfds_builders")
+    ),
     "tensorflow_datasets": lambda module: module in ("csn_jax.data.sources.tfds_builders", "csn_jax.data.sources.tfds"),
     "orbax": lambda module: module == "csn_jax.runtime.checkpoint",
     "tyro": lambda module: part_of(module) == "cli",
@@ -222,10 +227,10 @@ def test_a_package_is_imported_in_its_home_only(package):
             assert HOMES[package](module_of(path)), f"{module_of(path)} imports {package}"
 
 
-def test_data_and_stores_import_no_jax():
-    """Reading data and searching need NumPy alone."""
+def test_data_imports_no_jax():
+    """Reading data needs NumPy alone."""
     users = {module_of(path) for path in FILES if any(name.split(".")[0] == "jax" for name in imports_of(path))}
-    assert {name for name in users if part_of(name) in ("data", "store")} == set()
+    assert {name for name in users if part_of(name) == "data"} == set()
 
 
 @pytest.mark.parametrize("module", ["csn_jax", *(f"csn_jax.{name}" for name in ("cli", "config", *COMMANDS))])

@@ -48,7 +48,7 @@ def plain_names(tensors: Mapping[str, np.ndarray], where: str) -> dict[str, np.n
 
 def to_tensors(backbone: str, params: Any, statistics: Any) -> dict[str, np.ndarray]:
     """Parameters and running statistics by name, of the backbone with that name in a config."""
-    leaves = {path: np.asarray(leaf) for path, leaf in (_flat(params) | _flat(statistics)).items()}
+    leaves = {path: np.asarray(leaf) for path, leaf in (flat(params) | flat(statistics)).items()}
     if backbone not in STAGES:
         return leaves
     return {torch_name(path): leaf.transpose(TO_TORCH.get(leaf.ndim, (0,))) for path, leaf in leaves.items()}
@@ -104,7 +104,7 @@ def from_tensors(
         raise UserError(f"{where} is not of a {backbone} ({told}); give weights of a {backbone}.")
 
     def filled(tree: Any) -> Any:
-        leaves = _flat(tree)
+        leaves = flat(tree)
         for path in leaves:
             name = torch_name(path) if backbone in STAGES else path
             if name in both:
@@ -117,5 +117,6 @@ def from_tensors(
     return Loaded(filled(params), filled(statistics), left_out)
 
 
-def _flat(tree: Any) -> dict[str, Any]:
+def flat(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree of parameters by their path, as `layer1/conv/kernel`."""
     return flatten_dict(tree, sep="/")

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from csn_jax.backbones import projection, small, vgg
 from csn_jax.backbones.norm import EPSILON
+from csn_jax.backbones.tensors import flat
 from csn_jax.config import BackboneConfig, PreprocessConfig
 from csn_jax.errors import UserError
 
@@ -117,7 +117,7 @@ class Layers:
 
     def __init__(self, graph: Graph, part: Part, prefix: str):
         self._graph, self._part, self._prefix = graph, part, prefix
-        leaves = flatten_dict(part.params, sep="/") | flatten_dict(part.statistics, sep="/")
+        leaves = flat(part.params) | flat(part.statistics)
         self._values = {path: np.asarray(leaf, np.float64) for path, leaf in leaves.items()}
 
     def has(self, module: str) -> bool:

@@ -63,6 +63,23 @@ class Record:
         """The conditions' names."""
         return tuple(condition.name for condition in self.conditions)
 
+    @staticmethod
+    def from_object(raw: dict[str, Any]) -> "Record":
+        """The record that `as_object` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: for anything else.
+        """
+        known = {field.name: raw[field.name] for field in dataclasses.fields(Record) if field.name in raw}
+        known["conditions"] = tuple(Condition(condition["name"], condition["kind"]) for condition in raw["conditions"])
+        record = Record(**known | {name: tuple(raw.get(name, ())) for name in ("input_shape", "adapted")})
+        numbers = [*record.input_shape, *record.triplets.values(), *record.items.values()]
+        if not all(isinstance(name, str) for name in record.names) or not all(isinstance(n, int) for n in numbers):
+            raise TypeError("a name is not text, or a number is not whole")
+        if not all(isinstance(report["own_data"], bool) for report in record.adapted):
+            raise TypeError("adapted")
+        return record
+
     def to_json(self) -> bytes:
         """The content of data.json."""
         return to_json(self.as_object())
@@ -204,21 +221,9 @@ def read_record(workdir: Path) -> Record:
         raise UserError(f"{workdir} has no data.json: its training never began; run the same command again.")
     raw = _read_object(path)
     try:
-        known = {field.name: raw[field.name] for field in dataclasses.fields(Record) if field.name in raw}
-        conditions = tuple(Condition(condition["name"], condition["kind"]) for condition in raw["conditions"])
-        changed = {
-            "conditions": conditions,
-            "input_shape": tuple(raw["input_shape"]),
-            "adapted": tuple(raw.get("adapted", ())),
-        }
-        record = Record(**known | changed)
-        numbers = [*record.input_shape, *record.triplets.values(), *record.items.values()]
-        sound = all(isinstance(name, str) for name in record.names) and all(isinstance(n, int) for n in numbers)
-        sound = sound and all(isinstance(report["own_data"], bool) for report in record.adapted)
-    except (KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
-        raise UserError(f"{path} is damaged (a field is missing or of another type); restore it from a copy.")
+        record = Record.from_object(raw)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{path} is damaged (a field is missing or of another type); restore it from a copy.") from None
     for name in record.names:  # in an untrusted folder, names may lead anywhere
         try:
             check_name(name)

@@ -24,8 +24,9 @@ from csn_jax.data.dataset import load_dataset
 from csn_jax.data.triplets import Triplets
 from csn_jax.model.model import restore_best
 from csn_jax.model.network import build_network
+from csn_jax.runtime.record import Record, read_record
 from csn_jax.runtime.whole_run import write_run
-from csn_jax.runtime.workdir import read_config, read_record
+from csn_jax.runtime.workdir import read_config
 from csn_jax.store.index import Index
 
 N = 300
@@ -50,7 +51,7 @@ def known_run(workdir: Path, data: DataConfig) -> Path:
     """A workdir whose embedding is the vector itself, with masks for category and tags, on the shop's data."""
     config = Config(steps=5, backbone=BackboneConfig("projection", embedding_dim=12), batch_size=16, data=data)
     record = {"conditions": [{"name": name, "kind": "set"} for name in ("category", "tags")], "input_shape": [12]}
-    record |= {"source": "imported", "items": {"train": 0}, "triplets": {"train": 100}}
+    record = Record.from_object(record | {"source": "imported", "items": {"train": 0}, "triplets": {"train": 100}})
     if data.source == "table":
         record = load_dataset(config).record
     network = build_network(config, (12,), 2, 100)
@@ -89,7 +90,7 @@ def learn(parent, out, *flags, condition="colour"):
     before = tiny.contents(parent)
     adapt.main([f"--workdir={parent}", f"--condition={condition}", f"--out={out}", *map(str, flags)])
     assert tiny.contents(parent) == before
-    return csn_jax.load(out), read_record(Path(out))["adapted"][-1]
+    return csn_jax.load(out), read_record(Path(out)).adapted[-1]
 
 
 def assert_keeps_the_parent(model, parent, name="colour"):
@@ -162,9 +163,7 @@ def test_from_labels_of_the_runs_own_table(parent, adapted, capsys):
     config = read_config(parent)
     trained = dataclasses.replace(config, data=dataclasses.replace(config.data, conditions=model.conditions))
     assert read_config(out) == trained
-    record = read_record(out)
-    del record["adapted"]
-    assert record == json.loads(json.dumps(load_dataset(trained).record))
+    assert dataclasses.replace(read_record(out), adapted=()) == load_dataset(trained).record
     assert (out / "masks.png").stat().st_size > 1000
 
 
@@ -422,7 +421,7 @@ def imported(tmp_path_factory):
         "rectified": False,
     }
     network = build_network(config, (16, 16, 3), 1, 0)
-    write_run(workdir, config, record, network.state)
+    write_run(workdir, config, Record.from_object(record), network.state)
     return workdir
 
 

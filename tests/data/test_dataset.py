@@ -8,9 +8,10 @@ import pytest
 
 from csn_jax.config import Config, DataConfig, PreprocessConfig
 from csn_jax.data.dataset import load_dataset
-from csn_jax.data.item_set import SPLITS, make_items
+from csn_jax.data.item_set import SPLITS, Condition, make_items
 from csn_jax.data.sources.fonts import CHARACTERS, glyph_rows
 from csn_jax.errors import UserError
+from csn_jax.runtime.record import Record
 
 SMALL = DataConfig(train_triplets=300, validation_triplets=100, test_triplets=200)
 
@@ -50,12 +51,12 @@ def test_the_record_says_what_the_data_is(dataset):
     """data.json names source, conditions with kinds, split unit, counts, and digests of items and triplets; it
     survives JSON, and is the same when loaded again."""
     record = dataset.record
-    assert json.loads(json.dumps(record)) == record == load_dataset(config()).record
-    assert record["source"] == "glyphs" and record["split_unit"] == "item" and record["input_shape"] == [32, 32, 1]
-    assert record["conditions"] == [{"name": n, "kind": "categorical"} for n in ("character", "font")]
-    assert sum(record["items"].values()) == len(dataset.items.ids)
-    assert record["items_sha256"] == dataset.items.digest()
-    assert record["triplets_sha256"] == {split: dataset.triplets[split].digest() for split in SPLITS}
+    assert Record.from_object(json.loads(record.to_json())) == record == load_dataset(config()).record
+    assert record.source == "glyphs" and record.split_unit == "item" and record.input_shape == (32, 32, 1)
+    assert record.conditions == tuple(Condition(name, "categorical") for name in ("character", "font"))
+    assert sum(record.items.values()) == len(dataset.items.ids)
+    assert record.items_sha256 == dataset.items.digest()
+    assert record.triplets_sha256 == {split: dataset.triplets[split].digest() for split in SPLITS}
 
 
 def test_split_by_font_keeps_test_fonts_unseen():
@@ -63,13 +64,13 @@ def test_split_by_font_keeps_test_fonts_unseen():
     dataset = load_dataset(config(split_by="font"))
     fonts = {split: set(dataset.items.labels["font"][dataset.items.split == split]) for split in SPLITS}
     assert not fonts["train"] & fonts["test"] and not fonts["validation"] & (fonts["train"] | fonts["test"])
-    assert dataset.record["split_unit"] == "font"
+    assert dataset.record.split_unit == "font"
 
 
 def test_another_data_seed_is_other_data(dataset):
     """data.seed moves split and triplets; the training seed moves neither."""
     other = load_dataset(config(seed=1)).record
-    assert other["items_sha256"] != dataset.record["items_sha256"]
+    assert other.items_sha256 != dataset.record.items_sha256
     assert load_dataset(dataclasses.replace(config(), seed=9)).record == dataset.record
 
 

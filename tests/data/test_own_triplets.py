@@ -83,7 +83,7 @@ def test_items_that_have_a_split_give_it_to_their_triplets(tmp_path, suffix):
         assert all(column.dtype == np.int32 for column in triplets)
     assert [condition.name for condition in dataset.items.conditions] == list(dict.fromkeys(row[3] for row in rows))
     assert {condition.kind for condition in dataset.items.conditions} == {"triplets"}
-    assert dataset.record["split_unit"] == "item"
+    assert dataset.record.split_unit == "item"
 
 
 def test_triplets_that_have_a_split_give_it_to_their_items(tmp_path):
@@ -104,7 +104,7 @@ def test_without_any_split_the_triplets_are_split(tmp_path, monkeypatch):
     rows += [[row[0], row[2], row[1], row[3]] for row in rows[:100]] + rows[100:150]  # contradicted, and repeated
     path = write(tmp_path / "t.csv", rows)
     dataset = load_dataset(config(tmp_path, path))
-    assert dataset.record["split_unit"] == "triplet"
+    assert dataset.record.split_unit == "triplet"
     found = named(dataset)
     assert set.union(*found.values()) == {tuple(row) for row in rows}
     homes = {}

@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from csn_jax import cli
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.evaluate import leakage as module
 from csn_jax.evaluate.leakage import leakage, outcomes, results
+from csn_jax.evaluate.table import results_table
+from csn_jax.runtime.record import Results
 
 
 def world(n: int = 300, seed: int = 0):
@@ -122,7 +123,9 @@ def test_results_are_plain_and_tabled():
     nothing = {"by_condition": {}}
     head = {"variant": "learned", "conditions": [], "split": "test", "step": 1}
     head |= {name: {"overall": value} | nothing for name, value in (("triplet_error", 0), ("ci95", [0, 0]))}
-    lines = cli.results_table(head | {"n_triplets": {"overall": 1} | nothing, "leakage": found}).splitlines()
+    lines = results_table(
+        Results.from_object(head | {"n_triplets": {"overall": 1} | nothing, "leakage": found})
+    ).splitlines()
     assert lines[-5].split() == ["nearest", "is", "alike", "in", "shape", "colour", "brand", "tags"]
     assert lines[-3].startswith("by shape    ") and " 100.0%  " in lines[-3]
     assert lines[-1].split()[2] == f"{found['chance']['by_attribute']['shape']:.1%}"

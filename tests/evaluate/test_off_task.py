@@ -7,11 +7,13 @@ import pytest
 import tiny
 import torch
 
-from csn_jax import cli, evaluate
+from csn_jax import evaluate
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.evaluate import off_task as module
 from csn_jax.evaluate.off_task import fit_probe, off_task, off_task_labels, outcomes, results
+from csn_jax.evaluate.table import results_table
 from csn_jax.model.model import Model
+from csn_jax.runtime.record import Results
 
 
 def world(n: int = 900, seed: int = 0):
@@ -140,5 +142,5 @@ def test_a_run_of_one_condition_is_measured_in_full(variant, tmp_path, capsys, m
     probe = full["off_task"]
     assert list(probe["by_label"]) == ["font"] and 0 < probe["by_label"]["font"] < 0.5
     assert sum(asked) == results["retrieval"]["n_queries"]["by_condition"]["character"] + 4_000  # each item once
-    table = cli.results_table(full)
+    table = results_table(Results.from_object(full))
     assert f"\nfont            {probe['by_label']['font']:.2%}" in table and "\nby character " in table

@@ -10,11 +10,12 @@ import sys
 import numpy as np
 import pytest
 
-from csn_jax import cli
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.evaluate import bootstrap
 from csn_jax.evaluate import retrieval as module
 from csn_jax.evaluate.retrieval import METRICS, likeness, measure, outcomes, results, retrieval
+from csn_jax.evaluate.table import results_table
+from csn_jax.runtime.record import Results
 
 
 def alike(kind: str, one: str, other: str, column: list[str]) -> bool:
@@ -289,14 +290,18 @@ def test_results_have_the_shape_of_results_json():
         "n_triplets": {"overall": 9} | nothing,
     }
     sizes = {"by_condition": {"price": 7}}
-    table = cli.results_table(head | {"retrieval": found})
+    table = results_table(Results.from_object(head | {"retrieval": found}))
     value = found["by_condition"]["price"]["r_precision"]
     assert table.count("\n\n") == 1 and f"{value:.2%}" in table and "R-precision" in table
     for part in (found["by_condition"]["price"]["precision@10"], found["chance"]["by_condition"]["price"]):
         assert f"{part:.2%}" in table
     old = {"by_condition": {"price": {"recall@1": 0.25, "r_precision": 0.5, "map@r": 0.125}}, "n_queries": sizes}
-    assert re.search(r"price +25.00% +- +- +50.00% +12.50% +7", cli.results_table(head | {"retrieval": old}))
-    assert "retrieval" not in cli.results_table(head | {"retrieval": results(embeddings, masks, items, "train")})
+    assert re.search(
+        r"price +25.00% +- +- +50.00% +12.50% +7", results_table(Results.from_object(head | {"retrieval": old}))
+    )
+    assert "retrieval" not in results_table(
+        Results.from_object(head | {"retrieval": results(embeddings, masks, items, "train")})
+    )
 
 
 def test_intervals_of_several_measures_are_those_of_each(monkeypatch):

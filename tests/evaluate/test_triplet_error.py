@@ -198,9 +198,10 @@ def test_evaluation_embeds_each_item_once():
     the device computes besides is the padding of the last chunk."""
     from csn_jax.data.dataset import Dataset
     from csn_jax.data.triplets import draw_triplets
+    from csn_jax.evaluate.measure import measure
     from csn_jax.model.model import CHUNK, Model
+    from csn_jax.runtime.record import Record
     from csn_jax.runtime.sharding import make_shardings
-    from csn_jax.train.loop import evaluate
 
     n, n_test = 25_000, 20_000
     number = np.arange(n)
@@ -230,12 +231,13 @@ def test_evaluation_embeds_each_item_once():
 
     masks, shape = np.ones((2, 4), np.float32), inputs.shape[1:]
     model = Watched(("x", "y"), masks, 7, shape, False, network, network, str, make_shardings())
-    found, embeddings = evaluate(model, Dataset(items, {"test": triplets}, {}), "test", "learned")
+    record = Record("none", conditions, shape, {}, {})
+    found, embeddings = measure(model, Dataset(items, {"test": triplets}, record), "test", "learned")
     np.testing.assert_array_equal(np.sort(np.concatenate(asked)), np.flatnonzero(split == "test"))
     assert embeddings.shape == (n, 4) and not embeddings[split == "train"].any()
     computed = np.concatenate(computed)
     assert set(computed) == set(np.flatnonzero(split == "test")) and len(computed) - n_test < CHUNK
-    assert found["n_triplets"]["overall"] == 40_000 and found["step"] == 7
+    assert found.n_triplets["overall"] == 40_000 and found.step == 7
 
 
 def test_a_difference_is_paired():

@@ -303,7 +303,7 @@ def config_json() -> Reader:
 
 
 def data_json() -> Reader:
-    from csn_jax.runtime.workdir import read_record
+    from csn_jax.runtime.record import read_record
 
     record = {"source": "table", "conditions": [{"name": "k", "kind": "set"}], "input_shape": [8, 8, 1]}
     record |= {"items": {"train": 5, "test": 3}, "triplets": {"train": 50, "test": 30}, "items_sha256": "0" * 64}

@@ -112,6 +112,7 @@ def page_of(labels: list[str], out: Path) -> Path:
     """The page of explore over as many items as labels; its index.html."""
     from csn_jax import explore
     from csn_jax.data.item_set import Condition, ItemSet
+    from csn_jax.runtime.record import Results
     from csn_jax.runtime.whole_folder import write_folder
 
     n, rng = len(labels), np.random.default_rng(0)
@@ -122,10 +123,10 @@ def page_of(labels: list[str], out: Path) -> Path:
     items = ItemSet(inputs, np.array(labels), columns, np.array(["test"] * n), conditions, conditions)
     masks = np.maximum(rng.normal(0.5, 0.5, (NOTIONS, WIDTH)), 0).astype(np.float32)
     model = SimpleNamespace(conditions=tuple(names), masks=masks)
-    results = results_of(names) | {"split": "test", "step": 7}
+    results = Results.from_object(results_of(names) | {"variant": "learned", "split": "test", "step": 7})
     about = {"run": labels[1], "variant": "learned", "split": "test", "step": 7, "total": n, "seed": 0}
     vectors = rng.normal(size=(n, WIDTH)).astype(np.float32)
-    files = explore.page_files(model, items, np.arange(n), vectors, results, about, False)
+    files = explore.page_files(model, items, np.arange(n), vectors, results, about)
     write_folder(out, files, explore.OURS, explore.MARK)
     return out / "index.html"
 

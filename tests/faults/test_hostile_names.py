@@ -12,7 +12,7 @@ from PIL import Image
 from csn_jax.config import Config, DataConfig, PreprocessConfig
 from csn_jax.data.sources import table
 from csn_jax.errors import UserError
-from csn_jax.runtime.workdir import check_name
+from csn_jax.runtime.record import check_name
 
 HEADS = (
     "../",

@@ -22,6 +22,7 @@ from csn_jax.config import STAGES, BackboneConfig, Config, DataConfig, Preproces
 from csn_jax.core.steps import initial_state
 from csn_jax.model.network import build_network
 from csn_jax.port import onnx_graph
+from csn_jax.runtime.record import Record
 from csn_jax.runtime.whole_run import write_run
 
 NOISE = 6e-6  # of float32 embeddings, as between this package and PyTorch
@@ -71,7 +72,7 @@ def untrained(workdir: Path, which: str, dtype: str = "float32", names=NAMES, di
     network = build_network(config, shape, len(names), 0)
     params, statistics = drawn(network.state.params["backbone"]), drawn(network.state.statistics)
     beta = rng.normal(0.5, 0.7, (len(names), dim)).astype(np.float32)
-    write_run(workdir, config, record, initial_state(params, statistics, beta, network.optimizer))
+    write_run(workdir, config, Record.from_object(record), initial_state(params, statistics, beta, network.optimizer))
     return workdir
 
 
@@ -164,7 +165,8 @@ def specialists(tmp_path_factory):
     config = Config.from_json((workdir / NAMES[0] / "config.json").read_text())
     config = dataclasses.replace(config, variant="specialists", data=DataConfig("imported", conditions=NAMES))
     record = json.loads((workdir / NAMES[0] / "data.json").read_text())
-    write_run(workdir, config, record | {"conditions": [{"name": name, "kind": "set"} for name in NAMES]}, None)
+    record |= {"conditions": [{"name": name, "kind": "set"} for name in NAMES]}
+    write_run(workdir, config, Record.from_object(record), None)
     return workdir
 
 

@@ -21,15 +21,19 @@ from csn_jax import cli, report
 from csn_jax.config import Config, flags
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.errors import UserError
+from csn_jax.model.run import Run
 from csn_jax.report import charts as report_pictures
 from csn_jax.report import image_map
 from csn_jax.report import text as report_text
-from csn_jax.report.runs import Run, arrange, curve, read_run, summarise
+from csn_jax.report.runs import Finished, arrange, curve, read_run, summarise
+from csn_jax.runtime.record import Record, Results
 
 NAMES = ("shape", "colour")
 
 
-def make_run(name: str, config: Config, errors=(0.1, 0.3), data="d", train=(2000, "t"), names=NAMES, **more) -> Run:
+def make_run(
+    name: str, config: Config, errors=(0.1, 0.3), data="d", train=(2000, "t"), names=NAMES, **more
+) -> Finished:
     """A run as it would be read, with errors by condition."""
     overall = sum(errors) / len(errors)
     by = dict(zip(names, errors, strict=True))
@@ -52,7 +56,8 @@ def make_run(name: str, config: Config, errors=(0.1, 0.3), data="d", train=(2000
         "items_sha256": data * 64,
         "triplets_sha256": {"train": train[1] * 64, "validation": "v" * 64, "test": "e" * 64},
     }
-    return Run(name, Path("nowhere") / name, config, record, results | more)
+    results = Results.from_object(results | {"variant": config.variant, "conditions": list(names)} | more)
+    return Finished(name, Run(Path("nowhere") / name, config, Record.from_object(record), results, ()), results)
 
 
 def config(variant: str, seed: int = 0, **changes) -> Config:
@@ -114,7 +119,7 @@ def test_a_run_given_twice_is_refused():
 # Figures
 
 
-def seeds(values) -> list[Run]:
+def seeds(values) -> list[Finished]:
     return [make_run(f"s{i}", config("learned", i), errors=pair) for i, pair in enumerate(values)]
 
 
@@ -155,7 +160,7 @@ def test_the_table_says_what_results_say():
     assert text.startswith(report.MARK[1].decode()) and "Note: x: not finished" in text
     for run in runs:
         words = re.search(rf"python -m csn_jax.train (.*)--workdir={run.name}\n", text)[1].split()
-        assert words == flags(run.config)
+        assert words == flags(run.run.config)
 
 
 def test_csv_holds_every_figure_unrounded():
@@ -173,9 +178,9 @@ def test_csv_holds_every_figure_unrounded():
     assert len(lines) == 3 * 3
     for line in lines:
         run = next(run for run in runs if run.name == line["run"])
-        part = run.results["triplet_error"]
+        part = run.results.triplet_error
         value = part["overall"] if line["condition"] == "overall" else part["by_condition"][line["condition"]]
-        assert float(line["value"]) == value and int(line["seed"]) == run.config.seed
+        assert float(line["value"]) == value and int(line["seed"]) == run.run.config.seed
 
 
 def test_what_results_have_besides_is_shown():
@@ -225,7 +230,7 @@ def test_reading_tells_what_is_wrong(finished, tmp_path):
         assert tiny.is_one_sentence(str(caught.value).rstrip("."))
         return str(caught.value)
 
-    assert "is no folder" in wrong(tmp_path / "none")
+    assert "is not a folder" in wrong(tmp_path / "none")
     assert "no config.json" in wrong(tmp_path)
     workdir = shutil.copytree(finished, tmp_path / "run")
     results = json.loads((workdir / "results.json").read_text())
@@ -256,14 +261,16 @@ def test_curves_are_those_of_the_log(finished, tmp_path):
 
 def test_specialists_have_one_curve(tmp_path):
     """At shared steps the errors weigh by their validation triplets, and losses alike."""
-    run = make_run("s", config("specialists"))._replace(workdir=tmp_path)
+    run = make_run("s", config("specialists"))
+    below = []
     logs = {"shape": ((4, 0.1, 1.0), (8, 0.2, 2.0)), "colour": ((4, 0.4, 5.0), (8, 0.3, 4.0), (12, 0.0, 0.0))}
     for (name, log), n in zip(logs.items(), (300, 100), strict=True):
         (tmp_path / name).mkdir()
-        record = run.record | {"triplets": {"train": 1, "validation": n, "test": 1}}
-        (tmp_path / name / "data.json").write_text(json.dumps(record))
+        record = dataclasses.replace(run.run.record, triplets={"train": 1, "validation": n, "test": 1})
+        below.append(Run(tmp_path / name, config("standard"), record, None, ()))
         entries = [{"step": s, "validation/triplet_error/overall": e, "train/loss": x} for s, e, x in log]
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    run = run._replace(run=dataclasses.replace(run.run, specialists=tuple(below)))
     steps, values = curve(run, "validation/triplet_error/overall")
     assert steps == [4, 8] and values == pytest.approx([(300 * 0.1 + 100 * 0.4) / 400, (300 * 0.2 + 100 * 0.3) / 400])
     assert curve(run, "train/loss") == ([4, 8], [3.0, 3.0])
@@ -459,7 +466,8 @@ def test_without_the_data_there_are_tables_and_a_note(finished, tmp_path, capsys
 
 def test_vectors_have_no_maps():
     run = make_run("r", config("learned"))
-    run.record["input_shape"] = [12]
+    record = dataclasses.replace(run.run.record, input_shape=(12,))
+    run = run._replace(run=dataclasses.replace(run.run, record=record))
     with pytest.raises(UserError, match="are vectors"):
         report.draw_maps(run, None, 100)
 
@@ -476,7 +484,7 @@ def test_mistakes_are_told(finished, tmp_path, capsys, monkeypatch):
 
     out = f"--out={tmp_path / 'report'}"
     assert "no run is given" in told(out)
-    assert "is no folder" in told(tmp_path / "none", out)
+    assert "is not a folder" in told(tmp_path / "none", out)
     assert "no config.json" in told(tmp_path, out)
     assert "--items is 9" in told(finished, out, "--items=9")
     assert "did you mean --items" in told(finished, out, "--item=9")

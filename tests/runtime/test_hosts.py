@@ -18,11 +18,10 @@ from oracles import flat
 
 from csn_jax.errors import UserError
 from csn_jax.model.model import restore_target
-from csn_jax.model.network import build_network, examples
+from csn_jax.model.run import open_run
 from csn_jax.runtime import hosts
 from csn_jax.runtime.checkpoint import Checkpoints
 from csn_jax.runtime.sharding import make_shardings
-from csn_jax.runtime.workdir import read_config, read_record
 
 
 def test_the_forms_of_distributed():
@@ -193,8 +192,7 @@ def test_slurm_says_who_is_who(two, folder):
 
 def parameters(workdir):
     """(initial, last) parameters of a run, by name, restored on the devices of this process."""
-    config, record = read_config(workdir), read_record(workdir)
-    network = build_network(config, record["input_shape"], len(record["conditions"]), examples(config, record))
+    network = open_run(workdir).restore()[0]
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     state = checkpoints.restore(pair.STEPS, restore_target(network.state, make_shardings()))
     return flat(network.state.params), flat(state.params)

@@ -13,7 +13,9 @@ import tiny
 
 from csn_jax.config import Config
 from csn_jax.errors import MachineError, UserError
+from csn_jax.runtime import record as r
 from csn_jax.runtime import workdir as w
+from csn_jax.runtime.record import Record
 
 HOLD = """
 import sys, time
@@ -24,6 +26,7 @@ with locked(Path(sys.argv[1])):
     time.sleep(60)
 """
 RECORD = {
+    "source": "fonts",
     "conditions": [{"name": "font", "kind": "categorical"}],
     "input_shape": [32, 32, 1],
     "items": {"train": 3},
@@ -124,18 +127,18 @@ def test_relative_folders_become_absolute(tmp_path, monkeypatch):
 def test_a_claimed_workdir_keeps_its_config_and_data(tmp_path):
     """Another config is refused by every field that differs, other data by the digests, before anything is written."""
     w.check_config(tmp_path, Config())  # a new folder takes any
-    w.claim(tmp_path, Config(), RECORD)
+    w.claim(tmp_path, Config(), Record.from_object(RECORD))
     before = tiny.contents(tmp_path)
-    w.claim(tmp_path, Config(), RECORD)
+    w.claim(tmp_path, Config(), Record.from_object(RECORD))
     with pytest.raises(UserError) as caught:
         w.check_config(tmp_path, Config(seed=3, variant="fixed"))
     assert "config.variant: 'learned', now 'fixed'" in str(caught.value)
     assert "config.seed: 0, now 3" in str(caught.value) and "batch_size" not in str(caught.value)
     assert tiny.is_one_sentence(str(caught.value).removesuffix("."))
     with pytest.raises(UserError, match="items_sha256 is aa in its data.json and bb now; bring back"):
-        w.claim(tmp_path, Config(), RECORD | {"items": {"train": 1}, "items_sha256": "bb"})
+        w.claim(tmp_path, Config(), Record.from_object(RECORD | {"items": {"train": 1}, "items_sha256": "bb"}))
     assert tiny.contents(tmp_path) == before
-    assert w.read_config(tmp_path) == Config() and w.read_record(tmp_path) == RECORD
+    assert w.read_config(tmp_path) == Config() and json.loads((tmp_path / "data.json").read_text()) == RECORD
 
 
 DAMAGES = {
@@ -154,22 +157,21 @@ DAMAGES = {
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damaged_data_json_is_one_sentence(tmp_path, name):
     (tmp_path / "data.json").write_bytes(DAMAGES[name].encode("utf-8", "surrogateescape"))
-    for read in (w.read_record, lambda folder: w.check_record(folder, RECORD)):
-        with pytest.raises(UserError) as caught:
-            read(tmp_path)
-        assert f"{tmp_path / 'data.json'} is damaged (" in str(caught.value)
-        assert tiny.is_one_sentence(str(caught.value).removesuffix("."))
+    with pytest.raises(UserError) as caught:
+        r.read_record(tmp_path)
+    assert f"{tmp_path / 'data.json'} is damaged (" in str(caught.value)
+    assert tiny.is_one_sentence(str(caught.value).removesuffix("."))
 
 
 def test_what_is_not_there_yet_is_told(tmp_path):
     with pytest.raises(UserError, match="has no config.json; give the --workdir of a run of csn_jax.train"):
         w.read_config(tmp_path)
-    with pytest.raises(UserError, match="has no data.json; its training never began"):
-        w.read_record(tmp_path)
-    assert w.read_results(tmp_path) is None
+    with pytest.raises(UserError, match="has no data.json: its training never began"):
+        r.read_record(tmp_path)
+    assert r.read_results(tmp_path) is None
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(UserError, match="results.json is damaged"):
-        w.read_results(tmp_path)
+        r.read_results(tmp_path)
 
 
 def test_a_full_disk_is_one_sentence_and_other_errors_stay_bugs(tmp_path):

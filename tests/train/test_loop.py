@@ -143,7 +143,7 @@ def test_a_stop_outside_the_steps_ends_at_once(finished, tmp_path, monkeypatch):
         (loop, "load_dataset", stopping(loop.load_dataset)),
         (Writer, "log", log_and_stop),
         (CheckpointManager, "restore", stopping(CheckpointManager.restore)),  # where any Exception means damage
-        (loop, "evaluate", stopping(loop.evaluate)),
+        (loop, "measure", stopping(loop.measure)),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, patched)

@@ -217,7 +217,7 @@ def test_its_own_splits_are_honoured_where_there_are_three(prepared):
     """train, val and test stand, a fourth is left out; of two, all items are split by ours."""
     dataset = load_dataset(made(prepared, "three", conditions=("kind", "maker")))
     items = dataset.items
-    assert dataset.record["items"] == {"train": 40, "validation": 20, "test": 20}
+    assert dataset.record.items == {"train": 40, "validation": 20, "test": 20}
     own = np.array([one.split("/")[0] for one in items.ids.tolist()])
     assert set(zip(own.tolist(), items.split.tolist(), strict=True)) == {
         ("train", "train"),
@@ -225,7 +225,7 @@ def test_its_own_splits_are_honoured_where_there_are_three(prepared):
         ("test", "test"),
     }
     two = load_dataset(made(prepared, "two", conditions=("kind",)))
-    assert two.record["items"] == {"train": 42, "validation": 6, "test": 12}
+    assert two.record.items == {"train": 42, "validation": 6, "test": 12}
     assert {"train", "test"} == {one.split("/")[0] for one in two.items.ids[two.items.split == "test"].tolist()}
 
 

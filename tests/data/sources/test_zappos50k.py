@@ -176,12 +176,12 @@ def test_the_drawn_lists_can_be_written_and_read(tree, tmp_path, capsys):
     files = (out / "filenames.json").read_text().splitlines()
     assert files == drawn.items.ids.tolist() and all((tree / IMAGES / name).is_file() for name in files)
     note = json.loads((out / "triplets.json").read_text())
-    assert note["seed"] == 3 and note["triplets_sha256"] == drawn.record["triplets_sha256"]
+    assert note["seed"] == 3 and note["triplets_sha256"] == drawn.record.triplets_sha256
     for line in (out / "tripletlists/class_tripletlist_test.txt").read_text().splitlines():
         anchor, far, close = (files[int(word)].split("/")[0] for word in line.split())
         assert anchor == close != far
     again = load_dataset(config(tree, triplets=str(out)))
-    assert again.record["triplets_sha256"] == drawn.record["triplets_sha256"]
+    assert again.record.triplets_sha256 == drawn.record.triplets_sha256
     with pytest.raises(UserError, match="cannot be made .Not a directory.; give another folder"):
         train.main([preset, f"--config.data.path={tree}", f"--write_triplets={out / 'filenames.json' / 'below'}"])
     with pytest.raises(UserError, match="lists is not empty"):
