@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-import csn_jax
 from csn_jax.adapt import fit as new_mask
 from csn_jax.adapt.lesson import of_run
 from csn_jax.data.triplets import Triplets
-from csn_jax.runtime.workdir import read_config, read_record
+from csn_jax.model.run import open_run
 
 COUNTS, DRAWS, LEAST_ANCHORS = (10, 30, 100, 300, 1_000), 20, 5
 
@@ -26,9 +25,9 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--condition", required=True, help="an attribute of the run's data that was not a condition")
     args = parser.parse_args()
-    config, record, model = read_config(args.workdir), read_record(args.workdir), csn_jax.load(args.workdir)
-    lesson = of_run(args.workdir, config, record, args.condition, None).lesson
-    vectors = model.embed_rows(lesson.inputs, np.arange(len(lesson.inputs)))
+    run = open_run(args.workdir)
+    lesson = of_run(run, args.condition, None).lesson
+    vectors = run.model().embed_rows(lesson.inputs, np.arange(len(lesson.inputs)))
     gains = {split: new_mask.gains(vectors, *triplets[:3]) for split, triplets in lesson.triplets.items()}
 
     def error(weights: np.ndarray) -> float:

@@ -1,10 +1,10 @@
-"""Make the glyph pack that this package ships, from a folder of openly licensed fonts.
+"""Make the glyph pack of the package from a folder of openly licensed fonts.
 
     python -m experiments.make_glyph_pack FONTS LICENCES.csv
 
-FONTS holds files named `<family>-latin-<weight>-<style>.woff2`; LICENCES.csv has the columns family, licence, package,
-version, copyright. Only families listed there under OFL-1.1 or Apache-2.0 are taken, one face each. The pack is
-written beside this file, with the licence lines of the families in it.
+FONTS holds files named `<family>-latin-<weight>-<style>.woff2`. LICENCES.csv has the columns family, licence, package,
+version, copyright. Takes one face of each family that is listed there under OFL-1.1 or Apache-2.0. Writes the pack, and
+the licences of its families, to the paths that csn_jax/data/sources/glyphs.py names.
 """
 
 import argparse
@@ -20,13 +20,13 @@ from csn_jax.data.sources.fonts import CHARACTERS, font_files, render_files
 from csn_jax.data.sources.glyphs import LICENCES, PACK, SIZE
 
 LICENCE_NAMES = ("OFL-1.1", "Apache-2.0")
-READABLE = 0.35  # of a face's characters must be nearest to the mean shape of their own character
-APART = 0.02  # mean absolute difference of two faces, on the scale 0 to 1, below which they look alike
-LEVELS = 16  # grey levels kept; more cost bytes and show no difference at this size
+READABLE = 0.35  # least share of a face's characters that are nearest to the mean shape of their own character
+APART = 0.02  # two faces look alike below this mean absolute difference, on the scale 0 to 1
+LEVELS = 16  # grey levels in the pack; more levels cost bytes and look the same at this size
 
 
 def shapes(images: np.ndarray) -> np.ndarray:
-    """[..., S, S] uint8 -> [..., 144] unit vectors of the ink inside its own box, so that size plays no part."""
+    """[..., S, S] uint8 -> [..., 144] unit vectors of the ink, cropped to its own box so that size does not count."""
     flat = images.reshape(-1, *images.shape[-2:])
     vectors = np.empty((len(flat), 144), np.float32)
     for i, image in enumerate(flat):
@@ -38,8 +38,10 @@ def shapes(images: np.ndarray) -> np.ndarray:
 
 
 def readability(images: np.ndarray) -> np.ndarray:
-    """[faces, 62, S, S] -> the share of each face's characters whose nearest mean shape is their own. Barcodes,
-    redaction blocks and symbols under letter codes stand near 1/62."""
+    """[faces, 62, S, S] -> per face, the share of characters that are nearest to the mean shape of their own character.
+
+    Barcodes, redaction blocks and symbol fonts have about 1/62.
+    """
     vectors = shapes(images)
     means = vectors.mean(axis=0)
     nearest = np.einsum("fcd,kd->fck", vectors, means).argmax(axis=-1)
@@ -47,18 +49,18 @@ def readability(images: np.ndarray) -> np.ndarray:
 
 
 def choose(names: list[str], images: np.ndarray) -> list[int]:
-    """Readable faces, leaving out each that looks like one chosen before."""
+    """The rows of readable faces, without faces that look like an earlier one."""
     kept: list[int] = []
     readable = readability(images)
     for i in range(len(names)):
         if len(np.unique(images[i].reshape(len(CHARACTERS), -1), axis=0)) < len(CHARACTERS):
-            print(f"left out {names[i]}: two characters are equal to the pixel")
+            print(f"skipped {names[i]}: two characters are equal to the pixel")
         elif readable[i] < READABLE:
-            print(f"left out {names[i]}: only {readable[i]:.0%} of its characters look like themselves")
+            print(f"skipped {names[i]}: only {readable[i]:.0%} of its characters look like themselves")
         else:
             gaps = [np.abs(images[i].astype(np.int16) - images[k]).mean() / 255 for k in kept]
             if gaps and min(gaps) < APART:
-                print(f"left out {names[i]}: looks like {names[kept[int(np.argmin(gaps))]]}")
+                print(f"skipped {names[i]}: looks like {names[kept[int(np.argmin(gaps))]]}")
             else:
                 kept.append(i)
     return kept
@@ -72,13 +74,13 @@ def main() -> None:
     with open(args.licences, newline="", encoding="utf-8") as file:
         licences = {row["family"]: row for row in csv.DictReader(file) if row["licence"] in LICENCE_NAMES}
 
-    faces: dict[str, tuple[str, np.ndarray]] = {}  # family -> its first usable face, upright regular before others
+    faces: dict[str, tuple[str, np.ndarray]] = {}  # by family; prefers upright regular
     for face in render_files(font_files(args.fonts), SIZE, workers=2):
         family, _, style = face.name.partition("-latin-")
         if family not in licences:
             continue
         if face.fault:
-            print(f"left out {face.name}: {face.fault}")
+            print(f"skipped {face.name}: {face.fault}")
         elif family not in faces or (style == "400-normal" and faces[family][0] != "400-normal"):
             faces[family] = (style, face.images)
     families = sorted(faces)
@@ -87,7 +89,7 @@ def main() -> None:
     kept = choose(families, images)
     families, images = [families[i] for i in kept], images[kept]
 
-    # Two pixels a byte and LZMA inside an ordinary .npz: numpy reads it, at half the size of deflate.
+    # Two pixels per byte and LZMA inside an ordinary .npz: NumPy reads it, and it has half the size of deflate.
     nibbles = (images // (255 // (LEVELS - 1))).reshape(len(images), len(CHARACTERS), -1)
     packed = nibbles[..., 0::2] << 4 | nibbles[..., 1::2]
     arrays = {"faces": np.array(families), "packed": packed.astype(np.uint8)}
@@ -95,7 +97,7 @@ def main() -> None:
         for name, array in arrays.items():
             buffer = io.BytesIO()
             np.lib.format.write_array(buffer, array, allow_pickle=False)
-            # A fixed date: the same fonts give the same bytes.
+            # A fixed date, so that the same fonts give the same bytes.
             member = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
             member.compress_type = zipfile.ZIP_LZMA
             archive.writestr(member, buffer.getvalue())

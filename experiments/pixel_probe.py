@@ -11,15 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from csn_jax.data.dataset import load_dataset
 from csn_jax.evaluate import off_task
-from csn_jax.runtime.workdir import read_config
+from csn_jax.model.run import open_run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", type=Path, required=True)
-    items = load_dataset(read_config(parser.parse_args().workdir)).items
+    items = open_run(parser.parse_args().workdir).dataset().items
     pixels = items.inputs.reshape(len(items.ids), -1).astype(np.float32) / 255
     print(json.dumps({"off_task": off_task.results(pixels, items, "test")}, indent=2))
 
