@@ -68,7 +68,7 @@ CASES = (
     Case(
         f"triplet error, {TRIPLETS:,} triplets over {ITEMS:,} items",
         make,
-        {"PyTorch, three images a triplet": ("evaluate", str(ITEMS), str(TRIPLETS), str(SIZE), str(CONDITIONS))},
+        {"PyTorch, three images per triplet": ("evaluate", str(ITEMS), str(TRIPLETS), str(SIZE), str(CONDITIONS))},
         "s",
         more=False,
     ),

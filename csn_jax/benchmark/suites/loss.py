@@ -43,7 +43,7 @@ CASES = tuple(
     Case(
         f"{name}, {ITEMS:,} items, {CONDITIONS} conditions",
         partial(make, name=name),
-        {"pytorch-metric-learning, once a condition": ("loss", name, str(ITEMS), str(CONDITIONS), str(VALUES))},
+        {"pytorch-metric-learning, once per condition": ("loss", name, str(ITEMS), str(CONDITIONS), str(VALUES))},
         "ms",
         more=False,
     )

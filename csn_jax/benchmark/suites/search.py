@@ -43,7 +43,7 @@ CASES = tuple(
     Case(
         f"{text} in {ITEMS:,} x {DIMENSIONS}",
         partial(make, queries=queries),
-        {"faiss flat, a masked copy a condition": ("search", str(queries), str(ITEMS), str(CONDITIONS))},
+        {"faiss flat, one masked copy per condition": ("search", str(queries), str(ITEMS), str(CONDITIONS))},
         "ms",
         more=False,
     )
