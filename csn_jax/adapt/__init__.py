@@ -1,13 +1,15 @@
-"""Teach a trained model a new condition: one new mask over its dimensions, all else frozen.
+"""Teach a trained model a new condition: one new mask, all else frozen.
 
-It is learned from labels, a column of a table, or from some hundred triplets that people gave, in seconds, since for
-embeddings that stay as they are the fit is convex (csn_jax/adapt/fit.py). The new workdir embeds as the old one
-does, so that stored vectors stay valid, and its old masks are the old ones bit for bit.
+    csn_jax adapt --workdir=runs/products --condition=heel --table=products.csv
+    csn_jax adapt --workdir=runs/products --condition=style --table=triplets.csv --index=products.parquet
 
-How good the new condition is, is told from triplets that took no part in learning it: of labels, those of the test
-split; of people's triplets, those of each fold in turn, after learning from the others, strength and all; triplets of
-one anchor, or of the same three items, share a fold. The mask that is written has then learned from all the people's
-triplets.
+The condition is learned in seconds from labels, a column of a table, or from some hundred triplets that people gave.
+The new workdir embeds exactly as the old one does, so stored vectors stay valid, and the old masks keep their bits.
+
+The error of the new condition is measured on triplets that took no part in the fit. For labels these are the triplets
+of the test split. Triplets from people are cross-validated: each fold is measured by a fit to the other folds, and
+triplets with the same anchor, or of the same three items, share a fold. The mask that is written is fitted to all of
+them.
 """
 
 import dataclasses
@@ -31,20 +33,20 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Args:
     workdir: str
-    """The folder of a run of csn_jax.train, or of an imported or adapted model. It stays as it is."""
+    """The folder of a run of csn_jax train, or of an imported or adapted model. It is only read."""
     condition: str
     """The new condition: the name of a column of labels, or any name for triplets."""
     table: str = ""
-    """A CSV or Parquet table. Labels: a column that --condition names, and for each row an item: its picture or vector,
-    or the id of an item of --index or of the run. Triplets: columns anchor, positive and negative, which hold ids of
-    such items or paths of pictures relative to the table; perhaps condition and split. Empty: the run's own labels, or
-    those in --index."""
+    """A CSV or Parquet table. Labels: one column has the name of the condition, and each row has an item: its image or
+    vector, or the id of an item of --index or of the run. Triplets: columns anchor, positive and negative, with ids of
+    such items or with paths of images relative to the table; optional columns are condition and split. Empty: the
+    run's own labels, or those in --index."""
     out: str = ""
     """The new workdir. Empty: WORKDIR_CONDITION."""
     index: str = ""
-    """A file of vectors that csn_jax.embed wrote with this model: the items, embedded already."""
+    """A file that csn_jax embed wrote with this model: the items, already embedded."""
     kind: Literal["inferred", "categorical", "numeric", "ordinal", "set"] = "inferred"
-    """Of the labels, as --config.data.kinds has it."""
+    """The kind of the labels, as in --config.data.kinds."""
     image: str = ""
     """The table's column of image paths, relative to its folder. Empty: as in the run's own table, or image."""
     id: str = ""
@@ -54,12 +56,12 @@ class Args:
 
 
 def main(argv: Sequence[str]) -> None:
-    args = cli.parse(Args, argv, "python -m csn_jax.adapt")
+    args = cli.parse(Args, argv)
 
     from csn_jax.model.run import open_run
     from csn_jax.runtime.record import check_name
-    from csn_jax.runtime.whole_run import check_free
-    from csn_jax.runtime.writer import say
+    from csn_jax.runtime.whole import check_free
+    from csn_jax.runtime.writer import next_step, say
 
     run = open_run(args.workdir)
     workdir = run.workdir
@@ -86,6 +88,11 @@ def main(argv: Sequence[str]) -> None:
     _write(out, run, model, found, mask, report)
     print(told(report))
     print(f"{out} holds the model, with conditions {', '.join((*model.conditions, args.condition))}")
+    place = args.out or f"{args.workdir.rstrip('/')}_{args.condition}"
+    if run.record.checkpoint is None:
+        next_step("embed", f"--workdir={place}", "--split=all", f"--out={place}.parquet")
+    else:  # an imported model, which has no items of its own
+        next_step("port", "export", f"--workdir={place}", f"--out={place}_exported")
 
 
 def _find(args: Args, run: "Run", model: "Model") -> "Found":
@@ -145,7 +152,10 @@ def _learn(model: "Model", lesson: "Lesson") -> tuple["np.ndarray", dict[str, An
     from csn_jax.evaluate.triplet_error import interval, wrong_triplets
 
     rows = np.unique(np.concatenate([role for columns in lesson.triplets.values() for role in columns[:3]]))
-    vectors = lesson.inputs if lesson.embedded else _embed(model, lesson.inputs, rows)
+    vectors = lesson.inputs
+    if not lesson.embedded:
+        vectors = np.zeros((len(lesson.inputs), model.masks.shape[1]), np.float32)
+        vectors[rows] = model.embed(lesson.inputs, rows, progress=True)
     train, together = lesson.triplets["train"], lesson.together["train"]
     gain, validation = new_mask.gains(vectors, *train[:3]), lesson.triplets.get("validation")
     others = new_mask.gains(vectors, *validation[:3]) if validation else None
@@ -177,23 +187,6 @@ def _learn(model: "Model", lesson: "Lesson") -> tuple["np.ndarray", dict[str, An
     return mask, report
 
 
-def _embed(model: "Model", inputs: "np.ndarray", rows: "np.ndarray") -> "np.ndarray":
-    """Embeddings [N, D] of which the given rows are filled."""
-    import numpy as np
-
-    from csn_jax.model.model import CHUNK
-    from csn_jax.runtime.writer import Progress
-
-    vectors = np.zeros((len(inputs), model.masks.shape[1]), np.float32)
-    progress = Progress("embedding", len(rows), unit="image" if inputs.ndim == 4 else "vector")
-    for start in range(0, len(rows), CHUNK):
-        some = rows[start : start + CHUNK]
-        vectors[some] = model.embed(inputs[some])
-        progress.advance(len(some))
-    progress.close()
-    return vectors
-
-
 def _write(out: Path, run: "Run", model: "Model", found: "Found", mask: "np.ndarray", report: dict[str, Any]) -> None:
     """The new workdir. On the run's own data it is evaluated anew; else it has the run's results, which still hold."""
     import numpy as np
@@ -203,7 +196,7 @@ def _write(out: Path, run: "Run", model: "Model", found: "Found", mask: "np.ndar
     from csn_jax.model.network import build_network, examples
     from csn_jax.pictures import sheets as pictures
     from csn_jax.runtime.record import Condition
-    from csn_jax.runtime.whole_run import write_run
+    from csn_jax.runtime.whole import write_run
 
     _, state = run.restore()
     record = found.dataset.record if found.dataset else run.record

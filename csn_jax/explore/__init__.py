@@ -1,7 +1,10 @@
-"""A page to explore a trained run: a map of its items under every condition, neighbours, masks, errors.
+"""Write a web page that shows a run: maps, neighbours, masks, errors.
 
-The folder opens from disk in any browser: no server, no request to anywhere. What the page shows it computes itself,
-from the float32 vectors and the masks that lie beside it.
+    csn_jax explore runs/quickstart --out=page
+    csn_jax explore runs/products --out=page --split=validation --max_items=2000
+
+The page opens from disk in any browser and sends no request to anywhere. It computes what it shows from the float32
+vectors and masks in its folder.
 """
 
 import base64
@@ -33,17 +36,17 @@ SHEET = 2048  # pixels a side of a sheet of thumbnails, which every browser take
 @dataclass(frozen=True)
 class Args:
     workdir: str
-    """The folder of a run of csn_jax.train."""
+    """The folder of a run of csn_jax train."""
     out: str
-    """The folder to write; a page that this command wrote before is replaced."""
+    """The folder to write. A page that this command wrote before is replaced."""
     split: Literal["train", "validation", "test"] = "test"
     """Which items to show."""
     max_items: int = 10_000
-    """Of more items than these, a random sample is shown, and the page says so."""
+    """Where there are more items, the page shows a random sample of this size, and says so."""
 
 
 def main(argv: Sequence[str]) -> None:
-    args = cli.parse(Args, argv, "python -m csn_jax.explore")
+    args = cli.parse(Args, argv, positional=True)
     out = Path(args.out).expanduser().absolute()
     if args.max_items < 2:
         raise UserError(f"--max_items={args.max_items} leaves no neighbours to show; give 2 or more.")
@@ -52,7 +55,8 @@ def main(argv: Sequence[str]) -> None:
 
     from csn_jax.model.run import open_run
     from csn_jax.pictures.maps import SEED, has_tsne
-    from csn_jax.runtime.whole_folder import check_folder, write_folder
+    from csn_jax.runtime.whole import check_folder, write_folder
+    from csn_jax.runtime.writer import next_step
 
     check_folder(out, OURS, MARK)
     if not has_tsne():
@@ -64,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     total = len(rows)
     if total > args.max_items:
         rows = np.sort(np.random.default_rng(SEED).choice(rows, args.max_items, replace=False))
-    vectors = embed(model, dataset.items, rows)
+    vectors = model.embed(dataset.items.inputs, rows, progress=True)
     about = {
         "run": run.workdir.name,
         "variant": run.config.variant,
@@ -75,22 +79,7 @@ def main(argv: Sequence[str]) -> None:
     }
     write_folder(out, page_files(model, dataset.items, rows, vectors, run.results, about), OURS, MARK)
     print(f"{out / 'index.html'} shows {len(rows):,} of {total:,} {args.split} items; open it in a browser")
-
-
-def embed(model: "Model", items: "ItemSet", rows: "np.ndarray") -> "np.ndarray":
-    """Embeddings [n, D] float32 of some rows, with progress."""
-    import numpy as np
-
-    from csn_jax.model.model import CHUNK
-    from csn_jax.runtime.writer import Progress
-
-    progress, parts = Progress("embedding", len(rows)), []
-    for start in range(0, len(rows), CHUNK):
-        chunk = rows[start : start + CHUNK]
-        parts.append(model.embed(items.inputs[chunk]))
-        progress.advance(len(chunk))
-    progress.close()
-    return np.concatenate(parts).astype(np.float32)
+    next_step("python", "-m", "webbrowser", Path(args.out) / "index.html")
 
 
 def page_files(

@@ -22,6 +22,7 @@ from csn_jax.runtime.checkpoint import Checkpoints
 from csn_jax.runtime.compiler import jit
 from csn_jax.runtime.record import Record
 from csn_jax.runtime.sharding import Shardings, fetch, make_shardings, place
+from csn_jax.runtime.writer import Progress
 from csn_jax.text import did_you_mean
 
 CHUNK = 512  # inputs embedded at a time
@@ -54,15 +55,17 @@ class Model:
         its preprocessing. The masks are no part of it: under other masks, stored embeddings stay what they are."""
         return self._digest()
 
-    def embed(self, inputs: np.ndarray) -> np.ndarray:
+    def embed(self, inputs: np.ndarray, rows: np.ndarray | None = None, *, progress: bool = False) -> np.ndarray:
         """Embed any number of inputs.
 
         Args:
             inputs: uint8 [B, H, W, ch] pixels, preprocessed here as in training; floats [B, H, W, ch], pixels that
                 are already normalised; or floats [B, F], feature vectors as they were trained on.
+            rows: positions in inputs, to embed only these.
+            progress: show how far it is.
 
         Returns:
-            [B, D], unmasked and not normalised.
+            [B, D], or [rows, D], unmasked and not normalised.
 
         Raises:
             UserError: for inputs of another shape than the model takes; for integers that are not uint8; and for float
@@ -73,9 +76,10 @@ class Model:
                 look like normalised ones and are not refused.
         """
         inputs = self._sound(inputs)
-        if not len(inputs):
+        rows = np.arange(len(inputs)) if rows is None else rows
+        if not len(rows):
             return np.zeros((0, self.masks.shape[1]), np.float32)
-        return self._in_chunks(self._embed, inputs, np.arange(len(inputs)))
+        return self._in_chunks(self._embed, inputs, rows, progress)
 
     def features(self, inputs: np.ndarray) -> np.ndarray:
         """What the last linear layer makes embeddings of, for inputs as `embed` takes them: float32 [B, F].
@@ -106,11 +110,16 @@ class Model:
         return inputs
 
     def _in_chunks(
-        self, function: Callable[[jax.Array], jax.Array], inputs: np.ndarray, rows: np.ndarray
+        self,
+        function: Callable[[jax.Array], jax.Array],
+        inputs: np.ndarray,
+        rows: np.ndarray,
+        progress: bool = False,
     ) -> np.ndarray:
         """A function of some rows of the inputs. Of several processes each reads and computes its share of every chunk,
         and all return the whole."""
-        parts = []
+        unit = "image" if len(self.input_shape) == 3 else "vector"
+        bar, parts = Progress("embedding", len(rows), unit=unit) if progress else None, []
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             # Sizes are powers of two up to CHUNK, so a handful of programs serve every number of inputs.
@@ -118,14 +127,16 @@ class Model:
             padded = np.concatenate([chunk, np.repeat(chunk[:1], size - len(chunk))])
             share = np.asarray(inputs[padded[self._shardings.share(size)]])
             parts.append(fetch(function(place(share, self._shardings.batch)), len(chunk)))
+            if bar:
+                bar.advance(len(chunk))
+        if bar:
+            bar.close()
         return np.concatenate([np.asarray(part) for part in parts])
 
     def embed_rows(self, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Embeddings [N, D] in which only the given rows of inputs [N, ...] are filled, each embedded once."""
         embeddings = np.zeros((len(inputs), self.masks.shape[1]), np.float32)  # untouched pages cost no memory
-        for start in range(0, len(rows), CHUNK):
-            chunk = rows[start : start + CHUNK]
-            embeddings[chunk] = self._in_chunks(self._embed, inputs, chunk)
+        embeddings[rows] = self.embed(inputs, rows)
         return embeddings
 
     def with_masks(self, conditions: Sequence[str], masks: np.ndarray) -> "Model":

@@ -1,14 +1,13 @@
-"""Models in and out: a released CSN checkpoint or an exported folder becomes a workdir; a workdir becomes such a
-folder, or a file that runs elsewhere.
+"""Import a released checkpoint, or export a model for other tools.
 
-An exported folder holds model.safetensors, config.json, data.json and results.json as the run has them, and a model
-card README.md. Tensors of ResNets have torchvision's names and layout; `masks.weight` [C, D] holds the masks before the
-rectifier.
+    csn_jax port import csn.pth.tar --workdir=runs/released
+    csn_jax port export --workdir=runs/quickstart --out=exported
+
+An exported folder has model.safetensors, config.json, data.json, results.json and a model card, README.md. Tensors of
+ResNets have torchvision's names and layout; `masks.weight` [C, D] holds the masks before the rectifier.
 """
 
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +22,6 @@ if TYPE_CHECKING:
     from csn_jax.core.steps import State
     from csn_jax.model.run import Run
 
-USAGE = """\
-usage: python -m csn_jax.port import CHECKPOINT --workdir=DIR [--conditions NAME ...] [--unrectified]
-       python -m csn_jax.port export --workdir=DIR --out=PATH [--format=safetensors|stablehlo|onnx]
-
-import makes a workdir of a released CSN checkpoint, or of a folder that export wrote, for csn_jax.load to open; export
-writes a run's best model for others to read or to run without this package. More of each: python -m csn_jax.port import
---help, export --help."""
-
 # What the released checkpoints do not hold: the names of their masks (in the order of the reference), and how their
 # images were prepared.
 REFERENCE_CONDITIONS = ("class", "closure", "gender", "heel")
@@ -40,45 +31,62 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Import:
+    """Make a run from a released CSN checkpoint or from an exported folder.
+
+        csn_jax port import csn.pth.tar --workdir=runs/released --conditions class closure gender heel
+        csn_jax port import exported --workdir=runs/copy
+
+    csn_jax.load opens the run, and the other commands take it as their --workdir.
+    """
+
     checkpoint: str
     """A released CSN checkpoint (.pth.tar, .pth, .pt or .safetensors), or a folder that `export` wrote."""
     workdir: str = ""
     """The folder to make. Empty: runs/<name of the checkpoint>."""
     conditions: tuple[str, ...] = ()
-    """Names of a released checkpoint's masks, which it does not hold, in order. Empty: class closure gender heel where
-    there are four, else condition_0 and so on."""
+    """Names for the masks of a released checkpoint, in order, as it does not hold them. Empty: class closure gender
+    heel for four masks, else condition_0 and so on."""
     unrectified: bool = False
     """Apply a released checkpoint's masks without the rectifier, as the reference's own --test command does."""
 
 
 @dataclass(frozen=True)
 class Export:
+    """Write the best model of a run for other tools to read or to run.
+
+    csn_jax port export --workdir=runs/quickstart --out=exported
+    csn_jax port export --workdir=runs/quickstart --format=onnx --out=model.onnx
+    """
+
     workdir: str
-    """The folder of a finished run of csn_jax.train, or of an imported model."""
+    """The folder of a finished run of csn_jax train, or of an imported model."""
     out: str
-    """safetensors: the folder to write, new or empty; else the new file to write."""
+    """For safetensors the folder to write, new or empty; otherwise the new file to write."""
     format: Literal["safetensors", "stablehlo", "onnx"] = "safetensors"
-    """safetensors: tensors that any framework reads, with config, records and model card. To run elsewhere, in one file
-    that takes batches of any size, normalises them and embeds: stablehlo: for jax.export.deserialize on CPU, CUDA or
-    TPU, with the masks and what to know of the model in a JSON file beside it; onnx: for ONNX runtimes, masks and all
-    inside (needs the package onnx)."""
+    """safetensors: a folder of tensors for any framework, with config, records and model card. The others are one file
+    that normalises and embeds batches of any size. stablehlo: for jax.export.deserialize on CPU, CUDA or TPU, with the
+    masks and a description in a JSON file beside it. onnx: for ONNX runtimes, masks inside (needs the package onnx)."""
+
+
+ACTIONS = {"import": Import, "export": Export}
 
 
 def main(argv: Sequence[str]) -> None:
     what, *rest = argv or ["--help"]
     if what in ("-h", "--help"):
-        print(USAGE)
+        print(f"usage: csn_jax port ACTION [OPTIONS]\n\n{__doc__}\nOptions: csn_jax port import --help, export --help")
     elif what == "import":
-        import_model(cli.parse(Import, rest, "python -m csn_jax.port import", positional=True))
+        import_model(cli.parse(Import, rest, "csn_jax port import", positional=True))
     elif what == "export":
-        export_model(cli.parse(Export, rest, "python -m csn_jax.port export"))
+        export_model(cli.parse(Export, rest, "csn_jax port export", positional=True))
     else:
-        choices = ("import", "export")
-        raise UserError(f"unknown command {what!r}{did_you_mean(what, choices)}; choose import or export.")
+        raise UserError(f"unknown action {what!r}{did_you_mean(what, ACTIONS)}; choose import or export.")
 
 
 def import_model(args: Import) -> None:
     """Make a workdir that csn_jax.load opens."""
+    from csn_jax.runtime.writer import next_step
+
     source = Path(args.checkpoint).expanduser().absolute()
     workdir = Path(args.workdir or f"runs/{source.name.split('.')[0]}")
     if not source.is_dir():
@@ -90,28 +98,36 @@ def import_model(args: Import) -> None:
     else:
         names = _import_exported(source, workdir)
     print(f"{workdir} holds the model, with conditions {', '.join(names)}: csn_jax.load({str(workdir)!r}) opens it")
+    next_step("python", "-c", f"import csn_jax; print(csn_jax.load({str(workdir)!r}).masks)")
 
 
 def export_model(args: Export) -> None:
     """Write the best model of a run in one of the formats, whole or not at all."""
     from csn_jax.model.run import open_run
+    from csn_jax.runtime.writer import next_step
 
     run, out = open_run(args.workdir), Path(args.out).expanduser().absolute()
-    if run.results is None and run.record.checkpoint is None:
+    if run.results is None and run.record.source != "imported":
         raise UserError(
             f"{run.workdir} has no results.json yet; run its training to the end first, by the same command."
         )
     if args.format == "safetensors":
         _export_folder(run, out)
+        next_step("port", "import", args.out, f"--workdir={args.workdir.rstrip('/')}_copy")
     else:
         _export_file(run, out, args.format)
+        if args.format == "stablehlo":
+            next_step("python", "-m", "json.tool", f"{args.out}.json")
+        else:
+            code = f"import onnxruntime as ort; print(ort.InferenceSession({args.out!r}).get_inputs()[0].shape)"
+            next_step("python", "-c", code)
 
 
 def _export_file(run: "Run", out: Path, form: str) -> None:
     """One file to run; for StableHLO, which has no place for them, the masks and all else in a JSON file beside it."""
     from csn_jax.port import one_file as deploy
     from csn_jax.runtime.record import to_json
-    from csn_jax.runtime.workdir import full_disk_told, write_atomically
+    from csn_jax.runtime.whole import write_files
 
     beside = out.with_name(f"{out.name}.json")
     for path in (out, beside) if form == "stablehlo" else (out,):
@@ -123,13 +139,7 @@ def _export_file(run: "Run", out: Path, form: str) -> None:
         files = {out: deploy.onnx(run, model, about)}
     else:  # the JSON file first: with the model there is always what explains it
         files = {beside: to_json(about | {"masks": model.masks.tolist()}), out: deploy.stablehlo(run)}
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with full_disk_told(out.parent):
-            for path, content in files.items():
-                write_atomically(path, content)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written ({error.strerror}); give a file you may write to.") from None
+    write_files(files)
     inputs = " x ".join(map(str, about["input"]["shape"]))
     print(f"{out} takes {about['input']['dtype']} {inputs} and gives embeddings batch x {model.masks.shape[1]}")
 
@@ -138,29 +148,14 @@ def _export_folder(run: "Run", out: Path) -> None:
     from csn_jax.evaluate.table import results_table
     from csn_jax.port.model_card import model_card
     from csn_jax.runtime.record import to_json
-    from csn_jax.runtime.workdir import full_disk_told, write_atomically
+    from csn_jax.runtime.whole import NOTHING, check_folder, write_folder
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out={out} is there and not empty; give a new folder.")
+    check_folder(out, *NOTHING)
     files = _exported(run)
     if run.results:
         files["results.json"] = to_json(run.results.as_object())
     files["README.md"] = model_card(out.name, run, results_table(run.results) if run.results else "").encode()
-    temporary = out.with_name(f".{out.name}.partial")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
-        temporary.mkdir(parents=True)
-        with full_disk_told(temporary):
-            for name, content in files.items():
-                (temporary / name).parent.mkdir(exist_ok=True)
-                write_atomically(temporary / name, content)
-        if out.exists():
-            out.rmdir()
-        os.rename(temporary, out)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written ({error.strerror}); give a folder you may write to.") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    write_folder(out, files)
     print(f"{out} holds {', '.join(files)}")
 
 
@@ -173,7 +168,7 @@ def _import_released(args: Import, workdir: Path) -> Sequence[str]:
     from csn_jax.model.network import build_network
     from csn_jax.model.weight_files import read_weights
     from csn_jax.runtime.record import Condition, Record
-    from csn_jax.runtime.whole_run import write_run
+    from csn_jax.runtime.whole import write_run
 
     path = args.checkpoint
     weights = read_weights(path, "CHECKPOINT")
@@ -207,7 +202,7 @@ def _import_released(args: Import, workdir: Path) -> Sequence[str]:
 def _import_exported(folder: Path, workdir: Path) -> Sequence[str]:
     """A folder that `export_model` wrote; specialists have a folder each below it."""
     from csn_jax.model.run import open_run
-    from csn_jax.runtime.whole_run import write_run
+    from csn_jax.runtime.whole import write_run
 
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json; give a checkpoint file, or a folder that port export wrote.")

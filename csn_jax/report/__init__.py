@@ -1,4 +1,10 @@
-"""Tables and pictures of the paper, over finished runs and their seeds: a folder with report.md, PNG and CSV."""
+"""Write tables and figures that compare finished runs.
+
+    csn_jax report runs/quickstart runs/standard
+    csn_jax report runs/seed_0 runs/seed_1 runs/seed_2 --out=report/seeds
+
+The folder has report.md, PNG and CSV files: the tables and figures of the paper, with means over seeds.
+"""
 
 import re
 from collections.abc import Sequence
@@ -21,25 +27,23 @@ MOST = 2_500  # items on a map: to give each its cell takes 20 s then, and grows
 @dataclass(frozen=True)
 class Args:
     workdirs: tuple[str, ...]
-    """Folders of runs of csn_jax.train, which are only read. Those that differ in their seed alone become one row."""
+    """Folders of runs of csn_jax train; they are only read. Runs that differ only in their seed become one row."""
     out: str = "report"
-    """The folder to write; a report that this command wrote before is replaced."""
+    """The folder to write. A report that this command wrote before is replaced."""
     items: int = 900
-    """How many items the image maps show at most."""
+    """The most items that an image map shows."""
 
 
 def main(argv: Sequence[str]) -> None:
-    args = cli.parse(Args, argv, "python -m csn_jax.report", positional=True)
+    args = cli.parse(Args, argv, positional=True)
     out = Path(args.out).expanduser().absolute()
-    if not args.workdirs:
-        raise UserError("no run is given; give the folders of one or several: python -m csn_jax.report DIR [DIR ...].")
     if not 10 <= args.items <= MOST:
         raise UserError(f"--items is {args.items}; give a number from 10 to {MOST:,}.")
 
     from csn_jax.report.runs import arrange, read_run
     from csn_jax.report.text import markdown, runs_csv, table_csv
-    from csn_jax.runtime.whole_folder import check_folder, write_folder
-    from csn_jax.runtime.writer import say
+    from csn_jax.runtime.whole import check_folder, write_folder
+    from csn_jax.runtime.writer import next_step, say
 
     check_folder(out, OURS, MARK)
     found = {name: read_run(name) for name in dict.fromkeys(args.workdirs)}
@@ -63,6 +67,7 @@ def main(argv: Sequence[str]) -> None:
     write_folder(out, files | {name: text.encode() for name, text in texts.items()}, OURS, MARK)
     n = sum(len(row.runs) for section in sections for row in section.rows)
     print(f"{out / 'report.md'} tells of {n} run{'s' if n > 1 else ''}, with {len(files)} pictures beside it")
+    next_step("explore", next(name for name, run in found.items() if run), "--out=page")
 
 
 def place(name: str, mark: str) -> str:
@@ -124,7 +129,7 @@ def draw_maps(finished: "Finished", model: "Model", n_items: int) -> list[tuple[
     rows, few = choose_items(items, total, n_items)
     if len(rows) < 2:
         raise UserError(f"{finished.name} has too few {split} items.")
-    vectors = model.embed(items.inputs[rows])
+    vectors = model.embed(items.inputs, rows)
     shared: dict[bytes, list[int]] = {}
     for i, mask in enumerate(model.masks):
         shared.setdefault(mask.tobytes(), []).append(i)

@@ -130,9 +130,9 @@ def test_a_run_of_one_condition_is_measured_in_full(variant, tmp_path, capsys, m
     asked = []
     in_chunks = Model._in_chunks
 
-    def watched(self, function, inputs, rows):
+    def watched(self, function, inputs, rows, progress=False):
         asked.append(len(rows))
-        return in_chunks(self, function, inputs, rows)
+        return in_chunks(self, function, inputs, rows, progress)
 
     monkeypatch.setattr(Model, "_in_chunks", watched)
     evaluate.main([f"--workdir={tmp_path / 'run'}", "--full", "--json"])

@@ -221,9 +221,9 @@ def test_evaluation_embeds_each_item_once():
     asked, computed = [], []
 
     class Watched(Model):
-        def _in_chunks(self, function, inputs, rows):
+        def _in_chunks(self, function, inputs, rows, progress=False):
             asked.append(rows)
-            return super()._in_chunks(function, inputs, rows)
+            return super()._in_chunks(function, inputs, rows, progress)
 
     def network(inputs):
         computed.append(numbers(inputs))

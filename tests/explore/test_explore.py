@@ -16,7 +16,7 @@ from PIL import Image
 from csn_jax import cli, explore
 from csn_jax.errors import MachineError, UserError
 from csn_jax.pictures import maps as layout
-from csn_jax.runtime.whole_folder import check_folder, write_folder
+from csn_jax.runtime.whole import check_folder, write_folder
 
 
 def read(script: bytes):
@@ -185,7 +185,7 @@ def test_a_failure_leaves_the_older_page_as_it_was(tmp_path, monkeypatch, page):
             raise OSError(28, "No space left on device", str(path))
         path.write_bytes(data)
 
-    monkeypatch.setattr("csn_jax.runtime.whole_folder.write_atomically", full)
+    monkeypatch.setattr("csn_jax.runtime.whole.write_atomically", full)
     with pytest.raises(MachineError, match="vectors.js"):
         write_folder(out, page | {"data.js": b"new"}, explore.OURS, explore.MARK)
     assert tiny.contents(out) == before

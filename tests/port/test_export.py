@@ -23,7 +23,7 @@ from csn_jax.core.steps import initial_state
 from csn_jax.model.network import build_network
 from csn_jax.port import onnx_graph
 from csn_jax.runtime.record import Record
-from csn_jax.runtime.whole_run import write_run
+from csn_jax.runtime.whole import write_run
 
 NOISE = 6e-6  # of float32 embeddings, as between this package and PyTorch
 NAMES = ("colour", "heel height é")

@@ -466,7 +466,7 @@ def test_folders_that_are_taken_or_unfinished(released, finished, tmp_path, monk
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("kept")
     told = run(port, monkeypatch, capsys, "export", f"--workdir={finished}", f"--out={tmp_path / 'out'}")
-    assert_told(*told, 2, f"--out={tmp_path / 'out'} is there and not empty")
+    assert_told(*told, 2, f"--out={tmp_path / 'out'} holds")
     assert os.listdir(tmp_path / "out") == ["mine.txt"]
     run_folder = shutil.copytree(finished, tmp_path / "run")
     (run_folder / "results.json").unlink()
