@@ -1,8 +1,11 @@
-"""Measure csn_jax against what one would use instead, side by side, so that a busy machine is busy for both.
+"""Measure csn_jax against the tools that people use instead.
 
-The two sides run in processes of their own and take turns; the ratio is the median of those of the turns, above 1 where
-csn_jax is better, and its range is from the smallest to the largest of them. The other sides are in the folder
-benchmarks/ of the repository and need what its requirements.txt names; without them csn_jax is measured alone.
+    csn_jax benchmark --suite=step --out=step.json
+    csn_jax benchmark --suite=search --turns=9 --out=search.json
+
+Both sides run in processes of their own and take turns, so that a busy machine is busy for both. The ratio is the
+median over the turns, above 1 where csn_jax is better; its range is the smallest and the largest ratio. The other tools
+are in the folder benchmarks/ of the repository and need its requirements.txt. Without them csn_jax is measured alone.
 """
 
 import importlib
@@ -16,7 +19,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from csn_jax import cli
 from csn_jax.benchmark.suites import Case
@@ -24,7 +27,7 @@ from csn_jax.errors import MachineError, UserError
 from csn_jax.text import table
 
 MEMORY = ", peak memory"  # ends the name of a figure
-PEERS = Path(__file__).resolve().parents[1] / "benchmarks" / "peers.py"
+PEERS = Path(__file__).resolve().parents[2] / "benchmarks" / "peers.py"
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,9 @@ class Args:
     """step: training; feed: batches; loss: in-batch learning; evaluate: triplet error and retrieval; search: nearest
     neighbours; startup: from the command to the first step; accuracy: from the command to a triplet error."""
     turns: int = 5
-    """Measurements of each side."""
+    """How many measurements to take of each side."""
     tiny: bool = False
-    """Sizes for tests, which tell nothing of speed."""
+    """Use sizes for tests, which say nothing about speed."""
 
 
 class Worker:
@@ -85,7 +88,7 @@ class Worker:
 
 
 def main(argv: Sequence[str]) -> None:
-    args = cli.parse(Args, argv, "python -m csn_jax.benchmark")
+    args = cli.parse(Args, argv)
     out = Path(args.out).expanduser()
     if args.turns < 1:
         raise UserError(f"--turns={args.turns}; give a whole number of at least 1.")
@@ -94,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--out={args.out}: {why}, or give another place.")
 
     from csn_jax.runtime.workdir import write_atomically
-    from csn_jax.runtime.writer import say
+    from csn_jax.runtime.writer import next_step, say
 
     cases = importlib.import_module(f"csn_jax.benchmark.suites.{args.suite}").CASES
     results: list[dict[str, Any]] = []
@@ -105,6 +108,9 @@ def main(argv: Sequence[str]) -> None:
     report = {"suite": args.suite, "machine": machine(), "turns": args.turns, "results": results}
     write_atomically(out, (json.dumps(report, indent=2) + "\n").encode())
     print(f"{report['machine']}\n\n{told(results)}")
+    suites = get_args(Args.__annotations__["suite"])
+    following = suites[(suites.index(args.suite) + 1) % len(suites)]
+    next_step("benchmark", f"--suite={following}", f"--out={out.with_name(f'{following}.json')}")
 
 
 def compare(args: Args, number: int, case: Case, peer: str, words: Sequence[str]) -> list[dict[str, Any]]:

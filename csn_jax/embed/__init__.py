@@ -1,4 +1,11 @@
-"""Embed the images of a folder, a table or a run's own data into one file of vectors, to search in or to train on."""
+"""Embed images, a table or a run's own items into one file of vectors.
+
+    csn_jax embed --workdir=runs/quickstart --split=test --out=glyphs.parquet
+    csn_jax embed --workdir=runs/products --table=products.csv --out=products.parquet
+
+The file is for csn_jax search, for vector stores (--by_condition) or for training (--features). Rerun the same command
+to resume.
+"""
 
 import hashlib
 import io
@@ -25,14 +32,14 @@ TOLD = 20  # unreadable images named one by one
 @dataclass(frozen=True)
 class Args:
     workdir: str
-    """The folder of a run of csn_jax.train, or of an imported model."""
+    """The folder of a run of csn_jax train, or of an imported model."""
     out: str
     """The file to write: FILE.parquet or FILE.npz."""
     images: str = ""
     """Embed the images in this folder and below it; their ids are their paths from there."""
     table: str = ""
-    """Embed the rows of this CSV or Parquet table: pictures, or for a model of vectors these. Its other columns become
-    attributes to show and to filter by."""
+    """Embed the rows of this CSV or Parquet table: its images, or its vectors for a model of vectors. The other columns
+    become attributes to show and to filter by."""
     split: Literal["", "train", "validation", "test", "all"] = ""
     """Embed the run's own items: of one split, or all."""
     image: str = ""
@@ -42,23 +49,23 @@ class Args:
     vectors: str = ""
     """The table's column of vectors, or a file beside it. Empty: as in the run's own table."""
     dtype: Literal["float32", "float16", "int8"] = "float32"
-    """Of the stored vectors. int8: whole numbers, which a scale for each dimension, in the file, makes vectors of."""
+    """The type of the stored vectors. int8 stores whole numbers, and one scale per dimension."""
     by_condition: bool = False
-    """Add a column vec_NAME for each condition, for vector stores: the vector times the mask, dimensions of weight 0
-    left out."""
+    """Add a column vec_NAME per condition, for vector stores: the vector times the mask, without the dimensions of
+    weight 0."""
     features: bool = False
-    """Store what the last linear layer makes embeddings of instead: vectors for configs/features.py to train on."""
+    """Store the input of the last linear layer instead of the embedding: vectors for --config=features to train on."""
     to_qdrant: str = ""
-    """Bring the file's content to Qdrant too: a folder, in which it runs embedded, or the http(s) URL of a server. Its
-    key is read from the environment's QDRANT_API_KEY."""
+    """Also store the vectors in Qdrant: a folder, in which it runs embedded, or the http(s) URL of a server, whose key
+    is read from the environment variable QDRANT_API_KEY."""
     collection: str = ""
-    """The collection there. Empty: the name of the file."""
+    """The Qdrant collection. Empty: the name of the file."""
     rebuild: bool = False
-    """Replace the file if it is there, and the collection if it holds other vectors."""
+    """Replace the file if it exists, and the collection if it holds other vectors."""
 
 
 def main(argv: Sequence[str]) -> None:
-    args = cli.parse(Args, argv, "python -m csn_jax.embed")
+    args = cli.parse(Args, argv)
     given = [name for name in ("images", "table", "split") if getattr(args, name)]
     if len(given) != 1:
         what = "--" + " and --".join(given) if given else "nothing to embed"
@@ -99,13 +106,14 @@ def main(argv: Sequence[str]) -> None:
         check_place(args.to_qdrant, args.collection or out.stem, model.sha256, rebuild=args.rebuild)
     parts = out.with_name(f".{out.name}.parts")
     if out.exists() and not args.rebuild:
-        n = _check_finished(out, made_from)
+        ids = _check_finished(out, made_from)
         if parts.is_dir():  # killed when the file was whole and its parts not yet gone
             with locked(parts, "--out"):
                 shutil.rmtree(parts)
-        print(f"{out} holds these {n:,} vectors already; nothing to embed")
+        print(f"{out} holds these {len(ids):,} vectors already; nothing to embed")
         if args.to_qdrant:
             _to_qdrant(args, out)
+        _next_step(args, ids[0], model.conditions[0])
         return
     for note in to_embed.notes:
         say(note)
@@ -144,6 +152,22 @@ def main(argv: Sequence[str]) -> None:
     print(f"{out} holds {len(vectors):,} vectors of {vectors.shape[1]:,} {what}{told}")
     if args.to_qdrant:
         _to_qdrant(args, out)
+    _next_step(args, to_embed.ids[kept][0], model.conditions[0])
+
+
+def _next_step(args: Args, item: str, condition: str) -> None:
+    from csn_jax.runtime.writer import next_step
+
+    if args.features and args.out.endswith(".parquet"):
+        next_step("train", "--config=features", f"--config.data.path={args.out}")
+    elif args.features:
+        next_step("python", "-c", f"import numpy; print(numpy.load({args.out!r})['vectors'].shape)")
+    elif args.to_qdrant:
+        collection = args.collection or Path(args.out).stem
+        place = (f"--qdrant={args.to_qdrant}", f"--collection={collection}")
+        next_step("search", *place, f"--id={item}", f"--condition={condition}")
+    else:
+        next_step("search", f"--index={args.out}", f"--id={item}", f"--condition={condition}")
 
 
 def _to_qdrant(args: Args, out: Path) -> None:
@@ -174,8 +198,8 @@ def _to_embed(args: Args, run: "Run") -> "ToEmbed":
     return to_embed.from_table(Path(args.table).expanduser(), data, input_shape)
 
 
-def _check_finished(out: Path, made_from: str) -> int:
-    """The number of vectors in a file of the same items and model.
+def _check_finished(out: Path, made_from: str) -> "np.ndarray":
+    """The ids in a file of the same items and model.
 
     Raises:
         UserError: when the file is anything else, or half of it.
@@ -195,7 +219,7 @@ def _check_finished(out: Path, made_from: str) -> int:
             f"--out={out} is there and was made of other items, by another model or with other flags; give another, or "
             "--rebuild to replace it."
         )
-    return len(found.ids)
+    return found.ids
 
 
 def _in_parts(
@@ -227,7 +251,10 @@ def _in_parts(
         say(f"going on after {min(done * CHUNK, n):,} of {n:,}")
     left_out, shapes = 0, []
     unit = "image" if to_embed.pictures else "vector"
-    with full_disk_told(folder), closing(Progress("embedding", n, min(done * CHUNK, n), unit)) as progress:
+    with (
+        full_disk_told(folder),
+        closing(Progress("embedding", n, min(done * CHUNK, n), unit, compiles=True)) as progress,
+    ):
         chunks = to_embed.chunks(done * CHUNK)
         for place, name in enumerate(names):
             ids = to_embed.ids[place * CHUNK : (place + 1) * CHUNK].tolist()

@@ -1,4 +1,10 @@
-"""Measure a trained model on one split: triplet errors and retrieval, exact and with 95 % intervals."""
+"""Measure a trained model: triplet errors and retrieval per condition.
+
+    csn_jax evaluate runs/quickstart
+    csn_jax evaluate runs/quickstart --against=runs/standard --full
+
+All figures are exact counts over one split, with 95 % intervals.
+"""
 
 import json
 from collections.abc import Sequence
@@ -18,31 +24,33 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Args:
     workdir: str
-    """The folder of a run of csn_jax.train."""
+    """The folder of a run of csn_jax train."""
     split: Literal["train", "validation", "test"] = "test"
     """Which items to measure on."""
     full: bool = False
-    """Retrieval by every query however many, and besides: what else each condition's space tells (leakage), and what a
-    linear probe on the embeddings tells of labels that are no condition (off-task)."""
+    """Ask all queries in retrieval instead of a sample. Also measure which other attributes each condition's space
+    reveals (leakage), and what a linear probe predicts of labels that are not conditions (off-task)."""
     against: str = ""
-    """The folder of another run on the same data: tells besides how much higher its error is on the same triplets, with
-    an interval of that difference, which overlapping intervals of the two errors hide."""
+    """The folder of another run on the same data. Also print how much higher its error is on the same triplets, with a
+    95 % interval of the difference, which overlapping intervals of the two errors would hide."""
     json: bool = False
     """Print the results as JSON instead of a table."""
     distributed: str = ""
-    """Be one of several processes that share the embedding of the items; as in csn_jax.train."""
+    """Share the embedding of the items among several processes, as in csn_jax train."""
 
 
 def main(argv: Sequence[str]) -> None:
-    args = cli.parse(Args, argv, "python -m csn_jax.evaluate")
+    args = cli.parse(Args, argv, positional=True)
 
     from csn_jax.evaluate.table import results_table
     from csn_jax.runtime.hosts import is_first, joined
+    from csn_jax.runtime.writer import next_step
 
     with joined(args.distributed):
         results = _measure(args)
         if is_first():
             print(json.dumps(results.as_object(), indent=2) if args.json else results_table(results))
+        next_step("report", args.workdir, *([args.against] if args.against else []), "--out=report")
 
 
 def _measure(args: Args) -> "Results":

@@ -11,7 +11,7 @@ def results_table(results: Results) -> str:
     head = f"{results.variant} masks, {results.split} split, step {results.step:,}"
     parts = [f"{head}\n{table(_errors(results))}"]
     if results.against:
-        parts.append(table(_against(results)))
+        parts.append(f"against {results.against['workdir']}\n{table(_against(results))}")
     if results.adapted:
         parts.append(table(_adapted(results)))
     if results.baselines:
@@ -40,7 +40,7 @@ def _errors(results: Results) -> Rows:
 
 def _against(results: Results) -> Rows:
     found = results.against
-    rows: Rows = [(f"against {found['workdir']}", "higher by", "95 % interval")]
+    rows: Rows = [("condition", "higher by", "95 % interval")]
     for name in (*results.conditions, "overall"):
         value, (low, high) = at(found["difference"], name), at(found["ci95"], name)
         rows.append((name, f"{value * 100:.2f} points", f"{low * 100:.2f} to {high * 100:.2f}"))
@@ -48,7 +48,7 @@ def _against(results: Results) -> Rows:
 
 
 def _adapted(results: Results) -> Rows:
-    rows: Rows = [("learned by adapt", "triplet error", "95 % interval", "unmasked", "triplets", "from")]
+    rows: Rows = [("learned by adapt", "error", "95 % interval", "unmasked", "triplets", "from")]
     for report in results.adapted:
         (low, high), plain = report["ci95"], report["unmasked"]["triplet_error"]
         figures = (f"{report['triplet_error']:.2%}", f"{low:.2%} to {high:.2%}", f"{plain:.2%}")
@@ -57,7 +57,7 @@ def _adapted(results: Results) -> Rows:
 
 
 def _baselines(results: Results) -> Rows:
-    rows: Rows = [("same triplets, error under", "these masks", "raw Euclidean", "raw cosine", "linear probe")]
+    rows: Rows = [("error under", "these masks", "raw Euclidean", "raw cosine", "linear probe")]
     measured = [results.triplet_error, *(results.baselines[name] for name in ("euclidean", "cosine", "linear_probe"))]
     for name in (*results.conditions, "overall"):
         values = (at(part, name) for part in measured)
@@ -67,7 +67,7 @@ def _baselines(results: Results) -> Rows:
 
 def _retrieval(results: Results) -> Rows:
     chance = results.retrieval.get("chance", {}).get("by_condition", {})  # older results have neither it nor precision
-    rows: Rows = [("retrieval", "recall@1", "precision@10", "by chance", "R-precision", "MAP@R", "queries")]
+    rows: Rows = [("retrieval", "recall@1", "prec.@10", "by chance", "R-prec.", "MAP@R", "queries")]
     for name, values in results.retrieval["by_condition"].items():
         shown = (values["recall@1"], values.get("precision@10"), chance.get(name), values["r_precision"])
         figures = ("-" if value is None else f"{value:.2%}" for value in (*shown, values["map@r"]))

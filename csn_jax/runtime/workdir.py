@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from csn_jax.config import Config, differences
@@ -45,6 +45,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 def locked(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
     """Hold the folder's lock. It dies with the process, also under SIGKILL, so no stale lock needs a hand.
 
+    An error that leaves nothing else here removes the lock file too.
+
     Args:
         workdir: the folder.
         flag: what gives it, for messages.
@@ -68,11 +70,27 @@ def locked(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
             raise UserError(f"{workdir} is in use by {who}; wait for it, stop it, or give another {flag}.") from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
+        if not _is_at(descriptor, workdir / ".lock"):  # its last owner has just removed it
+            raise UserError(f"{workdir} was in use a moment ago; run the same command again.")
         for litter in workdir.glob(".*.tmp"):  # of a write_atomically that was killed
             litter.unlink()
-        yield
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):  # the folder is gone
+                if os.listdir(workdir) == [".lock"]:
+                    os.unlink(workdir / ".lock")
+            raise
     finally:
         os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file still has this path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -92,6 +110,19 @@ def full_disk_told(workdir: Path) -> Iterator[None]:
             f"no room to write {error.filename or 'a file'} in {workdir} ({error.strerror}; {free:,} bytes free); "
             "checkpoints stay whole: free some space and run the same command again."
         ) from error
+
+
+@contextmanager
+def no_empty_folders(workdir: Path) -> Iterator[None]:
+    """Where an error leaves a workdir empty that is missing now, remove it and those above it that are missing too."""
+    missing = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # one of them holds something by now
+            for folder in missing:
+                folder.rmdir()
+        raise
 
 
 def open_workdir(workdir: Path) -> Path:

@@ -4,6 +4,8 @@ import errno
 import io
 import json
 import os
+import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 from csn_jax.runtime import hosts
 from csn_jax.runtime.event_file import EventFile
 from csn_jax.runtime.workdir import write_atomically
+from csn_jax.text import duration
 
 
 class Writer:
@@ -80,36 +83,59 @@ def _cut_back(path: Path, step: int) -> io.FileIO:
 
 
 class Progress:
-    """Progress of long work: a bar with rate and time left on a terminal, a plain line every few seconds elsewhere."""
+    """Progress of long work: a bar with rate and time left on a terminal, a plain line every few seconds elsewhere.
+
+    Rate and time left count from the end of the first step, which may take much longer than the others.
+    """
 
     SECONDS = 5  # between two plain lines
 
-    def __init__(self, what: str, total: int, done: int = 0, unit: str = "item"):
+    def __init__(self, what: str, total: int, done: int = 0, unit: str = "item", *, compiles: bool = False):
+        """Show work of `total` units, `done` of them by an earlier process; `compiles`: the first step compiles."""
         self._what, self._total, self._done, self._unit, self._shown = what, total, done, unit, {}
-        self._first, self._began = done, time.perf_counter()
-        self._told, self._bar = self._began, None
+        self._counted_from, self._compiles, self._steps = done, compiles, 0
+        self._began = self._last_line = time.perf_counter()
+        self._bar = None
         if sys.stderr.isatty() and hosts.is_first():
             from tqdm import tqdm
 
-            self._bar = tqdm(
-                desc=what, total=total, initial=done, unit=f" {unit}s", unit_scale=True, dynamic_ncols=True
-            )
+            options = {"unit": f" {unit}s", "unit_scale": True, "dynamic_ncols": True}
+            self._bar = tqdm(desc="compiling" if compiles else what, total=total, initial=done, **options)
+        elif compiles and done < total:
+            say(f"{what}: compiling")
 
     def advance(self, n: int, **shown: Any) -> None:
-        """n more units are done; `shown` stands beside the rate until it is shown anew."""
+        """Count n more units as done; `shown` stands beside the rate until it is shown anew."""
         self._done += n
+        self._steps += 1
         self._shown |= shown
+        now = time.perf_counter()
+        if self._steps == 1:
+            self._end_first_step(now)
         if self._bar:
             self._bar.set_postfix(self._shown, refresh=False)
-            self._bar.update(n)
-            return
-        now = time.perf_counter()
-        if now - self._told >= self.SECONDS or self._done == self._total:
-            self._told = now
-            rate = (self._done - self._first) / max(now - self._began, 1e-9)
-            figures = [f"{rate:,.0f} {self._unit}s/s", f"{(self._total - self._done) / rate:.0f} s left"]
-            figures += [f"{name} {value}" for name, value in self._shown.items()]
-            say(f"{self._what} {self._done / self._total:4.0%}  {', '.join(figures)}")
+            self._bar.update(n if self._steps > 1 else 0)
+        elif now - self._last_line >= self.SECONDS or self._done == self._total:
+            self._last_line = now
+            say(f"{self._what} {self._done / self._total:4.0%}  {', '.join(self._figures(now))}".rstrip())
+
+    def _end_first_step(self, now: float) -> None:
+        if self._compiles:
+            say(f"{self._what}: compiled in {duration(now - self._began)}")
+            self._last_line = now
+        self._began, self._counted_from = now, self._done
+        if self._bar:  # its rate is counted from here, too
+            self._bar.set_description(self._what, refresh=False)
+            self._bar.start_t = self._bar.last_print_t = self._bar._time()
+            self._bar.n = self._bar.initial = self._bar.last_print_n = self._done
+
+    def _figures(self, now: float) -> list[str]:
+        figures = []
+        if self._done > self._counted_from:
+            rate = (self._done - self._counted_from) / max(now - self._began, 1e-9)
+            figures.append(f"{rate:,.{0 if rate >= 10 else 1}f} {self._unit}s/s")
+            figures.append(f"{duration((self._total - self._done) / rate)} left")
+        return figures + [f"{name} {value}" for name, value in self._shown.items()]
 
     def close(self) -> None:
         if self._bar:
@@ -127,3 +153,28 @@ def say(text: str) -> None:
         tqdm.write(text, file=sys.stderr)
     else:
         print(text, file=sys.stderr, flush=True)
+
+
+def next_step(*words: object) -> None:
+    """One line on standard error with the command to run next, ready to paste: `next: csn_jax evaluate --workdir=run`.
+
+    Args:
+        words: a command of csn_jax and its arguments; or, when the first is `python`, any program of this Python.
+    """
+    first, *rest = map(str, words)
+    start = [_from_here(Path(sys.executable)), *rest] if first == "python" else [*_csn_jax(), first, *rest]
+    say(f"next: {shlex.join(start)}")
+
+
+def _csn_jax() -> list[str]:
+    """The words that start this installation's `csn_jax` in the folder that the shell is in."""
+    script = Path(sys.executable).with_name("csn_jax")
+    if not script.is_file():
+        return [_from_here(Path(sys.executable)), "-m", "csn_jax"]
+    found = shutil.which("csn_jax")
+    return ["csn_jax" if found and script.samefile(found) else _from_here(script)]
+
+
+def _from_here(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

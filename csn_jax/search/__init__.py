@@ -1,4 +1,10 @@
-"""Search stored embeddings under any mixture of conditions, by an image, a folder of images or an item's id."""
+"""Find the nearest items under one condition or a weighted mix of them.
+
+    csn_jax search --index=glyphs.parquet --id=nunito/x --condition character
+    csn_jax search --index=products.parquet --workdir=runs/products --image=shoe.jpg --condition category colour=0.5
+
+A query is an item of the index, an image, or a folder of images. A negative weight pushes results away.
+"""
 
 import json
 import math
@@ -23,39 +29,40 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Args:
     index: str = ""
-    """A file that csn_jax.embed wrote."""
+    """A file that csn_jax embed wrote."""
     qdrant: str = ""
-    """Instead of --index: a folder or http(s) URL of Qdrant that embed --to_qdrant wrote to. A server's key is read
-    from the environment's QDRANT_API_KEY."""
+    """Instead of --index: the folder or http(s) URL that csn_jax embed --to_qdrant wrote to. The key of a server is
+    read from the environment variable QDRANT_API_KEY."""
     collection: str = ""
-    """The collection there. Empty: the only one."""
+    """The Qdrant collection. Empty: the only one."""
     candidates: int = 200
-    """Of a mixture in Qdrant, how many items of each condition are looked at; more find more."""
+    """For a mix of conditions in Qdrant: how many items of each condition to look at. More is slower and finds more."""
     workdir: str = ""
-    """The run whose model embedded it: embeds --image, and its masks are used, also those added since. Searching by
-    --id needs none."""
+    """The run whose model embedded the index. It embeds --image, and its masks are used, also those added since. A
+    search by --id does not need it."""
     image: str = ""
     """Search by this image, or by each image of this folder."""
     id: str = ""
-    """Search by this item of the index, which is then no hit itself."""
+    """Search by this item of the index. It is not a hit itself."""
     condition: tuple[str, ...] = ()
-    """NAME or NAME=WEIGHT, one or several: what shall be alike, and with a negative weight what shall not."""
+    """NAME or NAME=WEIGHT, one or several: under what to measure distances. A negative weight pushes results away."""
     filter: tuple[str, ...] = ()
-    """COLUMN=VALUE, one or several: find only items that have one of the values in each column named."""
+    """COLUMN=VALUE, one or several: find only items with one of the values given for each column."""
     k: int = 10
     """How many items to find."""
     explain: bool = False
-    """Tell for each hit what its distance is made of and under which conditions it is near."""
+    """Show per hit what its distance is made of, and under which conditions it is near."""
     json: bool = False
-    """Print JSON: {"query", "hits": [{"id", "distance", ...}]}, for a folder of queries a list of these."""
+    """Print JSON: {"query", "hits": [{"id", "distance", ...}]}; for a folder of queries, a list of these."""
     save: str = ""
-    """Write the pictures of queries and hits to this .png file."""
+    """Write the images of queries and hits to this .png file."""
 
 
 def main(argv: Sequence[str]) -> None:
-    args = cli.parse(Args, argv, "python -m csn_jax.search")
+    args = cli.parse(Args, argv)
     _check(args)
 
+    from csn_jax.runtime.writer import next_step
     from csn_jax.search.answers import as_json, as_text, save_sheet
 
     model, run = None, None
@@ -73,6 +80,10 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps(found[0] if one else found, indent=2, ensure_ascii=False))
     else:
         print(as_text(answers))
+    if args.explain or args.qdrant:
+        next_step("search", *cli.without(argv, "k"), f"--k={2 * args.k}")
+    else:
+        next_step("search", *argv, "--explain")
 
 
 def _check(args: Args) -> None:

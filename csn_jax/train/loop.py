@@ -34,6 +34,7 @@ from csn_jax.runtime.workdir import (
     claim,
     full_disk_told,
     locked,
+    no_empty_folders,
     open_workdir,
     write_atomically,
 )
@@ -63,7 +64,12 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
         Stopped: after SIGTERM or SIGUSR1, with the state saved.
     """
     config.validate()
-    workdir = open_workdir(Path(workdir))
+    workdir = Path(workdir).expanduser().absolute()
+    with no_empty_folders(workdir):
+        return _train_and_evaluate(config, open_workdir(workdir))
+
+
+def _train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     check_config(workdir, config)
     results = hosts.on_first(lambda: (finished := read_results(workdir)) and finished.as_object())
     if results:
@@ -153,7 +159,7 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
     pending = Pending(batch_at, items.ids, workdir, start)
     images = config.batch_size * (1 if in_batch else 3)  # in a step
     unit = "image" if items.inputs.ndim == 4 else "vector"
-    progress = Progress("training", config.steps * images, start * images, unit=unit)
+    progress = Progress("training", config.steps * images, start * images, unit=unit, compiles=True)
     began = time.perf_counter()
     batches = _feed(config, from_device, items.inputs, batch_at, start, shardings)
     # The feed is closed too, and not left to whom an error reaches: see tf_feed.

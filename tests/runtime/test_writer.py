@@ -4,6 +4,7 @@ import io
 import json
 import os
 import struct
+import subprocess
 import sys
 
 import pytest
@@ -112,32 +113,120 @@ def test_event_files_of_two_lives_lie_side_by_side(tmp_path):
     assert [len(events(path)) for path in tmp_path.iterdir()] == [3, 3]
 
 
-def test_progress_without_a_terminal_is_a_few_lines(capsys, monkeypatch):
-    """One every few seconds and the last, with rate and time left."""
-    clock = [0.0]
-    monkeypatch.setattr(writer.time, "perf_counter", lambda: clock[0])
-    progress = writer.Progress("training", 100, done=20, unit="image")
-    for _ in range(8):
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that progress sees: a list of one number to count up."""
+    now = [0.0]
+    monkeypatch.setattr(writer.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_progress_without_a_terminal_is_a_line_every_few_seconds(capsys, clock):
+    """And a last one, with rate and time left."""
+    progress = writer.Progress("reading", 100, unit="image")
+    for _ in range(10):
         clock[0] += 1.5
         progress.advance(10, loss="0.5")
     progress.close()
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1] == "training 100%  7 images/s, 0 s left, loss 0.5"
-    assert lines[0].startswith("training  60%  7 images/s, 6 s left") and len(lines) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "reading  40%  6.7 images/s, 9 s left, loss 0.5",
+        "reading  80%  6.7 images/s, 3 s left, loss 0.5",
+        "reading 100%  6.7 images/s, 0 s left, loss 0.5",
+    ]
+
+
+def test_time_left_counts_from_the_second_step_and_compilation_stands_apart(capsys, clock):
+    """40 s of work after 60 s of compilation are 40 s, and not an hour."""
+    progress = writer.Progress("training", 1200, unit="image", compiles=True)
+    clock[0] += 60
+    progress.advance(1)
+    for _ in range(179):
+        clock[0] += 1 / 30
+        progress.advance(1)
+    assert capsys.readouterr().err.splitlines() == [
+        "training: compiling",
+        "training: compiled in 60 s",
+        "training  13%  30 images/s, 35 s left",
+    ]
+
+
+def test_resumed_work_counts_its_own_steps_only(capsys, clock):
+    progress = writer.Progress("training", 100, done=60, unit="image", compiles=True)
+    clock[0] += 10
+    progress.advance(10)
+    clock[0] += 10
+    progress.advance(10)
+    assert capsys.readouterr().err.splitlines()[-1] == "training  80%  1.0 images/s, 20 s left"
+
+
+def test_progress_of_one_step_has_no_rate(capsys):
+    progress = writer.Progress("reading", 3)
+    progress.advance(3)
+    assert capsys.readouterr().err == "reading 100%\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 def test_progress_on_a_terminal_is_a_bar(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
     monkeypatch.setattr(sys, "stderr", Terminal())
-    progress = writer.Progress("training", 100, unit="image")
+    progress = writer.Progress("training", 100, unit="image", compiles=True)
     progress.advance(50, loss="0.5")
     writer.say("hello")
     progress.advance(50, loss="0.4")
     progress.close()
-    assert "training: 100%" in sys.stderr.getvalue() and "hello\n" in sys.stderr.getvalue()
+    shown = sys.stderr.getvalue()
+    assert "compiling:   0%" in shown and "training: compiled in 0 s\n" in shown
+    assert "training: 100%" in shown and "hello\n" in shown
+
+
+def test_the_rate_of_a_bar_counts_from_the_second_step(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    progress = writer.Progress("training", 1000, done=100, unit="image", compiles=True)
+    monkeypatch.setattr(progress._bar, "_time", lambda: 5000.0)
+    progress.advance(100)
+    monkeypatch.setattr(progress._bar, "_time", lambda: 5010.0)
+    progress.advance(100)
+    figures = progress._bar.format_dict
+    assert (figures["n"], figures["initial"], figures["elapsed"]) == (300, 200, 10.0)
+    progress.close()
+
+
+@pytest.mark.parametrize("name", ["run", "a run", "it's"])
+def test_the_next_step_can_be_pasted(name, tmp_path, capsys, monkeypatch):
+    """In the shell, it starts the same installation."""
+    monkeypatch.chdir(tmp_path)
+    writer.next_step("evaluate", f"--split={name}", "--workdir=x")
+    line = capsys.readouterr().err
+    assert line.startswith("next: ") and line.count("\n") == 1
+    done = subprocess.run(line.removeprefix("next: "), shell=True, capture_output=True, text=True)
+    assert done.returncode == 2 and f"--split is {name!r}" in done.stderr
+
+
+def test_the_next_step_may_be_a_program_of_python(capsys):
+    writer.next_step("python", "-c", "print('it runs')")
+    line = capsys.readouterr().err.removeprefix("next: ")
+    assert subprocess.run(line, shell=True, capture_output=True, text=True).stdout == "it runs\n"
+
+
+def test_the_next_step_names_the_script_as_the_shell_finds_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "bin").mkdir()
+    for name in ("python", "csn_jax"):
+        (tmp_path / "bin" / name).write_text("#!/bin/sh\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin")
+    writer.next_step("report", "runs/a b")
+    assert capsys.readouterr().err == "next: bin/csn_jax report 'runs/a b'\n"
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    writer.next_step("report", "run")
+    assert capsys.readouterr().err == "next: csn_jax report run\n"
+    (tmp_path / "bin" / "csn_jax").unlink()
+    writer.next_step("report", "run")
+    assert capsys.readouterr().err == "next: bin/python -m csn_jax report run\n"
 
 
 def test_writing_goes_to_disk_at_a_flush(tmp_path):

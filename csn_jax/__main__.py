@@ -1,0 +1,82 @@
+"""`csn_jax COMMAND ...` and `python -m csn_jax COMMAND ...`: the list of commands, and the door to each."""
+
+import importlib
+import textwrap
+from collections.abc import Sequence
+
+import csn_jax
+from csn_jax import cli
+from csn_jax.errors import UserError
+from csn_jax.text import did_you_mean
+
+COMMANDS = ("train", "evaluate", "embed", "search", "adapt", "explore", "report", "port", "benchmark")
+
+USAGE = """\
+usage: csn_jax COMMAND [OPTIONS]
+
+{about}
+
+commands:
+{commands}
+
+options:
+  --help             Show this text and exit. csn_jax COMMAND --help explains a command.
+  --version          Print the version and exit.
+  --completion=SHELL Print a script that completes commands, flags and presets.
+
+Completion in bash and zsh, in ~/.bashrc or ~/.zshrc:  eval "$(csn_jax --completion bash)"
+Completion in fish, in ~/.config/fish/config.fish:     csn_jax --completion fish | source"""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run a command, or print what the options ask for.
+
+    Raises:
+        UserError: for an unknown command or shell, and for what the command refuses.
+    """
+    word, _, value = argv[0].partition("=") if argv else ("--help", "", "")
+    rest = [value, *argv[1:]] if value else list(argv[1:])
+    if word in COMMANDS:
+        importlib.import_module(f"csn_jax.{argv[0]}").main(argv[1:])
+    elif word in ("-h", "--help", "help"):
+        print(usage())
+    elif word == "--version":
+        print(f"csn_jax {csn_jax.__version__}")
+    elif word == "--completion":
+        print(script(rest[0] if rest else ""), end="")
+    else:
+        near = did_you_mean(argv[0], COMMANDS)
+        raise UserError(f"unknown command {argv[0]!r}{near}; choose one of {', '.join(COMMANDS)}; see csn_jax --help.")
+
+
+def usage() -> str:
+    """The commands with a line each: the first line of their docstrings."""
+    lines = [f"  {name:10} {summary(name)}" for name in COMMANDS]
+    return USAGE.format(about=textwrap.fill(csn_jax.__doc__, 80), commands="\n".join(lines))
+
+
+def summary(command: str) -> str:
+    """The first line of a command's docstring."""
+    return importlib.import_module(f"csn_jax.{command}").__doc__.partition("\n")[0]
+
+
+def script(shell: str) -> str:
+    """The completion script of a shell."""
+    from csn_jax.cli.completion import completion
+    from csn_jax.cli.flags import flags_of
+
+    commands = {}
+    for name in COMMANDS:
+        module = importlib.import_module(f"csn_jax.{name}")
+        actions = getattr(module, "ACTIONS", None) or {"": module.Args}
+        commands[name] = summary(name), {action: flags_of(kind) for action, kind in actions.items()}
+    return completion(shell, commands)
+
+
+def run() -> None:
+    """The console script `csn_jax`."""
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    run()
