@@ -1,4 +1,4 @@
-"""Text for people: tables that fit a terminal, durations, and what a misspelt name may have meant."""
+"""Text for people: tables that fit a terminal, durations, lists, and what a misspelt name may have meant."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -51,3 +51,14 @@ def did_you_mean(value: str, choices: Iterable[str]) -> str:
     """` (did you mean NAME?)` for the nearest choice, or nothing."""
     near = difflib.get_close_matches(value, list(choices), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """`a, b, c`; of more than `most` names, three and the number of others: `a, b, c and 9 more`."""
+    names = list(names)
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:3])} and {len(names) - 3:,} more"
+
+
+def first_sentence(error: object) -> str:
+    """The first sentence of a message without its full stop: one line of at most 200 characters."""
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".")[:200] or type(error).__name__

@@ -1,8 +1,8 @@
-"""Tables that fit a terminal, and durations."""
+"""Tables that fit a terminal, durations, lists of names, and messages of other libraries."""
 
 import pytest
 
-from csn_jax.text import duration, shortened, table
+from csn_jax.text import duration, first_sentence, listed, shortened, table
 
 
 def test_a_table_is_aligned_with_a_rule_under_the_head():
@@ -43,3 +43,13 @@ def test_shortening_keeps_the_length():
 )
 def test_durations_have_the_unit_of_a_person(seconds, text):
     assert duration(seconds) == text
+
+
+def test_long_lists_are_counted_and_show_three_names():
+    assert listed([]) == "" and listed("abcdefgh") == "a, b, c, d, e, f, g, h"
+    assert listed("abcdefghi") == "a, b, c and 6 more"
+
+
+def test_messages_of_other_libraries_become_one_short_line():
+    assert first_sentence(ValueError("bad\n  magic 1.5. Try again.")) == "bad magic 1.5"
+    assert first_sentence(EOFError()) == "EOFError" and len(first_sentence("x" * 500)) == 200
