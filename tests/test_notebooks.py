@@ -56,7 +56,7 @@ def test_a_notebook_is_thin(name):
 
 
 def check_quickstart(folder: Path, printed: str):
-    """The query is one that the model answers well. The means over all queries are 8.2 and 1.0 of 10."""
+    """The query is an easy one: 10 and 6 of 10, and 10 and 7 with seed 1. The means over all queries are 8 and 1."""
     right = dict(re.findall(r"^by (\w+): (\d+) of 10 have the same \1$", printed, re.MULTILINE))
     assert int(right["character"]) >= 8 and int(right["font"]) >= 3
 
