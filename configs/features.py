@@ -1,6 +1,6 @@
 """Train masks and a small projection on feature vectors that you already have (CLIP, DINO, SigLIP, ...).
 
-    python -m csn_jax.train --config=configs/features.py --config.data.path=products.parquet \
+    csn_jax train --config=features --config.data.path=products.parquet \
         --config.data.conditions category closure heel
 
 The vectors are in the column `vector` of a Parquet file. With --config.data.vectors=FILE.npy they are in a file beside

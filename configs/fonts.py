@@ -1,6 +1,6 @@
 """Train on your own folder of fonts, rendered to 64x64. The conditions are character and font.
 
-    python -m csn_jax.train --config=configs/fonts.py --config.data.path=FOLDER
+    csn_jax train --config=fonts --config.data.path=FOLDER
 
 Rendering runs once. The cache is $CSN_JAX_CACHE (default ~/.cache/csn_jax).
 """
@@ -25,7 +25,7 @@ def tiny() -> Config:
 def paper() -> Config:
     """The paper's font network and recipe (section 4.2): 200 epochs at 5e-5, times 0.985 per epoch. Needs a GPU.
 
-        python -m csn_jax.train --config=configs/fonts.py:paper --config.data.path=FOLDER
+        csn_jax train --config=fonts:paper --config.data.path=FOLDER
 
     Not run by us: 312,600 steps need a GPU, and the paper's 50,000 fonts were never published. docs/RESULTS.md has
     results of a smaller network on other fonts.

@@ -1,6 +1,6 @@
 """Train on the glyphs inside the package. The conditions are character and font.
 
-    python -m csn_jax.train --config=configs/glyphs.py
+    csn_jax train --config=glyphs
 
 This preset equals the defaults, so it does the same as no --config. README (*Train*) has the time and the result.
 """
@@ -16,7 +16,7 @@ def default() -> Config:
 def in_batch() -> Config:
     """The quickstart with in-batch learning.
 
-        python -m csn_jax.train --config=configs/glyphs.py:in_batch
+        csn_jax train --config=glyphs:in_batch
 
     A step embeds 384 images (as many as 128 triplets hold) and learns from every triplet among them. On 2 CPU cores,
     the overall error was 2.27 % after 68 s of training. The quickstart, run side by side, reached 4.52 % after 84 s.

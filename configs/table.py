@@ -1,6 +1,6 @@
 """Train on your own product table: CSV or Parquet, one row per item, a column of image paths, one column per condition.
 
-    python -m csn_jax.train --config=configs/table.py --config.data.path=products.csv \
+    csn_jax train --config=table --config.data.path=products.csv \
         --config.data.conditions category closure heel
 
 - The column `image` holds paths relative to the table. --config.data.image=COLUMN names another column.
@@ -26,7 +26,7 @@ def default() -> Config:
     With --config.batch_size=64 --config.steps=800 the overall error was 23.9 %, and 26.8 % with
     batch_statistics=by_role.
 
-    If you plan to add conditions later with csn_jax.adapt, a wider embedding can help. The condition `usage`, absent in
+    If you plan to add conditions later with csn_jax adapt, a wider embedding can help. The condition `usage`, absent in
     training and learned later from its labels, had an error of 18.5 % with 64 dimensions and of 17.8 % with
     --config.backbone.embedding_dim=256. Trained with the others it had 14.3 and 15.3 %.
     """

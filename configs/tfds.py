@@ -1,6 +1,6 @@
 """Train on any data set of TensorFlow Datasets that has an image and labels.
 
-    python -m csn_jax.train --config=configs/tfds.py --config.data.name=celeb_a --config.data.conditions Male Smiling
+    csn_jax train --config=tfds --config.data.name=celeb_a --config.data.conditions Male Smiling
 
 - TFDS downloads and prepares the set the first time. Its own train, validation and test splits are kept.
 - --config.data.path=FOLDER names a set that is already prepared elsewhere.

@@ -1,17 +1,17 @@
 """Train on UT-Zappos50K, the paper's shoes. The conditions are class, closure, gender and heel.
 
-    python -m csn_jax.train --config=configs/zappos50k.py --config.data.path=FOLDER
+    csn_jax train --config=zappos50k --config.data.path=FOLDER
 
 FOLDER holds two unpacked archives of vision.cs.utexas.edu/projects/finegrained/utzap50k: ut-zap50k-images and
 ut-zap50k-data (for academic, non-commercial use only). The 50,025 images are decoded once and cached.
 
-The brand is an attribute that is not a condition. `python -m csn_jax.evaluate --workdir=DIR --full` trains a linear
+The brand is an attribute that is not a condition. `csn_jax evaluate --workdir=DIR --full` trains a linear
 probe for it.
 
 The triplets that the authors published are no longer on the web. Ours are drawn with data.seed. The workdir's data.json
 has their digests, and --write_triplets=DIR writes them as the reference's lists:
 
-    python -m csn_jax.train --config=configs/zappos50k.py:paper --config.data.path=FOLDER --write_triplets=DIR
+    csn_jax train --config=zappos50k:paper --config.data.path=FOLDER --write_triplets=DIR
 
 We ran none of the three presets, because we had neither the data nor a GPU. The reader is tested on a synthetic folder
 of the same form.
@@ -42,7 +42,7 @@ def paper() -> Config:
     """The paper's recipe (section 4): ResNet-18 without its last stage, from ImageNet weights, at 112x112; 200,000
     triplets per condition; Adam at 5e-5 * 0.985^epoch, batches of 256, 200 epochs, the best on validation kept.
 
-        python -m csn_jax.train --config=configs/zappos50k.py:paper --config.data.path=FOLDER
+        csn_jax train --config=zappos50k:paper --config.data.path=FOLDER
 
     - The paper reports triplet errors of 23.72 % (standard), 11.35 % (specialists), 10.79 % (fixed) and 10.73 %
       (learned).

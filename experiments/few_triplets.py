@@ -27,7 +27,7 @@ def main() -> None:
     args = parser.parse_args()
     run = open_run(args.workdir)
     lesson = of_run(run, args.condition, None).lesson
-    vectors = run.model().embed_rows(lesson.inputs, np.arange(len(lesson.inputs)))
+    vectors = run.model().embed(lesson.inputs)
     gains = {split: new_mask.gains(vectors, *triplets[:3]) for split, triplets in lesson.triplets.items()}
 
     def error(weights: np.ndarray) -> float:
