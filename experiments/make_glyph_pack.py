@@ -75,14 +75,14 @@ def main() -> None:
         licences = {row["family"]: row for row in csv.DictReader(file) if row["licence"] in LICENCE_NAMES}
 
     faces: dict[str, tuple[str, np.ndarray]] = {}  # by family; prefers upright regular
-    for face in render_files(font_files(args.fonts), SIZE, workers=2):
-        family, _, style = face.name.partition("-latin-")
+    for name, images, fault in render_files(font_files(args.fonts), SIZE):
+        family, _, style = name.partition("-latin-")
         if family not in licences:
             continue
-        if face.fault:
-            print(f"skipped {face.name}: {face.fault}")
+        if fault:
+            print(f"skipped {name}: {fault}")
         elif family not in faces or (style == "400-normal" and faces[family][0] != "400-normal"):
-            faces[family] = (style, face.images)
+            faces[family] = (style, images)
     families = sorted(faces)
     images = np.stack([faces[family][1] for family in families])
     images = np.round(images / 255 * (LEVELS - 1)).astype(np.uint8) * (255 // (LEVELS - 1))

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, fe
 
 from csn_jax.data.cache import Made, cached, file_digest
 from csn_jax.data.decode import resize_and_crop
-from csn_jax.data.workers import WorkerDied, in_order, isolated_map, usable_cores
+from csn_jax.data.workers import read_in_workers, usable_cores
 from csn_jax.runtime.writer import Progress
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -60,11 +60,9 @@ def _decode_all(
 ) -> Iterator[tuple[np.ndarray | None, str | None]]:
     progress = Progress("reading images", len(paths), len(made), unit="image")
     tasks = [(str(path), size, channels) for path in paths[len(made) :]]
-    for result in in_order(isolated_map(decode_file, tasks, workers=usable_cores())):
+    for picture, fault in read_in_workers(decode_file, tasks):
         progress.advance(1)
-        if isinstance(result, WorkerDied):
-            result = result.reason
-        yield (None, result) if isinstance(result, str) else (result, None)
+        yield picture, fault
     progress.close()
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from csn_jax.data.images import decode_file, resolve
 from csn_jax.data.kinds import notion_of
 from csn_jax.data.sources.table import item_ids
 from csn_jax.data.sources.vectors import read_vectors
-from csn_jax.data.workers import WorkerDied, in_order, isolated_map, usable_cores
+from csn_jax.data.workers import read_in_workers
 from csn_jax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -154,18 +153,11 @@ def decoded(
     tasks = [
         (str(path), size, channels) for path, fault in zip(paths[start:], faults[start:], strict=True) if not fault
     ]
-    with closing(isolated_map(decode_file, tasks, workers=usable_cores())) as results:
-        arriving = in_order(results)
+    with closing(read_in_workers(decode_file, tasks)) as pictures:
         for first in range(start, len(paths), CHUNK):
-            told = list(faults[first : first + CHUNK])
-            places = [place for place, fault in enumerate(told) if not fault]
-            images = []
-            for place, result in zip(places, islice(arriving, len(places)), strict=True):
-                if isinstance(result, np.ndarray):
-                    images.append(result)
-                else:
-                    told[place] = result.reason if isinstance(result, WorkerDied) else result
-            yield np.array(images, np.uint8).reshape(-1, size, size, channels), told
+            results = [(None, fault) if fault else next(pictures) for fault in faults[first : first + CHUNK]]
+            images = [image for image, _ in results if image is not None]
+            yield np.array(images, np.uint8).reshape(-1, size, size, channels), [fault for _, fault in results]
 
 
 def _stamps(paths: list[Path | None]) -> list[list[int] | None]:

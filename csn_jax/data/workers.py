@@ -7,9 +7,11 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from csn_jax.errors import MachineError
 
@@ -32,6 +34,23 @@ class _Raised(NamedTuple):
     """Stands for a result on the way to the parent: the traceback of an exception."""
 
     text: str
+
+
+def read_in_workers(
+    function: Callable[[Any], np.ndarray | str], tasks: Iterable, workers: int | None = None
+) -> Iterator[tuple[np.ndarray | None, str | None]]:
+    """Yield (picture, None) or (None, fault) for each task, in order. Close the iterator to end its workers early.
+
+    Args:
+        function: returns the array of a task, or what is wrong with its file. It follows the rules of isolated_map.
+        tasks: such as (path, size, channels).
+        workers: processes at a time; by default, one per usable core.
+    """
+    with closing(isolated_map(function, tasks, workers or usable_cores())) as results:
+        for result in in_order(results):
+            if isinstance(result, WorkerDied):
+                result = result.reason
+            yield (None, result) if isinstance(result, str) else (result, None)
 
 
 def isolated_map(

@@ -7,7 +7,7 @@ import numpy as np
 
 from csn_jax.data.dataset import read_rows
 from csn_jax.data.images import resolve, shrink_file
-from csn_jax.data.workers import in_order, isolated_map, usable_cores
+from csn_jax.data.workers import read_in_workers
 from csn_jax.errors import UserError
 from csn_jax.runtime.workdir import read_config
 from csn_jax.store.vector_file import Embeddings
@@ -31,10 +31,8 @@ def read_pictures(items: Embeddings, rows: Sequence[int], size: int) -> list[np.
 
 def shrink_files(paths: Sequence[Path | None], size: int) -> list[np.ndarray | None]:
     """Image files, whole and shrunk to `size`: uint8 [height, width, 3], or None where one cannot be read."""
-    tasks = [(str(path), size) for path in paths if path]
-    shrunk = in_order(isolated_map(shrink_file, tasks, workers=min(usable_cores(), len(tasks))))
-    results = [next(shrunk) if path else None for path in paths]
-    return [result if isinstance(result, np.ndarray) else None for result in results]
+    pictures = read_in_workers(shrink_file, [(str(path), size) for path in paths if path])
+    return [next(pictures)[0] if path else None for path in paths]
 
 
 def _of_run(workdir: Path, ids: list[str]) -> list[np.ndarray | None]:

@@ -9,10 +9,11 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from csn_jax.data import workers as isolated
-from csn_jax.data.workers import WorkerDied, in_order, isolated_map
+from csn_jax.data.workers import WorkerDied, in_order, isolated_map, read_in_workers
 from csn_jax.errors import MachineError
 
 
@@ -191,7 +192,7 @@ def test_any_kind_of_main_program_will_do(how, tmp_path):
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     """SIGKILL of the parent leaves no worker behind for longer than its item takes."""
     code = (
-        "import os, time; from csn_jax.data.isolated import isolated_map\n"
+        "import os, time; from csn_jax.data.workers import isolated_map\n"
         "for _, pid in isolated_map(eval, ['__import__(\"os\").getpid()', '__import__(\"time\").sleep(1)'], 1):\n"
         "    print(pid, flush=True)"
     )
@@ -210,6 +211,31 @@ def _state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return "Z"
+
+
+def picture_or_fault(how):
+    """A picture of a number, a fault for other text, or a death."""
+    result = behave(how)
+    return result if isinstance(result, str) else np.full((2, 2), result, np.uint8)
+
+
+def test_pictures_come_in_order_and_faults_and_deaths_at_their_places():
+    results = list(read_in_workers(picture_or_fault, [3, "is blank", "exit", 4], workers=2))
+    assert [fault for _, fault in results] == [None, "is blank", "ended its reader with exit status 3", None]
+    assert [None if picture is None else picture.tolist() for picture, _ in results] == [
+        [[3, 3], [3, 3]],
+        None,
+        None,
+        [[4, 4], [4, 4]],
+    ]
+
+
+def test_closing_pictures_ends_their_workers():
+    pictures = read_in_workers(picture_or_fault, [1, "spin", 2], workers=2)
+    next(pictures)
+    began = time.time()
+    pictures.close()  # no_child_is_left proves the rest
+    assert time.time() - began < isolated.CPU_SECONDS / 2
 
 
 def test_in_order():

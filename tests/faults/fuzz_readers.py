@@ -208,8 +208,8 @@ def fonts() -> Reader:
     seeds = [(folder / name).read_bytes() for name in names]
 
     def read(path: Path) -> None:
-        if fault := render_face((str(path), "x", 12)).fault:
-            raise UserError(fault)
+        if isinstance(result := render_face((str(path), 12)), str):
+            raise UserError(result)
 
     return Reader("x.ttf", seeds, read, dies=True)
 

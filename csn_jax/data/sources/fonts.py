@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from csn_jax.config import Config, DataConfig
 from csn_jax.data.cache import Made, cached, file_digest
 from csn_jax.data.images import resolve
 from csn_jax.data.item_set import Condition, Rows
-from csn_jax.data.workers import WorkerDied, in_order, isolated_map, usable_cores
+from csn_jax.data.workers import read_in_workers
 from csn_jax.errors import UserError
 from csn_jax.runtime.writer import Progress, say
 
@@ -25,14 +24,6 @@ MEASURE = 200  # point size at which a face's proportions are measured
 SHARED_GLYPHS = 4  # characters that may look like another one (I and l, O and 0); more, and letters are not told apart
 ABSENT = "\U0010fffd"  # the last code point of a private plane, in no font: drawn as whatever stands for a missing one
 MAX_FILE = 64 << 20  # bytes
-
-
-class Face(NamedTuple):
-    """One font file: its images [62, size, size] uint8 in the order of CHARACTERS, or the reason why it has none."""
-
-    name: str
-    images: np.ndarray | None
-    fault: str | None
 
 
 def read(config: Config) -> Rows:
@@ -77,32 +68,32 @@ def font_files(folder: Path) -> dict[str, Path]:
     }
 
 
-def render_files(files: dict[str, Path], size: int, workers: int) -> Iterator[Face]:
-    """Render font files in parallel: a Face for each, in order."""
-    tasks = [(str(path), name, size) for name, path in files.items()]
-    faces = in_order(isolated_map(render_face, tasks, workers))
-    for name, face in zip(files, faces, strict=True):
-        yield Face(name, None, face.reason) if isinstance(face, WorkerDied) else face
+def render_files(
+    files: dict[str, Path], size: int, workers: int | None = None
+) -> Iterator[tuple[str, np.ndarray | None, str | None]]:
+    """Render font files in parallel: (name, images [62, size, size] or None, fault or None) of each, in order."""
+    faces = read_in_workers(render_face, [(str(path), size) for path in files.values()], workers)
+    for name, (images, fault) in zip(files, faces, strict=True):
+        yield name, images, fault
 
 
-def render_face(task: tuple[str, str, int]) -> Face:
-    """Render the 62 characters of one font file, or say what is wrong with it.
+def render_face(task: tuple[str, int]) -> np.ndarray | str:
+    """Render the characters of one font file, or say what is wrong with it. For a worker process.
 
     Args:
-        task: (path, name, size): the file, the name for the face, the image's side in pixels.
+        task: (path, side of an image in pixels).
 
     Returns:
-        A Face. White on black, anti-aliased; each glyph whole, and centred by its ink. One point size for the whole
-        face, so that `c` stays smaller than `C`; only glyphs far larger than the face's median are shrunk to fit on
-        their own.
+        uint8 [62, size, size] in the order of CHARACTERS: white on black, anti-aliased, each glyph whole and centred
+        by its ink. A face has one point size, so that `c` stays smaller than `C`; only a glyph far larger than the
+        median is shrunk to fit.
     """
-    path, name, size = task
     try:
-        return Face(name, _render(path, size), None)
+        return _render(*task)
     except _Fault as fault:
-        return Face(name, None, str(fault))
-    except Exception as error:  # FreeType and Pillow raise many kinds on a damaged file; each is this file's fault
-        return Face(name, None, f"cannot be read ({type(error).__name__}: {error})")
+        return str(fault)
+    except Exception as error:  # FreeType and Pillow raise many types on a damaged file
+        return f"cannot be read ({type(error).__name__}: {error})"
 
 
 class _Fault(Exception):
@@ -218,13 +209,13 @@ def render_all(
     progress = Progress("rendering fonts", len(files), len(made), unit="font")
     first = {digest: name for digest, (name, _, _) in made if digest}
     files = dict(list(files.items())[len(made) :])
-    for face in render_files(files, size, workers=min(len(files), usable_cores())):
+    for name, images, fault in render_files(files, size):
         progress.advance(1)
-        images, twin = face.images, None
+        twin = None
         if images is not None:
-            twin = first.setdefault(hashlib.sha256(images).hexdigest(), face.name)
-            images, twin = (images, None) if twin == face.name else (None, twin)
-        yield images, [face.name, face.fault, twin]
+            earlier = first.setdefault(hashlib.sha256(images).hexdigest(), name)
+            images, twin = (images, None) if earlier == name else (None, earlier)
+        yield images, [name, fault, twin]
     progress.close()
 
 

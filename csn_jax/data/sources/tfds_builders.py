@@ -122,9 +122,9 @@ def _render_batch(batch: tuple[list[tuple[int, str, str]], int]) -> Iterator[tup
     """(digest of the pixels, (number, name, pixels)) of each usable font."""
     numbered, size = batch
     faces = fonts.render_files({name: Path(path) for _, name, path in numbered}, size, workers=1)
-    for (number, name, _), face in zip(numbered, faces, strict=True):
-        if face.images is not None:
-            pixels = face.images.tobytes()
+    for (number, _, _), (name, images, _) in zip(numbered, faces, strict=True):
+        if images is not None:
+            pixels = images.tobytes()
             yield hashlib.sha256(pixels).digest(), (number, name, pixels)
 
 
