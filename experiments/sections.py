@@ -117,7 +117,7 @@ def table1(source: str) -> Callable[[Runs], list[str]]:
             ),
             *(f"![{PICTURES[n][0]}](results/{source}/{n}.png)\n\n*{PICTURES[n][1]}*" for n in pictures),
             *(
-                [f"To draw the pictures:\n\n```bash\npython -m csn_jax.report {workdirs} --out=report\n```"]
+                [f"To draw the pictures:\n\n```bash\ncsn_jax report {workdirs} --out=report\n```"]
                 if pictures
                 else []
             ),
