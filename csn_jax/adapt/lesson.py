@@ -15,7 +15,7 @@ from csn_jax.data.dataset import Dataset, load_dataset
 from csn_jax.data.duplicates import components, find_duplicates
 from csn_jax.data.images import decode_files, resolve
 from csn_jax.data.item_set import SPLITS, Condition, ItemSet, Rows, split_items, split_rows
-from csn_jax.data.kinds import LONGEST, notion_of
+from csn_jax.data.kinds import LONGEST, attribute_of
 from csn_jax.data.own_triplets import ROLES, same_three
 from csn_jax.data.sources.table import SPLIT, given_split, split_name
 from csn_jax.data.triplets import Triplets, draw_triplets
@@ -111,7 +111,7 @@ def from_labels(
         columns: the table.
         ids: of its rows.
         name: the column; the new condition has its name.
-        kind: of the notion; None to infer it from the values.
+        kind: of the attribute; None to infer it from the values.
         known: the items, all those of the table among them.
         data: for the numbers of triplets and the seed, with which they are those of a training with this condition.
 
@@ -119,13 +119,13 @@ def from_labels(
         UserError: for a column without two different values, an unknown item, or a split without triplets.
     """
     columns.column(name, "--condition")
-    notion = notion_of(columns, name, kind, "--kind=")
-    if notion is None:
+    attribute = attribute_of(columns, name, kind, "--kind=")
+    if attribute is None:
         raise UserError(
-            f"column {name!r} of {columns.path} holds texts of more than {LONGEST} characters, which are no notion; "
-            "name another column."
+            f"column {name!r} of {columns.path} holds texts of more than {LONGEST} characters, which cannot be "
+            "compared; name another column."
         )
-    different = set(notion.values) - {""}
+    different = set(attribute.values) - {""}
     if len(different) < 2:
         what = f"one value only, {different.pop()!r}" if different else "no value at all"
         raise UserError(
@@ -134,7 +134,7 @@ def from_labels(
     row_of = {one: row for row, one in enumerate(known.ids.tolist())}
     rows = np.array([_row(one, row_of, known, lambda i=i: columns.where(i)) for i, one in enumerate(ids)])
     labels = np.full(len(known.ids), "", dtype=object)
-    labels[rows] = notion.values
+    labels[rows] = attribute.values
     labels, split = labels.astype(str), known.split
     if split is None:
         own = given_split(columns)
@@ -144,14 +144,14 @@ def from_labels(
         )
         split = np.full(len(known.ids), "", dtype="<U10")
         split[rows] = of_rows
-    items = ItemSet(known.inputs, known.ids, {name: labels}, split, (Condition(name, notion.kind),))
+    items = ItemSet(known.inputs, known.ids, {name: labels}, split, (Condition(name, attribute.kind),))
     counts = (min(data.train_triplets, MOST), data.validation_triplets, data.test_triplets)
     triplets = {
         one: draw_triplets(items, one, count, data.seed, "label more items")
         for one, count in zip(SPLITS, counts, strict=True)
     }
     told = f"labels of {int((labels != '').sum()):,} items in {columns.path.name}"
-    return Lesson(notion.kind, known.inputs, known.embedded, triplets, _anchors(triplets), told, notion.note)
+    return Lesson(attribute.kind, known.inputs, known.embedded, triplets, _anchors(triplets), told, attribute.note)
 
 
 def from_triplets(

@@ -68,7 +68,7 @@ def load_dataset(config: Config) -> Dataset:
 def _load(config: Config) -> Dataset:
     data = config.data
     rows = read_rows(config)
-    own, notions = None, (*rows.conditions, *rows.others)
+    own, attributes = None, (*rows.conditions, *rows.others)
     if data.triplets:
         own = read_own_triplets(Path(data.triplets).expanduser(), rows)
         rows = rows._replace(conditions=own.conditions)
@@ -82,7 +82,7 @@ def _load(config: Config) -> Dataset:
             f"{straddling} items that are the same or nearly straddled splits and "
             + ("were moved together" if rows.split is None else "stay so, as the split is given: tests are too easy"),
         )
-    items = dataclasses.replace(make_items(rows._replace(split=split), data), notions=notions)
+    items = dataclasses.replace(make_items(rows._replace(split=split), data), attributes=attributes)
     if items.inputs.ndim == 4 and items.inputs.shape[-1] != len(config.preprocess.mean):
         raise UserError(
             f"config.preprocess.mean has {len(config.preprocess.mean)} values and images of source {data.source} have "

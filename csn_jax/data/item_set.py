@@ -64,7 +64,7 @@ class ItemSet:
         `triplets` may have none.
     split: [N] str, one of SPLITS.
     conditions: in the order of the masks' rows.
-    notions: kinds of the label columns, conditions or not; one that is not among them is categorical.
+    attributes: kinds of the label columns, conditions or not; one that is not among them is categorical.
     ink, pictures: as in Rows.
     """
 
@@ -73,7 +73,7 @@ class ItemSet:
     labels: dict[str, np.ndarray]
     split: np.ndarray
     conditions: tuple[Condition, ...]
-    notions: tuple[Condition, ...] = ()
+    attributes: tuple[Condition, ...] = ()
     ink: bool = False
     pictures: Pictures | None = None
 
@@ -99,9 +99,9 @@ def make_items(rows: Rows, data: DataConfig) -> ItemSet:
     """
     conditions = choose_conditions(rows.conditions, data.conditions)
     check_values(rows.labels, conditions)
-    notions = (*rows.conditions, *rows.others)
+    attributes = (*rows.conditions, *rows.others)
     split = split_rows(rows, data)[0]
-    return ItemSet(rows.inputs, rows.ids, rows.labels, split, conditions, notions, rows.ink, rows.pictures)
+    return ItemSet(rows.inputs, rows.ids, rows.labels, split, conditions, attributes, rows.ink, rows.pictures)
 
 
 def choose_conditions(available: tuple[Condition, ...], wanted: tuple[str, ...]) -> tuple[Condition, ...]:

@@ -13,7 +13,7 @@ LEVELS = 20  # different numbers; with more, a column is a quantity and no scale
 LONGEST = 200  # characters; what is longer is a text about an item and no notion
 
 
-class Notion(NamedTuple):
+class Attribute(NamedTuple):
     """A column that could be a condition.
 
     values: [N] as labels; numbers in one spelling, a set's members sorted.
@@ -46,7 +46,7 @@ def parse_kinds(kinds: tuple[str, ...], columns: Columns) -> dict[str, str]:
     return parsed
 
 
-def notion_of(columns: Columns, name: str, forced: str | None, setting: str = "") -> Notion | None:
+def attribute_of(columns: Columns, name: str, forced: str | None, setting: str = "") -> Attribute | None:
     """A column as a notion, of the forced kind or the inferred one; None for long text.
 
     `setting`, with a kind behind it, is how the user forces one.
@@ -69,7 +69,7 @@ def notion_of(columns: Columns, name: str, forced: str | None, setting: str = ""
         alike = max(members.values(), default=0) >= 2
     else:
         alike = max(times.values(), default=0) >= 2
-    return Notion(kind, values, len(times) >= 2 and alike, note)
+    return Attribute(kind, values, len(times) >= 2 and alike, note)
 
 
 def _infer(name: str, values: list[str], setting: str) -> tuple[str, str]:
@@ -96,7 +96,7 @@ def _infer(name: str, values: list[str], setting: str) -> tuple[str, str]:
     return "numeric", ""
 
 
-def _of_numbers(columns: Columns, name: str, kind: str, note: str, setting: str) -> Notion:
+def _of_numbers(columns: Columns, name: str, kind: str, note: str, setting: str) -> Attribute:
     values, numbers = [], []
     for row, value in enumerate(columns.text[name]):
         number = _number(value) if value else None
@@ -112,7 +112,7 @@ def _of_numbers(columns: Columns, name: str, kind: str, note: str, setting: str)
     names_items = len(different) == len(numbers) > LEVELS and all(number.is_integer() for number in numbers)
     if names_items:
         note = f"{name}: whole numbers that never repeat, so no notion unless you name it"
-    return Notion(kind, values, len(different) >= 3 and not names_items, note)
+    return Attribute(kind, values, len(different) >= 3 and not names_items, note)
 
 
 def _number(text: str) -> float | None:

@@ -13,7 +13,7 @@ from csn_jax.config import DataConfig
 from csn_jax.data.cache import file_digest
 from csn_jax.data.columns import read_columns
 from csn_jax.data.images import decode_file, resolve
-from csn_jax.data.kinds import notion_of
+from csn_jax.data.kinds import attribute_of
 from csn_jax.data.sources.table import item_ids
 from csn_jax.data.sources.vectors import read_vectors
 from csn_jax.data.workers import read_in_workers
@@ -105,8 +105,8 @@ def from_table(path: Path, data: DataConfig, input_shape: Sequence[int]) -> ToEm
     ids, id_column = item_ids(table, names, data, "--id")
     columns = {}
     for name in table.text:
-        if name not in (id_column, data.image, data.vectors) and (notion := notion_of(table, name, None)):
-            columns[name] = np.array(notion.values, object)
+        if name not in (id_column, data.image, data.vectors) and (attribute := attribute_of(table, name, None)):
+            columns[name] = np.array(attribute.values, object)
     if of_vectors:
         vectors = read_vectors(table, data.vectors, ids, "--vectors")
         if vectors.shape[1] != input_shape[0]:

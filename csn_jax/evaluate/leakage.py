@@ -38,7 +38,7 @@ def outcomes(
     """
     members = np.flatnonzero(items.split == split)
     embeddings = embeddings[members]
-    kinds = {one.name: one.kind for one in (*items.notions, *items.conditions)}
+    kinds = {one.name: one.kind for one in (*items.attributes, *items.conditions)}
     found = {condition.name: {} for condition in items.conditions}
     for attribute, column in items.labels.items():
         labels = likeness(column, kinds.get(attribute, "categorical")).of(members)

@@ -19,7 +19,7 @@ ITERATIONS = 500
 
 def off_task_labels(items: ItemSet) -> list[str]:
     """Label columns of single values that are no condition of this run."""
-    kinds = {one.name: one.kind for one in items.notions}
+    kinds = {one.name: one.kind for one in items.attributes}
     chosen = {condition.name for condition in items.conditions}
     return [
         name

@@ -108,7 +108,7 @@ def page_files(
     pictures = draw_sheets(items.inputs, rows, ink) if items.inputs.ndim == 4 else {}
     side = sprite_side(items.inputs, rows)
     kinds, data = dict(items.conditions), dict(about)
-    notions = dict(items.notions) | kinds
+    attributes = dict(items.attributes) | kinds
     # Lists of pairs and not objects: a column may have any name, `__proto__` too.
     data["ids"] = items.ids[rows].tolist()
     data["conditions"] = [
@@ -119,7 +119,7 @@ def page_files(
     data["columns"] = []
     for name in sorted(items.labels, key=lambda name: name not in kinds):  # conditions first
         values, codes = np.unique(items.labels[name][rows], return_inverse=True)
-        kind = notions.get(name, "categorical")
+        kind = attributes.get(name, "categorical")
         data["columns"].append({"name": name, "kind": kind, "values": values.tolist(), "codes": codes.tolist()})
     data["maps"] = packed(np.round(maps * 65535), "<u2")
     data["pictures"] = {"files": list(pictures), "side": side, "sheet": SHEET, "ink": ink} if pictures else None

@@ -140,13 +140,13 @@ def test_conditions_can_be_chosen_and_ordered(tmp_path):
 
 
 def test_labels_of_a_column_of_the_condition_s_name_are_kept(tmp_path):
-    """For retrieval and pictures; the triplets stay those of the file. Other columns are notions, too."""
+    """For retrieval and pictures; the triplets stay those of the file. Other columns stay attributes."""
     heights = [str(i % 5) for i in range(N)]
     items(tmp_path, heel=heights, colour=["red", "blue"] * (N // 2))
     dataset = load_dataset(config(tmp_path, write(tmp_path / "t.csv", judgements())))
     assert dict(dataset.items.conditions) == {"heel": "ordinal", "toe": "triplets"}
     assert dataset.items.labels["heel"].tolist() == heights
-    assert dict(dataset.items.notions)["colour"] == "categorical"
+    assert dict(dataset.items.attributes)["colour"] == "categorical"
     text = report(config(tmp_path, tmp_path / "t.csv"), dataset)
     assert text.count("200 given") == 2
 

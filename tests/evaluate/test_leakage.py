@@ -27,8 +27,8 @@ def world(n: int = 300, seed: int = 0):
     }
     labels["brand"][rng.random(n) < 0.2] = ""
     conditions = tuple(Condition(name, "categorical") for name in ("shape", "colour"))
-    notions = (*conditions, Condition("brand", "categorical"), Condition("tags", "set"))
-    items = ItemSet(np.zeros((n, 1)), labels["id"], labels, np.full(n, "test"), conditions, notions)
+    attributes = (*conditions, Condition("brand", "categorical"), Condition("tags", "set"))
+    items = ItemSet(np.zeros((n, 1)), labels["id"], labels, np.full(n, "test"), conditions, attributes)
     return embeddings.astype(np.float32), np.repeat(np.eye(2, 3, dtype=np.float32), (3, 3, 1), axis=1), items
 
 
@@ -110,7 +110,7 @@ def test_one_condition_of_one_split():
     assert found["by_condition"]["shape"]["shape"] > 0.6
     people = dataclasses.replace(one, conditions=(Condition("people", "categorical"),))
     assert set(results(embeddings, masks[:1], people, "test")["by_condition"]["people"]) >= {"shape", "colour"}
-    bare = dataclasses.replace(people, labels={}, notions=())
+    bare = dataclasses.replace(people, labels={}, attributes=())
     found = results(embeddings, masks[:1], bare, "test")
     assert found["by_condition"] == {"people": {}} and found["n_queries"] == {"by_attribute": {}}
 

@@ -113,7 +113,9 @@ def test_labels_that_have_no_probe():
     n = len(embeddings)
     items.labels["tags"], items.labels["price"] = np.full(n, "a;b"), np.arange(n).astype(str)
     items.labels["one"], items.labels["blank"] = np.full(n, "x"), np.full(n, "")
-    object.__setattr__(items, "notions", (*items.notions, Condition("tags", "set"), Condition("price", "numeric")))
+    object.__setattr__(
+        items, "attributes", (*items.attributes, Condition("tags", "set"), Condition("price", "numeric"))
+    )
     assert off_task_labels(items) == ["brand", "one", "blank"]
     assert list(off_task(embeddings, items, "test")) == ["brand"]
     assert off_task(embeddings, items, "validation") == {}

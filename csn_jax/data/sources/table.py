@@ -10,7 +10,7 @@ from csn_jax.data.columns import Columns, read_columns
 from csn_jax.data.duplicates import Duplicates, find_duplicates
 from csn_jax.data.images import decode_files, resolve
 from csn_jax.data.item_set import SPLITS, Condition, Pictures, Rows, check_split_by, check_values, choose_conditions
-from csn_jax.data.kinds import LONGEST, notion_of, parse_kinds
+from csn_jax.data.kinds import LONGEST, attribute_of, parse_kinds
 from csn_jax.data.sources.vectors import read_vectors
 from csn_jax.errors import UserError
 from csn_jax.runtime.writer import say
@@ -42,7 +42,7 @@ def read(config: Config) -> Rows:
             f"config.data.split_by is {data.split_by} and {path} has a column {SPLIT!r} that gives every item's split; "
             "leave one of them out."
         )
-    labels, conditions, others, notes = notions(columns, data, {id_column, SPLIT, data.image, data.vectors})
+    labels, conditions, others, notes = attributes(columns, data, {id_column, SPLIT, data.image, data.vectors})
     if not data.triplets:  # which bring conditions of their own
         check_values(labels, choose_conditions(conditions, data.conditions))
     check_split_by(labels, data.split_by)
@@ -123,8 +123,8 @@ def split_name(value: str, where: Callable[[], str]) -> str:
     return name
 
 
-def notions(
-    columns: Columns, data: DataConfig, no_notions: set[str]
+def attributes(
+    columns: Columns, data: DataConfig, excluded: set[str]
 ) -> tuple[dict[str, np.ndarray], tuple[Condition, ...], tuple[Condition, ...], tuple[str, ...]]:
     """Labels of all columns but the given ones, what could be learned, what only if named, and notes for the user.
 
@@ -134,11 +134,11 @@ def notions(
     kinds = parse_kinds(data.kinds, columns)
     labels, conditions, others, notes, unused = {}, [], [], [], []
     for name in columns.text:
-        if name in no_notions:
+        if name in excluded:
             continue
         wanted = name in data.conditions
-        notion = notion_of(columns, name, kinds.get(name))
-        if notion is None:
+        attribute = attribute_of(columns, name, kinds.get(name))
+        if attribute is None:
             if wanted or name == data.split_by:
                 raise UserError(
                     f"column {name!r} of {columns.path} holds texts of more than {LONGEST} characters, which are no "
@@ -146,18 +146,18 @@ def notions(
                 )
             unused.append(f"{name} (long texts)")
             continue
-        labels[name] = np.array(notion.values)
-        if notion.note:
-            notes.append(notion.note)
-        if wanted or (notion.by_default and name != data.split_by):
-            conditions.append(Condition(name, notion.kind))
+        labels[name] = np.array(attribute.values)
+        if attribute.note:
+            notes.append(attribute.note)
+        if wanted or (attribute.by_default and name != data.split_by):
+            conditions.append(Condition(name, attribute.kind))
         else:
-            others.append(Condition(name, notion.kind))
-        if not wanted and (data.conditions or not notion.by_default or name == data.split_by):
-            unused.append(f"{name} ({notion.kind})")
+            others.append(Condition(name, attribute.kind))
+        if not wanted and (data.conditions or not attribute.by_default or name == data.split_by):
+            unused.append(f"{name} ({attribute.kind})")
     for name in data.conditions if not data.triplets else ():
         columns.column(name, "config.data.conditions")
-        if name in no_notions:
+        if name in excluded:
             raise UserError(
                 f"config.data.conditions names {name!r}, which holds the items' {name} and no notion; "
                 f"{columns.path} has {', '.join(labels)}."

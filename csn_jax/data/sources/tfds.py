@@ -24,7 +24,7 @@ from csn_jax.data.decode import resize_and_crop
 from csn_jax.data.duplicates import find_duplicates
 from csn_jax.data.images import as_shown
 from csn_jax.data.item_set import SPLITS, Rows
-from csn_jax.data.sources.table import item_ids, notions
+from csn_jax.data.sources.table import attributes, item_ids
 from csn_jax.errors import UserError
 from csn_jax.runtime.writer import Progress, say
 from csn_jax.text import did_you_mean
@@ -76,7 +76,7 @@ def read(config: Config) -> Rows:
         ids, id_column = item_ids(columns, names, data)
     plain = tuple(f"{label.name}={label.kind}" for label in labels if label.kind)
     kinds = dataclasses.replace(data, kinds=(*plain, *data.kinds))  # what the user says comes last and counts
-    texts, conditions, others, told = notions(columns, kinds, {id_column})
+    texts, conditions, others, told = attributes(columns, kinds, {id_column})
     return Rows(
         inputs=inputs,
         ids=np.array(ids),

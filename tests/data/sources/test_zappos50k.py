@@ -156,7 +156,7 @@ def test_triplets_are_of_the_conditions(tree):
         ("heel", "ordinal"),
         ("subcategory", "categorical"),
     ]
-    assert dict(named.items.notions)["material"] == "set"
+    assert dict(named.items.attributes)["material"] == "set"
     product = named.items.labels["product"]
     of = {split: set(product[named.items.split == split]) for split in ("train", "test")}
     assert not of["train"] & of["test"]
