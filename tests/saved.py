@@ -58,7 +58,7 @@ def damage_and_restore(three: Path, folder: Path, damage) -> str:
     if int(state.step) == 3:
         assert not told
     elif told:
-        assert f"checkpoint {folder / '3'} is damaged: " in told[0] and "goes on from step 2" in told[0]
+        assert f"checkpoint {folder / '3'} is damaged: " in told[0] and "resumes from step 2" in told[0]
         assert tiny.is_one_sentence(told[0].removesuffix("."))
         assert (folder / "damaged" / "3").is_dir() and not (folder / "3").exists()
     assert_is(state, int(state.step))

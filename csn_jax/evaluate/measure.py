@@ -3,10 +3,12 @@
 import numpy as np
 
 from csn_jax.data.dataset import Dataset
+from csn_jax.data.triplets import Triplets
 from csn_jax.evaluate import baselines, leakage, off_task, retrieval, triplet_error
 from csn_jax.model.model import Model
 from csn_jax.runtime import hosts
 from csn_jax.runtime.record import Results
+from csn_jax.runtime.sharding import summed
 
 QUERIES = 10_000  # of retrieval per condition in a plain evaluation; the gallery is always whole
 
@@ -43,3 +45,13 @@ def _measured(model: Model, dataset: Dataset, embeddings: np.ndarray, split: str
         leakage=leakage.results(embeddings, model.masks, items, split) if full else None,
         off_task=off_task.results(embeddings, items, split) if full else None,
     )
+
+
+def validation_errors(model: Model, dataset: Dataset) -> dict[str, float]:
+    """The triplet error on the validation split, `overall` and per condition. Each process counts its share."""
+    items, triplets = dataset.items, dataset.triplets["validation"]
+    embeddings = model.embed_rows(items.inputs, dataset.rows("validation"))
+    share = Triplets(*(column[hosts.index() :: hosts.count()] for column in triplets))
+    counts = triplet_error.triplet_error(embeddings, model.masks, items, share)
+    counts = dict(zip(counts, summed(np.array(list(counts.values()))).tolist(), strict=True))  # (wrong, total) each
+    return {name: wrong / total for name, (wrong, total) in counts.items()}

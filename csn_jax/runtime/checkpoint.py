@@ -140,8 +140,18 @@ class Checkpoints:
 
         Raises:
             UserError: when the checkpoint is of another model, naming leaf, both values and remedy.
-            MachineError: when steps are there and none is whole.
+            MachineError: when there are steps and none is whole, or processes find different ones.
         """
+        state = self._newest_whole(target, say)
+        step = int(state.step) if state else 0
+        if (first := hosts.on_first(lambda: step)) != step:
+            raise MachineError(
+                f"process {hosts.index()} resumes from step {step} of {self.folder} and the first one from step "
+                f"{first}; check that all hosts can read the same folder, and run the same command again."
+            )
+        return state
+
+    def _newest_whole(self, target: State, say: Callable[[str], None]) -> State | None:
         damages: dict[int, Damaged] = {}
         for step in reversed(self.steps()):
             try:
@@ -153,7 +163,7 @@ class Checkpoints:
                 self._set_aside(other)
                 say(
                     f"checkpoint {self.folder / str(other)} is damaged: {damage}; it was moved to "
-                    f"{self.folder / 'damaged'}, and training goes on from step {step}."
+                    f"{self.folder / 'damaged'}, and training resumes from step {step}."
                 )
             return state
         if damages:

@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from csn_jax.config import Config, differences
@@ -43,46 +43,60 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextmanager
 def locked(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
-    """Hold the folder's lock. It dies with the process, also under SIGKILL, so no stale lock needs a hand.
+    """Hold the folder's lock; of several processes, the first one holds it for all.
 
-    An error that leaves nothing else here removes the lock file too.
+    The lock dies with the process, also under SIGKILL, so a stale one does not need to be removed. An error that leaves
+    nothing else in the folder removes the lock file too.
 
     Args:
         workdir: the folder.
-        flag: what gives it, for messages.
+        flag: what names it, for messages.
 
     Raises:
-        UserError: when another process writes here, naming its host and process id, or nobody may.
+        UserError: when another process writes here, naming its host and process id, or the folder is read-only.
     """
+    with ExitStack() as lock:
+        hosts.on_first(lambda: lock.enter_context(_lock(workdir, flag)))
+        yield
+
+
+@contextmanager
+def _lock(workdir: Path, flag: str) -> Iterator[None]:
+    path = workdir / ".lock"
     try:
-        descriptor = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise UserError(f"{flag}={workdir} cannot be written ({error.strerror}); give another folder.") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            try:
-                owner = json.loads(os.read(descriptor, 500))
-                who = f"process {owner['pid']} on {owner['host']}"
-            except (ValueError, KeyError, TypeError):
-                who = "another process"
-            raise UserError(f"{workdir} is in use by {who}; wait for it, stop it, or give another {flag}.") from None
+            raise UserError(
+                f"{workdir} is in use by {_owner(descriptor)}; wait for it, stop it, or give another {flag}."
+            ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
-        if not _is_at(descriptor, workdir / ".lock"):  # its last owner has just removed it
+        if not _is_at(descriptor, path):  # its last owner has just removed it
             raise UserError(f"{workdir} was in use a moment ago; run the same command again.")
-        for litter in workdir.glob(".*.tmp"):  # of a write_atomically that was killed
-            litter.unlink()
+        for remains in workdir.glob(".*.tmp"):  # of a write_atomically that was killed
+            remains.unlink()
         try:
             yield
         except BaseException:
             with suppress(OSError):  # the folder is gone
                 if os.listdir(workdir) == [".lock"]:
-                    os.unlink(workdir / ".lock")
+                    path.unlink()
             raise
     finally:
         os.close(descriptor)
+
+
+def _owner(descriptor: int) -> str:
+    try:
+        owner = json.loads(os.read(descriptor, 500))
+        return f"process {owner['pid']} on {owner['host']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

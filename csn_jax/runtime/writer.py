@@ -63,6 +63,11 @@ class NoWriter:
     close = flush
 
 
+def open_writer(workdir: Path, start: int) -> Writer | NoWriter:
+    """The records of a run from step `start` on; only the first process writes."""
+    return Writer(workdir, start) if hosts.is_first() else NoWriter()
+
+
 def _append(file: io.FileIO, step: int, values: dict[str, float]) -> None:
     line = json.dumps({"step": step} | values).encode() + b"\n"
     if file.write(line) < len(line):  # what happens just before a disk is full

@@ -17,6 +17,7 @@ from csn_jax.core.steps import Batch, LabelledBatch
 from csn_jax.data.item_set import ItemSet
 from csn_jax.data.order import batch_rows, label_items, labelled_rows
 from csn_jax.data.triplets import Triplets
+from csn_jax.runtime import hosts
 from csn_jax.runtime.sharding import place, stacked
 
 AnyBatch = TypeVar("AnyBatch", Batch, LabelledBatch)
@@ -25,10 +26,15 @@ SHARE = 4  # of a device's memory, a quarter may hold items; network, activation
 
 
 def fits(inputs: np.ndarray) -> bool:
-    """Whether all items may lie on the device: in a quarter of its memory, or of the machine's where it is a CPU."""
-    memory = jax.local_devices()[0].memory_stats() or {}
-    limit = memory.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return inputs.nbytes * SHARE <= limit
+    """Whether all items may lie on the device, by the first process's memory: in a quarter of the device's, or of the
+    machine's if it is a CPU."""
+
+    def fit_here() -> bool:
+        memory = jax.local_devices()[0].memory_stats() or {}
+        limit = memory.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return inputs.nbytes * SHARE <= limit
+
+    return hosts.on_first(fit_here)
 
 
 class Watched(Generic[AnyBatch]):

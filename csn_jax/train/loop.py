@@ -1,11 +1,11 @@
-"""train_and_evaluate: the only place where feed, step, evaluation and checkpoint meet."""
+"""train_and_evaluate: where feed, step, evaluation and checkpoint meet."""
 
 import dataclasses
 import math
 import re
 import time
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,19 @@ import numpy as np
 
 from csn_jax.config import Config
 from csn_jax.core.masks import use_of
-from csn_jax.core.steps import make_in_batch_step, make_train_step, repeatable
+from csn_jax.core.steps import State, make_in_batch_step, make_train_step, repeatable
 from csn_jax.data.dataset import Dataset, load_dataset
-from csn_jax.data.triplets import Triplets
-from csn_jax.errors import MachineError, Stopped
-from csn_jax.evaluate import triplet_error
-from csn_jax.evaluate.measure import measure
-from csn_jax.model.model import Model, make_model, make_programs, restore_target
-from csn_jax.model.network import build_network, examples, pretrained
+from csn_jax.errors import Stopped
+from csn_jax.evaluate.measure import measure, validation_errors
+from csn_jax.model.model import make_model, make_programs, restore_target
+from csn_jax.model.network import Network, build_network, examples, pretrained
 from csn_jax.model.run import load
 from csn_jax.pictures import sheets as pictures
 from csn_jax.runtime import hosts
 from csn_jax.runtime.checkpoint import Checkpoints, has_steps
 from csn_jax.runtime.compiler import jit
 from csn_jax.runtime.record import read_results, to_json
-from csn_jax.runtime.sharding import Shardings, make_shardings, place, summed
+from csn_jax.runtime.sharding import Shardings, make_shardings, place
 from csn_jax.runtime.workdir import (
     check_config,
     claim,
@@ -38,7 +36,7 @@ from csn_jax.runtime.workdir import (
     open_workdir,
     write_atomically,
 )
-from csn_jax.runtime.writer import NoWriter, Progress, Writer, say
+from csn_jax.runtime.writer import Progress, open_writer, say
 from csn_jax.train.data_report import report
 from csn_jax.train.feed import AnyBatch, Watched, device_feed, fits, labelled_batches, steps_in, triplet_batches
 from csn_jax.train.metrics import Pending
@@ -46,21 +44,21 @@ from csn_jax.train.signals import StopRequest, catch_stop
 
 
 def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
-    """Train a config in a workdir, or go on where it stopped, and measure the best model on the test split.
+    """Train a config in a workdir, or resume it, and measure the best model on the test split.
 
-    Killed at any moment and called again, it ends with the bits of an unbroken run. A finished run is only read.
+    Killed at any moment and called again, it ends with the bits of an uninterrupted run. A finished run is only read.
 
     Args:
         config: the run; the workdir keeps it and refuses another.
-        workdir: made if it is not there.
+        workdir: made if it does not exist.
 
     Returns:
-        What results.json holds: variant, conditions, split, step, triplet_error, ci95, n_triplets, primary_metric,
+        The content of results.json: variant, conditions, split, step, triplet_error, ci95, n_triplets, primary_metric,
         retrieval, and for vectors baselines.
 
     Raises:
         UserError: a mistake in config, data or workdir.
-        MachineError: disk full, every checkpoint damaged, or a loss that is not finite.
+        MachineError: a full disk, no sound checkpoint, or a loss that is not finite.
         Stopped: after SIGTERM or SIGUSR1, with the state saved.
     """
     config.validate()
@@ -75,10 +73,9 @@ def _train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     if results:
         say(f"{workdir} holds a finished run; nothing to train.")
         return results
-    with ExitStack() as lock, full_disk_told(workdir), catch_stop() as stop:
-        hosts.on_first(lambda: lock.enter_context(locked(workdir)))
+    with locked(workdir), full_disk_told(workdir), catch_stop() as stop:
         if config.feed == "tfdata":
-            import csn_jax.train.tf_feed  # noqa: F401  (tells that TensorFlow is missing before anything is written)
+            import csn_jax.train.tf_feed  # noqa: F401  (reports a missing TensorFlow before anything is written)
         dataset = load_dataset(config)
         say(report(config, dataset))
         if config.variant == "specialists":
@@ -100,7 +97,7 @@ def _train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def _train_specialist(config: Config, workdir: Path, dataset: Dataset, row: int, stop: StopRequest) -> None:
-    """One network on one condition's triplets, as a standard run of its own in workdir/<condition>/."""
+    """Train one network on one condition's triplets, as a standard run of its own in workdir/<condition>/."""
     condition = dataset.items.conditions[row]
     items = dataclasses.replace(dataset.items, conditions=(condition,))
     triplets = {split: columns.of_condition(row) for split, columns in dataset.triplets.items()}
@@ -119,50 +116,23 @@ def _train_specialist(config: Config, workdir: Path, dataset: Dataset, row: int,
 
 def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -> None:
     """Train one network from its newest checkpoint to the last step."""
-    items, shardings, in_batch = dataset.items, make_shardings(), config.loss.name != "triplet"
+    items, shardings = dataset.items, make_shardings()
     names = [condition.name for condition in items.conditions]
     network = build_network(config, items.inputs.shape[1:], len(names), examples(config, dataset.record))
-    initial, record, folder = network.state, dataset.record, workdir / "checkpoints"
-    if config.backbone.init and not has_steps(folder):
-        initial, sha256, left_out = pretrained(config, network)  # a checkpoint makes the weight file needless
-        record = dataclasses.replace(record, init_sha256=sha256)
-        unused = ", ".join(dict.fromkeys(re.split("[./]", name)[0] for name in left_out))
-        say(f"the backbone starts from {config.backbone.init}" + (f", without its {unused}" if unused else ""))
-    # Not sooner: a config that cannot be trained leaves the workdir free.
-    claim(workdir, config, record)
-    with stop.shielded():
-        checkpoints = Checkpoints(folder)
-        state = checkpoints.restore_newest(restore_target(network.state, shardings), say)
-    if state is None:
-        state = place(initial, shardings.state)
+    checkpoints, state = _first_state(config, workdir, dataset, network, shardings, stop)
     start = int(state.step)
-    if (theirs := hosts.on_first(lambda: start)) != start:
-        raise MachineError(
-            f"process {hosts.index()} goes on from step {start} of {folder} and the first one from step {theirs}; see "
-            "that all hosts can read the same folder, and run the same command again."
-        )
-    if start:
-        say(f"going on from step {start}")
-
-    parts = (network.backbone, network.preprocess, network.optimizer, config.loss)
-    options = {"train_masks": network.masks.trained, "seed": config.seed}
-    if in_batch:
-        train_step = make_in_batch_step(*parts, **options)
-    else:
-        train_step = make_train_step(*parts, **options, shared_statistics=config.batch_statistics == "shared")
-    train_step = jit(repeatable(train_step), donate_argnums=0)
+    train_step = jit(repeatable(_make_step(config, network)), donate_argnums=0)
     programs = make_programs(network)
-    from_device = config.feed == "device" or (config.feed == "auto" and hosts.on_first(lambda: fits(items.inputs)))
+    from_device = config.feed == "device" or (config.feed == "auto" and fits(items.inputs))
     on_device = place(items.inputs, shardings.state) if from_device else None
     batch_at = _batches(config, dataset, shardings)
-    writer = Writer(workdir, start) if hosts.is_first() else NoWriter()
-    pending = Pending(batch_at, items.ids, workdir, start)
-    images = config.batch_size * (1 if in_batch else 3)  # in a step
+    writer, pending = open_writer(workdir, start), Pending(batch_at, items.ids, workdir, start)
+    images = config.batch_size * (3 if config.loss.name == "triplet" else 1)  # per step
     unit = "image" if items.inputs.ndim == 4 else "vector"
     progress = Progress("training", config.steps * images, start * images, unit=unit, compiles=True)
     began = time.perf_counter()
     batches = _feed(config, from_device, items.inputs, batch_at, start, shardings)
-    # The feed is closed too, and not left to whom an error reaches: see tf_feed.
+    # The feed is closed here too, and not left to whoever holds an error's traceback: see tf_feed.
     with stop.deferred(), closing(checkpoints), closing(writer), closing(progress), closing(batches):
         feed, step = Watched(batches), start
         for batch in feed:
@@ -187,12 +157,12 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
             error = None
             if evaluating:
                 model = make_model(config, names, items.inputs.shape[1:], state, programs, shardings)
-                counts = _validate(model, dataset)
-                errors = {f"validation/triplet_error/{name}": value for name, value in counts.items()}
+                errors = validation_errors(model, dataset)
                 use = use_of(model.masks)._asdict() if network.masks.trained else {}
-                writer.log(step, errors | {f"masks/{name}": value for name, value in use.items()})
-                shown["validation_error"] = f"{counts['overall']:.2%}"
-                error = counts["overall"]
+                values = {f"validation/triplet_error/{name}": value for name, value in errors.items()}
+                writer.log(step, values | {f"masks/{name}": value for name, value in use.items()})
+                error = errors["overall"]
+                shown["validation_error"] = f"{error:.2%}"
             if saving or (evaluating and checkpoints.improves(error)):
                 writer.flush()
                 checkpoints.save(state, error)
@@ -201,6 +171,36 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
                 raise Stopped(stop.signum, step)
     if stop.signum is not None:
         raise Stopped(stop.signum, config.steps)
+
+
+def _first_state(
+    config: Config, workdir: Path, dataset: Dataset, network: Network, shardings: Shardings, stop: StopRequest
+) -> tuple[Checkpoints, State]:
+    """The checkpoints of a workdir, and the state to train from: the newest one, pretrained weights, or a fresh start.
+    From here on the workdir is this run's."""
+    initial, record, folder = network.state, dataset.record, workdir / "checkpoints"
+    if config.backbone.init and not has_steps(folder):  # with a checkpoint, the weight file is not needed
+        initial, sha256, left_out = pretrained(config, network)
+        record = dataclasses.replace(record, init_sha256=sha256)
+        unused = ", ".join(dict.fromkeys(re.split("[./]", name)[0] for name in left_out))
+        say(f"the backbone starts from {config.backbone.init}" + (f", without its {unused}" if unused else ""))
+    claim(workdir, config, record)  # not sooner: a config that cannot be trained leaves the workdir free
+    with stop.shielded():
+        checkpoints = Checkpoints(folder)
+        state = checkpoints.restore_newest(restore_target(network.state, shardings), say)
+    if state is None:
+        return checkpoints, place(initial, shardings.state)
+    say(f"resuming from step {int(state.step)}")
+    return checkpoints, state
+
+
+def _make_step(config: Config, network: Network) -> Callable:
+    """The training step that the config's loss needs, see core/steps.py."""
+    parts = (network.backbone, network.preprocess, network.optimizer, config.loss)
+    options = {"train_masks": network.masks.trained, "seed": config.seed}
+    if config.loss.name != "triplet":
+        return make_in_batch_step(*parts, **options)
+    return make_train_step(*parts, **options, shared_statistics=config.batch_statistics == "shared")
 
 
 def _batches(config: Config, dataset: Dataset, shardings: Shardings) -> Callable[[int], AnyBatch]:
@@ -221,29 +221,20 @@ def _feed(
 ) -> Generator[AnyBatch, None, None]:
 
     def share_at(step: int) -> AnyBatch:
-        """This process's rows of a batch, of which all draw the same positions."""
+        """This process's rows of a batch; all processes draw the same positions."""
         return jax.tree.map(lambda column: column[shardings.share(len(column))], batch_at(step))
 
     if from_device:
         return device_feed(share_at, start, config.steps, shardings.batch, steps_at_once(config))
-    from csn_jax.train.tf_feed import tf_feed  # TensorFlow takes seconds to import and is not needed otherwise
+    from csn_jax.train.tf_feed import tf_feed  # TensorFlow takes seconds to import, and only this feed needs it
 
     return tf_feed(inputs, share_at, start, config.steps, shardings.batch)
 
 
 def steps_at_once(config: Config) -> int:
-    """How many steps an accelerator takes in one call, so that a small network's do not wait for Python: the most, up
-    to ten, that divide the steps between two looks. On a CPU one: there a loop inside a program is slow."""
+    """How many steps an accelerator takes per call, so that a small network does not wait for Python: the most, up to
+    ten, that divide the steps between two looks. On a CPU it is one: a loop inside a program is slow there."""
     if jax.default_backend() == "cpu":
         return 1
     between = math.gcd(config.log_every, config.eval_every, config.checkpoint_every)
     return max(count for count in range(1, 11) if between % count == 0)
-
-
-def _validate(model: Model, dataset: Dataset) -> dict[str, float]:
-    items, triplets = dataset.items, dataset.triplets["validation"]
-    embeddings = model.embed_rows(items.inputs, dataset.rows("validation"))
-    share = Triplets(*(column[hosts.index() :: hosts.count()] for column in triplets))
-    counts = triplet_error.triplet_error(embeddings, model.masks, items, share)
-    counts = dict(zip(counts, summed(np.array(list(counts.values()))).tolist(), strict=True))  # (wrong, total) each
-    return {name: wrong / total for name, (wrong, total) in counts.items()}

@@ -73,7 +73,7 @@ def contest(step: int, tmpfs: bool, folder: Path) -> dict:
             told.unlink()
             again = lives.lived(train(workdir, None), told)
             said = told.read_text(errors="replace")
-            goes_on = f"going on from step {reached}" in said if status and 0 < reached < tiny.STEPS else True
+            goes_on = f"resuming from step {reached}" in said if status and 0 < reached < tiny.STEPS else True
             if again != 0 or not goes_on or "damaged" in said or tiny.fingerprint(workdir) != expected:
                 faults.append(f"limit {limit}, after {status} at step {reached}: ended {again}, said {said[-1500:]!r}")
         shutil.rmtree(workdir)

@@ -160,7 +160,8 @@ def test_several_steps_in_one_call_on_two(folder):
         argv = [*pair.flags(folder, "vectors"), "--config.feed=device", f"--workdir={workdir}"]
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        program = "from csn_jax import cli, loop, train; loop.steps_at_once = lambda config: 4; cli.run(train.main)"
+        program = "from csn_jax import cli, train; from csn_jax.train import loop; "
+        program += "loop.steps_at_once = lambda config: 4; cli.run(train.main)"
         all_of_them = [
             subprocess.Popen(
                 [sys.executable, "-c", program, *argv, f"--distributed=127.0.0.1:{port},{processes},{i}"],
@@ -267,7 +268,7 @@ def test_stopped_on_two_it_goes_on_on_one_and_back(folder, tmp_path):
         assert process.returncode == 143, out
     process = pair.launch(folder, workdir, "vectors", longer)
     out, _ = process.communicate(timeout=200)
-    assert process.returncode == 0 and "going on from step" in out, out
+    assert process.returncode == 0 and "resuming from step" in out, out
     assert differing(workdir, whole, 600) == []
 
 

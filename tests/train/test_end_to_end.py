@@ -33,7 +33,7 @@ def test_killed_and_stopped_commands_end_with_the_bytes_of_an_unbroken_run(finis
             assert "the same command goes on from there" in told.splitlines()[-1]
     process = subprocess.run(argv, capture_output=True, text=True, timeout=120)
     assert process.returncode == 0, process.stderr
-    assert "going on from step" in process.stderr
+    assert "resuming from step" in process.stderr
     ours, theirs = tiny.fingerprint(workdir), tiny.fingerprint(finished)
     assert ours.pop("config.json") != theirs.pop("config.json")  # the feed is the only difference
     assert ours == theirs

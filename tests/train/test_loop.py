@@ -24,6 +24,17 @@ from csn_jax.runtime.writer import Writer
 from csn_jax.train import loop
 
 
+@pytest.fixture
+def train(on_vectors):
+    """Trains the tiny run on vectors in a workdir."""
+    return lambda workdir, *flags: tiny.train(workdir, *on_vectors, *flags)
+
+
+@pytest.fixture
+def finished(finished_on_vectors):
+    return finished_on_vectors
+
+
 def steps_of(workdir) -> list[int]:
     return sorted(int(name) for name in os.listdir(workdir / "checkpoints") if name.isdigit())
 
@@ -45,17 +56,17 @@ def poisoned(make, number: int):
     return make_poisoned
 
 
-def test_a_run_stopped_by_a_bad_number_can_go_on(finished, tmp_path, monkeypatch):
+def test_a_run_stopped_by_a_bad_number_can_go_on(train, on_vectors, finished, tmp_path, monkeypatch):
     """NaN at step 13: exit with step and items, nothing of it saved; the cause gone, the run ends as if unbroken."""
     with monkeypatch.context() as patch:
         patch.setattr(loop, "make_train_step", poisoned(loop.make_train_step, 13))
         with pytest.raises(csn_jax.MachineError) as caught:
-            tiny.train(tmp_path)
+            train(tmp_path)
     message = str(caught.value)
     assert message.startswith("step 13 has loss nan and gradient norm ") and tiny.is_one_sentence(
         message.removesuffix(".")
     )
-    dataset = load_dataset(tiny.config())
+    dataset = load_dataset(tiny.config(*on_vectors))
     triplets = dataset.triplets["train"]
     rows = batch_rows(0, 12, len(triplets.anchor), 16)
     ids = {str(dataset.items.ids[column[row]]) for row in rows for column in triplets[:3]}
@@ -63,15 +74,15 @@ def test_a_run_stopped_by_a_bad_number_can_go_on(finished, tmp_path, monkeypatch
     assert told["step"] == 13 and set(told["items"]) == ids and len(told["items"]) == len(ids)
     assert f"on {len(ids)} items ({', '.join(told['items'][:5])}, " in message
     assert steps_of(tmp_path) == [8, 10] and not (tmp_path / "results.json").exists()
-    tiny.train(tmp_path)
+    train(tmp_path)
     assert tiny.fingerprint(tmp_path) == tiny.fingerprint(finished)
 
 
 @pytest.mark.parametrize("rate", ["3e38", pytest.param("1e20", marks=pytest.mark.slow)])
-def test_a_huge_learning_rate_ends_in_one_sentence(tmp_path, rate):
+def test_a_huge_learning_rate_ends_in_one_sentence(train, tmp_path, rate):
     """Saving at every step, so that each state has its chance; whatever was saved is finite."""
     with pytest.raises(csn_jax.MachineError) as caught:
-        tiny.train(tmp_path, f"--config.learning_rate={rate}", "--config.checkpoint_every=1")
+        train(tmp_path, f"--config.learning_rate={rate}", "--config.checkpoint_every=1")
     assert re.match(r"step \d+ (has loss|was not saved, since) ", str(caught.value))
     assert "config.learning_rate" in str(caught.value) and tiny.is_one_sentence(str(caught.value).removesuffix("."))
     for step in steps_of(tmp_path):
@@ -82,7 +93,7 @@ def test_a_huge_learning_rate_ends_in_one_sentence(tmp_path, rate):
 @pytest.mark.parametrize(
     ("number", "at"), [(signal.SIGUSR1, 6), pytest.param(signal.SIGTERM, 16, marks=pytest.mark.slow)]
 )
-def test_a_stop_in_the_middle_of_a_step_is_saved_at_the_next(finished, tmp_path, monkeypatch, number, at):
+def test_a_stop_in_the_middle_of_a_step_is_saved_at_the_next(train, finished, tmp_path, monkeypatch, number, at):
     """The signal comes while a log line of step `at` is written, after the loop has looked: the step that it reports
     must be one that it saved."""
     log = Writer.log
@@ -95,13 +106,13 @@ def test_a_stop_in_the_middle_of_a_step_is_saved_at_the_next(finished, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "log", log_and_stop)
         with pytest.raises(csn_jax.Stopped) as caught:
-            tiny.train(tmp_path)
+            train(tmp_path)
     assert caught.value.signum == number and caught.value.step == at + 1 == steps_of(tmp_path)[-1]
-    tiny.train(tmp_path)
+    train(tmp_path)
     assert tiny.fingerprint(tmp_path) == tiny.fingerprint(finished)
 
 
-def test_a_feed_is_closed_where_training_stops(tmp_path, monkeypatch):
+def test_a_feed_is_closed_where_training_stops(train, tmp_path, monkeypatch):
     """Not when the error is forgotten, as Python's end waits for TensorFlow's threads, and these for Python."""
     closed, feed = [], loop._feed
 
@@ -117,11 +128,11 @@ def test_a_feed_is_closed_where_training_stops(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_feed", noted)
     monkeypatch.setattr(loop.Pending, "take", fails)
     with pytest.raises(csn_jax.MachineError) as kept:  # and with it every frame of the training
-        tiny.train(tmp_path)
+        train(tmp_path)
     assert closed and kept.tb is not None
 
 
-def test_a_stop_outside_the_steps_ends_at_once(finished, tmp_path, monkeypatch):
+def test_a_stop_outside_the_steps_ends_at_once(train, finished, tmp_path, monkeypatch):
     """While the data are read, at the last step, in the middle of a restore, and while the results are measured:
     nothing is lost, no checkpoint is taken for damaged, and the run ends as if unbroken."""
 
@@ -148,13 +159,13 @@ def test_a_stop_outside_the_steps_ends_at_once(finished, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, patched)
             with pytest.raises(csn_jax.Stopped):
-                tiny.train(tmp_path)
+                train(tmp_path)
         if name == "load_dataset":
-            assert os.listdir(tmp_path) == [".lock"]
+            assert os.listdir(tmp_path) == []
         else:
             assert steps_of(tmp_path) == steps_of(finished)
     assert not (tmp_path / "results.json").exists()
-    tiny.train(tmp_path)
+    train(tmp_path)
     assert tiny.fingerprint(tmp_path) == tiny.fingerprint(finished)
 
 
@@ -170,20 +181,20 @@ def no_file_larger_than(size: int):
 
 
 @pytest.mark.parametrize("limit", [500, *(pytest.param(limit, marks=pytest.mark.slow) for limit in (4000, 100_000))])
-def test_a_disk_that_fills_is_one_sentence_and_no_loss(finished, tmp_path, limit):
+def test_a_disk_that_fills_is_one_sentence_and_no_loss(train, finished, tmp_path, limit):
     """In the log, in the records of a checkpoint, in its arrays; with room again, the run ends as if unbroken."""
     with no_file_larger_than(limit), pytest.raises(csn_jax.MachineError) as caught:
-        tiny.train(tmp_path)
+        train(tmp_path)
     message = str(caught.value)
     assert "no room to " in message and str(tmp_path) in message and "bytes free" in message, message
     assert "the same command again" in message and tiny.is_one_sentence(message.removesuffix("."))
     if limit == 100_000:
         assert re.search(r"save step \d+ in .* free, [\d,]{7,} needed\); no checkpoint is whole yet;", message)
-    tiny.train(tmp_path)
+    train(tmp_path)
     assert tiny.fingerprint(tmp_path) == tiny.fingerprint(finished)
 
 
-def test_a_disk_that_fills_later_names_the_last_whole_step(finished, tmp_path, monkeypatch):
+def test_a_disk_that_fills_later_names_the_last_whole_step(train, finished, tmp_path, monkeypatch):
     """From step 13 on there is no room: the error, at the next save, names step 10, and the run goes on from it."""
     log, limit = Writer.log, no_file_larger_than(100_000)
 
@@ -200,15 +211,15 @@ def test_a_disk_that_fills_later_names_the_last_whole_step(finished, tmp_path, m
             with pytest.raises(
                 csn_jax.MachineError, match="no room to save step 15 .* the last whole checkpoint is step 10;"
             ):
-                tiny.train(tmp_path)
+                train(tmp_path)
         finally:
             limit.__exit__(None, None, None)
     assert steps_of(tmp_path) == [8, 10]
-    tiny.train(tmp_path)
+    train(tmp_path)
     assert tiny.fingerprint(tmp_path) == tiny.fingerprint(finished)
 
 
-def test_a_damaged_newest_step_costs_only_its_own_work(finished, tmp_path, capsys):
+def test_a_damaged_newest_step_costs_only_its_own_work(train, finished, tmp_path, capsys):
     """Told by step and reason; training goes on from the step before and ends with the same bytes."""
     workdir = shutil.copytree(finished, tmp_path / "run")
     (workdir / "results.json").unlink()
@@ -216,15 +227,15 @@ def test_a_damaged_newest_step_costs_only_its_own_work(finished, tmp_path, capsy
     data = bytearray(arrays.read_bytes())
     data[len(data) // 2] ^= 8
     arrays.write_bytes(data)
-    tiny.train(workdir)
+    train(workdir)
     told = capsys.readouterr().err
-    assert f"checkpoint {workdir / 'checkpoints' / '24'} is damaged: " in told and "goes on from step 20" in told
-    assert "going on from step 20" in told
+    assert f"checkpoint {workdir / 'checkpoints' / '24'} is damaged: " in told and "resumes from step 20" in told
+    assert "resuming from step 20" in told
     assert tiny.fingerprint(workdir) == tiny.fingerprint(finished)
 
 
 @pytest.mark.parametrize(("given", "shared"), [("by_role", False), ("shared", True)])
-def test_batch_statistics_reach_the_step(tmp_path, monkeypatch, given, shared):
+def test_batch_statistics_reach_the_step(train, tmp_path, monkeypatch, given, shared):
     class Seen(Exception):
         pass
 
@@ -233,7 +244,7 @@ def test_batch_statistics_reach_the_step(tmp_path, monkeypatch, given, shared):
 
     monkeypatch.setattr(loop, "make_train_step", step)
     with pytest.raises(Seen, match=str(shared)):
-        tiny.train(tmp_path / "run", f"--config.batch_statistics={given}")
+        train(tmp_path / "run", f"--config.batch_statistics={given}")
 
 
 SEVERAL = (
@@ -257,15 +268,15 @@ def test_steps_between_two_looks_are_taken_at_once_on_accelerators(monkeypatch):
 
 
 @pytest.mark.parametrize("loss", ["triplet", "batch_hard"])
-def test_a_run_of_several_steps_in_one_call_is_that_run(tmp_path, monkeypatch, capsys, loss):
+def test_a_run_of_several_steps_in_one_call_is_that_run(train, tmp_path, monkeypatch, capsys, loss):
     """The same lines, measurements and checkpoints as step by step, the 25th alone; stopped, it saves after the call
     that it is in, and goes on to the bits of an unbroken run."""
     flags = (*SEVERAL, f"--config.loss.name={loss}")
     single, several, stopped = (tmp_path / name for name in ("single", "several", "stopped"))
-    tiny.train(single, *flags)
+    train(single, *flags)
     monkeypatch.setattr(loop, "steps_at_once", lambda config: 3)
     capsys.readouterr()
-    tiny.train(several, *flags)
+    train(several, *flags)
     assert "training 100% " in capsys.readouterr().err
     lines = [
         [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (several, single)
@@ -285,15 +296,15 @@ def test_a_run_of_several_steps_in_one_call_is_that_run(tmp_path, monkeypatch, c
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "log", log_and_stop)
         with pytest.raises(csn_jax.Stopped) as caught:
-            tiny.train(stopped, *flags)
+            train(stopped, *flags)
     assert caught.value.step == 12 == steps_of(stopped)[-1]
-    tiny.train(stopped, *flags)
+    train(stopped, *flags)
     assert tiny.fingerprint(stopped, 25) == tiny.fingerprint(several, 25)
 
 
-def test_a_bad_number_inside_a_call_is_named_by_its_step(tmp_path, monkeypatch):
+def test_a_bad_number_inside_a_call_is_named_by_its_step(train, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "steps_at_once", lambda config: 3)
     monkeypatch.setattr(loop, "make_train_step", poisoned(loop.make_train_step, 14))
     with pytest.raises(csn_jax.MachineError, match="step 14 has loss nan"):
-        tiny.train(tmp_path, *SEVERAL)
+        train(tmp_path, *SEVERAL)
     assert steps_of(tmp_path) == [6, 12]
