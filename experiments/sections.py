@@ -32,12 +32,20 @@ PICTURES = {  # file name: (text in place of the picture, caption)
     "map_font": ("map by font", "Map under the condition font: close glyphs belong to similar fonts."),
 }
 TITLES = {"fonts": "Fonts", "footwear": "Shoes", "emoji": "Emoji"}
-INTRODUCTION = f"""\
+LOWER_THAN = (  # the claims about the variants: the first has a lower overall error than the second
+    ("learned", "standard"),
+    ("specialists", "standard"),
+    ("fixed", "specialists"),
+    ("learned", "fixed"),
+    ("learned_disjoint", "fixed"),
+    ("learned", "learned_disjoint"),
+)
+OPENING = """\
 Read this page to see which of the paper's claims hold in our experiments, by how much, and how to repeat each one.
 
 `experiments/write.py` writes every table and verdict from the result files of the runs, which are kept in
-[results/runs](results/runs). No figure of ours is typed by hand.
-
+[results/runs](results/runs). No figure of ours is typed by hand."""
+HOW_TO_READ = f"""\
 How to read the tables:
 
 - **Triplet error** is the share of test triplets in which the negative is not farther from the anchor than the
@@ -79,15 +87,7 @@ def table1(source: str) -> Callable[[Runs], list[str]]:
         errors = {v: {name: runs.errors(f"{source}/{v}", runs.seeds, name) for name in names} for v in VARIANTS}
         rows = [[variant, *(str(estimate(errors[variant][name])) for name in names)] for variant in VARIANTS]
         overall = {variant: errors[variant]["overall"] for variant in VARIANTS}
-        lower_than = [
-            ("learned", "standard"),
-            ("specialists", "standard"),
-            ("fixed", "specialists"),
-            ("learned", "fixed"),
-            ("learned_disjoint", "fixed"),
-            ("learned", "learned_disjoint"),
-        ]
-        claims = [claim(f"*{a}* is lower than *{b}*", minus(overall[b], overall[a])) for a, b in lower_than]
+        claims = [claim(f"*{a}* is lower than *{b}*", minus(overall[b], overall[a])) for a, b in LOWER_THAN]
         by_condition = ", ".join(
             f"{name} {estimate(minus(errors['specialists'][name], errors['fixed'][name]))}"
             for name in CONDITIONS[source]
@@ -116,14 +116,25 @@ def table1(source: str) -> Callable[[Runs], list[str]]:
                 else []
             ),
             *(f"![{PICTURES[n][0]}](results/{source}/{n}.png)\n\n*{PICTURES[n][1]}*" for n in pictures),
-            *(
-                [f"To draw the pictures:\n\n```bash\ncsn_jax report {workdirs} --out=report\n```"]
-                if pictures
-                else []
-            ),
+            *([f"To draw the pictures:\n\n```bash\ncsn_jax report {workdirs} --out=report\n```"] if pictures else []),
         ]
 
     return section
+
+
+def summary(runs: Runs) -> list[str]:
+    """The claims of the table 1 sections, side by side."""
+    errors = {source: {v: runs.errors(f"{source}/{v}", runs.seeds) for v in VARIANTS} for source in TITLES}
+
+    def cell(source: str, a: str, b: str) -> str:
+        word, gap = verdict(minus(errors[source][b], errors[source][a]))
+        return f"{word} ({100 * gap.mean:.2f})"
+
+    rows = [[f"*{a}* is lower than *{b}*", *(cell(source, a, b) for source in TITLES)] for a, b in LOWER_THAN]
+    return [
+        "In short: which [variant](variants.md) has the lower overall error? The difference in points is in brackets.",
+        markdown(["claim", *TITLES.values()], rows),
+    ]
 
 
 def in_batch(runs: Runs) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from evidence import Runs
 from plan import EXPERIMENTS, Places, Run, planned, recipe
 from run import arguments, places_of, same, took
-from sections import INTRODUCTION, SECTIONS
+from sections import HOW_TO_READ, OPENING, SECTIONS, TITLES, summary
 
 KEPT = Path("results/runs")  # beside the page
 DATA = {"fonts": "FOLDER", "footwear": "footwear.csv", "emoji": "emoji.csv"}
@@ -28,7 +28,12 @@ def files_of(runs: Sequence[Run]) -> set[str]:
 
 def page(places: Places, only: Sequence[str]) -> tuple[str, set[str]]:
     """(the page, the files that it was made from, relative to the folder of all runs)."""
-    parts, read = ["# Results", INTRODUCTION], set()
+    parts, read = ["# Results", OPENING], set()
+    if {f"table1_{source}" for source in TITLES} <= {*only}:
+        runs = Runs(places)
+        parts += summary(runs)
+        read |= runs.read
+    parts.append(HOW_TO_READ)
     for name in only:
         title, section = SECTIONS[name]
         runs = Runs(places)
