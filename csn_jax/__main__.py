@@ -20,12 +20,14 @@ commands:
 {commands}
 
 options:
-  --help             Show this text and exit. csn_jax COMMAND --help explains a command.
-  --version          Print the version and exit.
-  --completion=SHELL Print a script that completes commands, flags and presets.
+  --help              Show this text. csn_jax COMMAND --help explains a command.
+  --version           Print the version.
+  --completion=SHELL  Print a script that completes commands, flags and presets.
 
-Completion in bash and zsh, in ~/.bashrc or ~/.zshrc:  eval "$(csn_jax --completion bash)"
-Completion in fish, in ~/.config/fish/config.fish:     csn_jax --completion fish | source"""
+completion, to add to ~/.bashrc, ~/.zshrc or ~/.config/fish/config.fish:
+  eval "$(csn_jax --completion bash)"
+  eval "$(csn_jax --completion zsh)"
+  csn_jax --completion fish | source"""
 
 
 def main(argv: Sequence[str]) -> None:

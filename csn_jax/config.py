@@ -75,9 +75,11 @@ class DataConfig:
     """Triplets of your own instead of drawn ones: a CSV or Parquet file with columns anchor, positive, negative and
     condition, or a folder of the reference's integer lists with filenames.json. All of them are used."""
     train_triplets: int = 200_000
-    """Training triplets for each condition (validation_triplets and test_triplets likewise)."""
+    """Training triplets per condition."""
     validation_triplets: int = 5_000
+    """Validation triplets per condition."""
     test_triplets: int = 20_000
+    """Test triplets per condition."""
     seed: int = 0
     """Seeds the split and the triplets, apart from `seed`, so that several training seeds share one test."""
 

@@ -54,6 +54,18 @@ def front_door(*argv: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=300)
 
 
+def printed(capsys, *argv: str) -> str:
+    """What `csn_jax ...` prints, in this process."""
+    capsys.readouterr()
+    try:
+        door.main(argv)
+    except SystemExit as end:
+        assert not end.code
+    output = capsys.readouterr()
+    assert output.err == ""
+    return output.out
+
+
 def test_the_front_door_lists_every_command_on_one_line():
     done = front_door()
     assert done.returncode == 0 and done.stderr == "" and front_door("--help").stdout == done.stdout
@@ -149,8 +161,8 @@ def test_the_shell_completes_commands_flags_and_presets(shell, tmp_path):
         assert sorted(word.removesuffix("=") for word in offered) == sorted(expected), line
 
 
-def test_completion_offers_every_flag_of_every_command():
-    script = front_door("--completion=bash").stdout
+def test_completion_offers_every_flag_of_every_command(capsys):
+    script = printed(capsys, "--completion=bash")
     for name in COMMANDS:
         module = import_module(f"csn_jax.{name}")
         kinds = getattr(module, "ACTIONS", None) or {"": module.Args}
@@ -185,8 +197,8 @@ def examples(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", HELPS, ids=" ".join)
-def test_help_begins_with_a_purpose_and_two_examples_that_the_command_accepts(command, monkeypatch):
-    text = front_door(*command, "--help").stdout
+def test_help_begins_with_a_purpose_and_two_examples_that_the_command_accepts(command, monkeypatch, capsys):
+    text = printed(capsys, *command, "--help")
     _, purpose, example, *_ = text.split("\n\n")
     assert re.match(r"[A-Z]\w+ ", purpose) and purpose.endswith(".")
     shown = examples(text)
@@ -208,30 +220,31 @@ def test_help_begins_with_a_purpose_and_two_examples_that_the_command_accepts(co
 
 
 @pytest.mark.parametrize("columns", ["0", "1", "5", "60", "80", "1000", "many"])
-def test_help_fits_the_terminal_and_ends_in_the_narrowest(columns):
+def test_help_fits_the_terminal_and_ends_in_the_narrowest(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
     for command in ("train", "search"):
-        done = front_door(command, "--help", COLUMNS=columns)
-        assert done.returncode == 0 and done.stderr == ""
+        text = printed(capsys, command, "--help")
         width = max(40, int(columns) if columns.isdigit() and columns != "0" else 80)
-        prose = [line for line in done.stdout.splitlines() if not line.startswith("    csn_jax ")]
+        prose = [line for line in text.splitlines() if not line.startswith("    csn_jax ")]
         long = [line for line in prose if len(line) > min(width, 100) and " " in line.strip()]
         assert not long, long
 
 
-def test_help_shows_switches_bare_and_choices_and_defaults():
-    text = front_door("search", "--help").stdout
+def test_help_shows_switches_bare_and_choices_and_defaults(capsys):
+    text = printed(capsys, "search", "--help")
     assert re.search(r"^  --json +Print", text, flags=re.MULTILINE) and "True" not in text
     assert "(default: 10)" in text and "--condition CONDITION ..." in text
-    assert "--split={train,validation,test}" in front_door("evaluate", "--help").stdout
+    assert "--split={train,validation,test}" in printed(capsys, "evaluate", "--help")
 
 
-def test_the_help_of_train_shows_what_people_use_and_help_all_the_rest():
-    short, whole = front_door("train", "--help").stdout, front_door("train", "--help-all").stdout
+def test_the_help_of_train_shows_what_people_use_and_help_all_the_rest(capsys):
+    short, whole = printed(capsys, "train", "--help"), printed(capsys, "train", "--help-all")
     flags = {flag.name for flag in flags_of(train.Args)}
-    shown = {text: set(re.findall(r"^  --([\w.-]+)", text, flags=re.MULTILINE)) for text in (short, whole)}
-    assert shown[whole] - {"help", "help-all", "config"} == flags
+    beside = {"help", "help-all", "config"}
+    shown = {text: set(re.findall(r"^  --([\w.-]+)", text, flags=re.MULTILINE)) - beside for text in (short, whole)}
+    assert shown[whole] == flags
     assert {"config.variant", "config.steps", "config.data.path", "config.loss.name"} < shown[short] < shown[whole]
-    assert 18 <= len(shown[short] - {"help", "help-all", "config"}) <= 22 and "--help-all" in short
+    assert 18 <= len(shown[short]) <= 22 and "--help-all" in short
     assert "features, fonts, glyphs" in " ".join(short.split()) and "(default: 1200)" in whole
     for name in flags:  # each has a text of its own
         start = whole.index(f"  --{name}")

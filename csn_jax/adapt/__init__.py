@@ -1,4 +1,4 @@
-"""Teach a trained model a new condition: one new mask, all else frozen.
+"""Add a condition to a trained model: one new mask, all else frozen.
 
     csn_jax adapt --workdir=runs/products --condition=heel --table=products.csv
     csn_jax adapt --workdir=runs/products --condition=style --table=triplets.csv --index=products.parquet

@@ -1,4 +1,4 @@
-"""Embed images, a table or a run's own items into one file of vectors.
+"""Embed images, a table or a run's items into one file of vectors.
 
     csn_jax embed --workdir=runs/quickstart --split=test --out=glyphs.parquet
     csn_jax embed --workdir=runs/products --table=products.csv --out=products.parquet

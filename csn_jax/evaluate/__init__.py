@@ -1,4 +1,4 @@
-"""Measure a trained model: triplet errors and retrieval per condition.
+"""Measure a trained model: triplet error and retrieval by condition.
 
     csn_jax evaluate runs/quickstart
     csn_jax evaluate runs/quickstart --against=runs/standard --full

@@ -54,8 +54,10 @@ class Import:
 class Export:
     """Write the best model of a run for other tools to read or to run.
 
-    csn_jax port export --workdir=runs/quickstart --out=exported
-    csn_jax port export --workdir=runs/quickstart --format=onnx --out=model.onnx
+        csn_jax port export --workdir=runs/quickstart --out=exported
+        csn_jax port export --workdir=runs/quickstart --format=onnx --out=model.onnx
+
+    What it writes is complete, or not there at all.
     """
 
     workdir: str
