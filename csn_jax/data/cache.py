@@ -1,7 +1,7 @@
-"""A cache of decoded images: one memory-mapped uint8 array a digest of inputs and settings, verified when opened.
+"""A cache of decoded images: one memory-mapped uint8 array per digest of inputs and settings, verified when opened.
 
-While an entry is made, its array has the ending .tmp, and .made has a line for each block: what a killed process made
-is not made again.
+While an entry is being made, its array ends in .tmp, and a journal .made has one line per block. After a kill, the next
+process resumes from both.
 """
 
 import fcntl
@@ -26,24 +26,23 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# What a stopped process made already: of each block its pixels' SHA-256, or None where it has none, and its note.
+# What a stopped process made already, per block: the SHA-256 of its pixels or None, and its note.
 Made = Sequence[tuple[str | None, Any]]
 
 
 def cached(
     key: Any, shape: tuple[int, ...], produce: Callable[[Made], Iterable[tuple[np.ndarray | None, Any]]]
 ) -> tuple[np.ndarray, list[Any]]:
-    """Blocks of images and a note on each, produced once and then read from disk.
+    """Produce blocks of images with their notes once; later read them from disk.
 
     Args:
-        key: JSON of all that the pixels depend on: digests of the inputs, settings, versions.
-        shape: (blocks, ...), of which the first is an upper bound.
-        produce: yields (uint8 block [...] or None, note) in order, a note being JSON. It is given those that were made
-            before, and goes on after them.
+        key: JSON of everything that the pixels depend on: digests of the inputs, settings, versions.
+        shape: (blocks, ...); the number of blocks is an upper bound.
+        produce: takes the blocks that an earlier process made, and yields (uint8 block [...] or None, note) for the
+            blocks after them, in order. Notes are JSON.
 
     Returns:
-        (images, notes): images [kept blocks, ...] memory-mapped uint8, leaving out those without a block, and all
-        notes.
+        (images, notes): uint8 [blocks that exist, ...], memory-mapped, and the notes of all blocks.
 
     Raises:
         MachineError: when the disk is full or the folder cannot be written.
@@ -51,24 +50,24 @@ def cached(
     name = hashlib.sha256(json.dumps([key, shape], sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_folder()
     pixels, index, journal = (folder / f"{name}.{ending}" for ending in ("npy", "json", "made"))
-    found = _read(pixels, index)
-    if not found:
+    entry = _read(pixels, index)
+    if not entry:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with open(folder / f"{name}.lock", "wb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits here, and then finds what the first one made
-                found = _read(pixels, index) or _write(pixels, index, journal, shape, produce)
+                fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits, then reads what the first one made
+                entry = _read(pixels, index) or _write(pixels, index, journal, shape, produce)
         except OSError as error:
             raise MachineError(
                 f"cannot write the image cache {folder} ({error.strerror or error}); free some space, or set "
                 "CSN_JAX_CACHE to a folder with room."
             ) from error
     journal.unlink(missing_ok=True)
-    return found
+    return entry
 
 
 def _read(pixels: Path, index: Path) -> tuple[np.ndarray, list[Any]] | None:
-    """An entry, or None when it is not there or damaged in any way: it is made again then."""
+    """An entry, or None when it is missing or damaged: then it is made again."""
     try:
         (sha256, notes), check = json.loads(index.read_text(encoding="utf-8"))
         if check == _digest([sha256, notes]) and file_digest(pixels) == sha256:
@@ -81,7 +80,7 @@ def _read(pixels: Path, index: Path) -> tuple[np.ndarray, list[Any]] | None:
 def _write(
     pixels: Path, index: Path, journal: Path, shape: tuple[int, ...], produce: Callable[[Made], Iterable]
 ) -> tuple[np.ndarray, list[Any]]:
-    """Write blocks as they come, each to the array before the journal; the last act renames the array."""
+    """Write each block as it comes, first to the array, then to the journal. Renaming the array comes last."""
     temporary, header = pixels.with_suffix(".tmp"), _header(shape)
     try:
         made, journal_bytes = _made(temporary, journal, len(header), math.prod(shape[1:]))
@@ -98,7 +97,7 @@ def _write(
                     digest = hashlib.sha256(data).hexdigest()
                     file.write(data)
                     kept += 1
-                file.flush()  # what the system has outlives the process
+                file.flush()  # the data then outlives the process
                 lines.write(json.dumps([[digest, note], _digest([digest, note])]).encode() + b"\n")
                 lines.flush()
                 notes.append(note)
@@ -109,7 +108,7 @@ def _write(
         entry = [file_digest(temporary), notes]
         write_atomically(index, json.dumps([entry, _digest(entry)]).encode())
         os.replace(temporary, pixels)
-    except OSError:  # no room: give back what was taken
+    except OSError:  # the disk is full: free what was written
         temporary.unlink(missing_ok=True)
         journal.unlink(missing_ok=True)
         raise
@@ -117,7 +116,7 @@ def _write(
 
 
 def _made(temporary: Path, journal: Path, start: int, size: int) -> tuple[Made, int]:
-    """What an unfinished entry has, as far as its array is what its journal says; and the journal's bytes so far."""
+    """The blocks of an unfinished entry up to the first that differs from its journal; the journal's bytes up to it."""
     made, read = [], 0
     if temporary.is_file() and journal.is_file():
         with open(temporary, "rb") as file, open(journal, "rb") as lines:
@@ -140,7 +139,7 @@ def _digest(value: Any) -> str:
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
-    """An .npy header. NumPy leaves room in it for the first axis to grow, so another count has the same length."""
+    """An .npy header. NumPy leaves room for the first axis to grow, so every number of blocks has the same length."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return buffer.getvalue()

@@ -1,23 +1,23 @@
-"""From an image file to the uint8 pixels that are stored, by the reference's path, in Pillow."""
+"""From a Pillow image to the stored uint8 pixels, by the arithmetic of the reference."""
 
 import numpy as np
 from PIL import Image
 
 
 def resize_and_crop(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """Shorter side to `size`, bilinear and anti-aliased, then the central square: uint8 [size, size, channels].
+    """Resize the shorter side to `size`, bilinear and anti-aliased, then crop the centre: uint8 [size, size, channels].
 
-    The arithmetic is the reference's (torchvision's Resize and CenterCrop on a PIL image): the long side is
-    int(size * long / short), the crop's offset int(round(extra / 2)) with halves going to the even number, and pixels
-    are rounded to uint8 before anything divides them. `jax.image.resize` gives other pixels.
+    The arithmetic is that of torchvision's Resize and CenterCrop on a PIL image: the long side is
+    int(size * long / short), the offset of the crop is int(round(extra / 2)), where halves round to even, and pixels
+    are rounded to uint8 before any division. `jax.image.resize` gives other pixels.
 
     Args:
-        image: any mode; converted to RGB for 3 channels and to grey for 1.
+        image: of any mode; converted to RGB for 3 channels and to grey for 1.
         size: pixels.
         channels: 1 or 3.
     """
     mode = {1: "L", 3: "RGB"}[channels]
-    image = image if image.mode == mode else image.convert(mode)  # which copies
+    image = image if image.mode == mode else image.convert(mode)  # convert always copies
     width, height = image.size
     short, long = min(width, height), max(width, height)
     if short != size:

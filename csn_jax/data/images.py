@@ -1,4 +1,4 @@
-"""Image files of a table: decoded in worker processes that may die, by the reference's path, and cached."""
+"""Image files: decoded in worker processes that may die, by the arithmetic of the reference, and cached."""
 
 import os
 import stat
@@ -15,22 +15,22 @@ from csn_jax.data.cache import Made, cached, file_digest
 from csn_jax.data.decode import resize_and_crop
 from csn_jax.data.workers import read_in_workers, usable_cores
 from csn_jax.runtime.writer import Progress
+from csn_jax.text import first_sentence
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_FILE = 64 << 20  # bytes
 MAX_SIDE = 16_384
 MAX_PIXELS = 50_000_000
-# Reading one image should take 300 MB at most. RGB takes 4 bytes a pixel, WEBP and transparency several times that.
-TURNED = 25_000_000
-COPIED = 16_000_000
+# Reading an image may take 300 MB. RGB takes 4 bytes per pixel, WEBP and transparency several times that.
+TURNED = 25_000_000  # pixels up to which a rotated image is read whole
+COPIED = 16_000_000  # pixels that an image of several copies may have
 
 
 def resolve(folder: Path, name: str) -> Path | None:
-    """The file that a table names, or None when the path leaves the resolved folder, also through a link, or is a link
-    that leads nowhere but to itself."""
+    """The path of a named file, or None when it leaves the resolved folder, also through a link, or is a loop of links."""
     try:
         path = (folder / name).resolve()
-    except (RuntimeError, OSError):  # a loop of links, by Python's version
+    except (RuntimeError, OSError):  # a loop of links; the error depends on Python's version
         return None
     return path if path.is_relative_to(folder) else None
 
@@ -44,12 +44,12 @@ def decode_files(paths: Sequence[Path], size: int, channels: int) -> tuple[np.nd
         channels: 3 for colour, 1 for grey.
 
     Returns:
-        (images, faults): images [K, size, size, channels] uint8, memory-mapped, of the files that could be read; and
-        for each of the N files what is wrong with it, or None.
+        (images, faults): uint8 [K, size, size, channels], memory-mapped, of the K readable files, and for each of the N
+        files what is wrong with it, or None.
     """
     with ThreadPoolExecutor(usable_cores()) as pool:
         digests = list(pool.map(_digest_or_error, paths))
-    # The versions are part of the key: another decoder may give other pixels.
+    # Another version of a decoder may give other pixels.
     versions = ["images-2", Image.__version__, *(features.version(name) for name in ("jpg", "zlib", "webp"))]
     key = [versions, size, channels, digests]
     return cached(key, (len(paths), size, size, channels), partial(_decode_all, paths, size, channels))
@@ -67,7 +67,7 @@ def _decode_all(
 
 
 def decode_file(task: tuple[str, int, int]) -> np.ndarray | str:
-    """uint8 [size, size, channels] of one image file, or what is wrong with it. For a process of its own.
+    """uint8 [size, size, channels] of one image file, or what is wrong with it. For a worker process.
 
     Args:
         task: (path, size, channels).
@@ -77,8 +77,8 @@ def decode_file(task: tuple[str, int, int]) -> np.ndarray | str:
 
 
 def shrink_file(task: tuple[str, int]) -> np.ndarray | str:
-    """uint8 [height, width, 3] of one whole image file, neither side above a size, or what is wrong with it. For a
-    process of its own.
+    """uint8 [height, width, 3] of one whole image, no side longer than a size, or what is wrong with its file. For a
+    worker process.
 
     Args:
         task: (path, size).
@@ -94,28 +94,26 @@ def shrink_file(task: tuple[str, int]) -> np.ndarray | str:
 
 
 def _open(path: str, use: Callable[[Image.Image], np.ndarray]) -> np.ndarray | str:
-    """What is made of an image, or what is wrong with it. It is as viewers show it: turned by its EXIF orientation, and
-    transparent parts white."""
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns above it and raises above twice as many
+    """Apply `use` to an image file, or return what is wrong with it. The image is as viewers show it: rotated by its
+    EXIF orientation, with transparent parts white."""
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns above this number and raises above twice as many
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for without an end
-            return "is a folder" if stat.S_ISDIR(found.st_mode) else "is no file"
-        if found.st_size > MAX_FILE:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would never end
+            return "is a folder" if stat.S_ISDIR(status.st_mode) else "is not a file"
+        if status.st_size > MAX_FILE:
             return f"is larger than {MAX_FILE >> 20} MB"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
                 if max(image.size) > MAX_SIDE:
-                    return f"is {image.width} x {image.height} pixels, and a side may have {MAX_SIDE:,}"
+                    return f"is {image.width} x {image.height} pixels; a side may have up to {MAX_SIDE:,}"
                 copied = image.mode not in ("1", "L", "P", "RGB") or image.has_transparency_data
                 if (copied or image.format == "WEBP") and image.width * image.height > COPIED:
-                    return (
-                        f"is {image.width} x {image.height} pixels, and of {image.mode} in {image.format} up to "
-                        f"{COPIED:,} are read"
-                    )
+                    kind = f"{image.mode} in {image.format}"
+                    return f"is {image.width} x {image.height} pixels; {kind} may have up to {COPIED:,}"
                 image.load()
                 return use(as_shown(image))
     except FileNotFoundError:
@@ -123,21 +121,22 @@ def _open(path: str, use: Callable[[Image.Image], np.ndarray]) -> np.ndarray | s
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return f"is a decompression bomb of more than {MAX_PIXELS:,} pixels"
     except UnidentifiedImageError:
-        return f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
+        return f"is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
     except MemoryError:
         return "needs too much memory"
-    except Exception as error:  # Pillow raises many kinds on a damaged file; each is this file's fault
-        told = " ".join(str(error).split()).rstrip(".")
-        if "truncated" in told.lower() or "broken data stream" in told:
-            return f"is truncated or damaged ({told})"
-        return f"cannot be decoded ({type(error).__name__}: {told})"
+    except Exception as error:  # Pillow raises many types on a damaged file
+        reason = first_sentence(error)
+        if "truncated" in reason.lower() or "broken data stream" in reason:
+            return f"is truncated or damaged ({reason})"
+        return f"cannot be decoded ({type(error).__name__}: {reason})"
 
 
 def as_shown(image: Image.Image) -> Image.Image:
+    """An image as viewers show it: rotated by its EXIF orientation, with transparent parts white."""
     if image.width * image.height > TURNED and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = image.reduce(2)  # which keeps the orientation; turned as a whole it would be there twice
+        image = image.reduce(2)  # rotating the whole image would hold it twice
     ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith("I"):  # 16 bits of grey, which convert() would clip
+    if image.mode.startswith("I"):  # 16 bits of grey: convert() would clip them
         return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -148,5 +147,5 @@ def as_shown(image: Image.Image) -> Image.Image:
 def _digest_or_error(path: Path) -> str:
     try:
         return file_digest(path) if path.is_file() and path.stat().st_size <= MAX_FILE else "no file to read"
-    except OSError as error:  # its decoding fails too and says so; when the file can be read, the key is another
+    except OSError as error:  # decoding reports the error; once the file can be read, the key is another
         return str(error)

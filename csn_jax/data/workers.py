@@ -1,4 +1,4 @@
-"""Call a function in worker processes that may die: a hostile or broken file costs its own result and nothing else."""
+"""Call a function in worker processes that may die: a hostile or broken file costs only its own result."""
 
 import os
 import signal
@@ -17,13 +17,13 @@ from csn_jax.errors import MachineError
 
 CPU_SECONDS = 20
 MEMORY = 2 << 30  # address space of a worker, in bytes
-# Meant for the parent, which ends its workers itself. A terminal and a batch system send them to all processes, and a
-# worker that died of one would be held against its item.
+# Workers ignore these: a terminal and a batch system send them to all processes, and the death of a worker would be
+# blamed on its item. The parent ends its workers itself.
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class WorkerDied:
-    """Stands for the result of an item whose worker was ended; `reason` says how."""
+    """Takes the place of a result when the worker died; `reason` says how."""
 
     def __init__(self, status: int):
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
@@ -31,7 +31,7 @@ class WorkerDied:
 
 
 class _Raised(NamedTuple):
-    """Stands for a result on the way to the parent: the traceback of an exception."""
+    """Takes the place of a result when the function raised: the traceback."""
 
     text: str
 
@@ -56,27 +56,27 @@ def read_in_workers(
 def isolated_map(
     function: Callable, items: Iterable, workers: int, cpu_seconds: int = CPU_SECONDS
 ) -> Iterator[tuple[int, Any]]:
-    """Yield (position, function(item)) as results arrive, or (position, WorkerDied): each position once.
+    """Yield (position, function(item)) as results arrive, or (position, WorkerDied). Each position comes once.
 
     Args:
-        function: in an importable module, and not in `__main__`. What it can foresee of a bad item should be part of
-            its result: an exception is taken for a bug.
-        items: they and the results must pickle (between our own processes only).
+        function: from an importable module, not from `__main__`. It returns what is wrong with a bad item: an
+            exception counts as a bug.
+        items: items and results must pickle (our own processes alone exchange them).
         workers: processes at a time.
-        cpu_seconds: for one item; the kernel ends a worker that takes longer.
+        cpu_seconds: limit per item; the kernel kills a worker that takes longer.
 
     Raises:
         RuntimeError: when the function raises, with the worker's traceback.
-        MachineError: when no worker can be started.
+        MachineError: when no worker can start.
     """
     queue = deque(enumerate(items))
     crew: dict[Connection, subprocess.Popen] = {}
-    tasks: dict[Connection, tuple[int, Any]] = {}  # what each is at; a new one is at nothing until it says it is ready
+    tasks: dict[Connection, tuple[int, Any]] = {}  # (position, item) per worker; none before it reports ready
     retried: set[int] = set()
 
     def hire() -> None:
         ours, theirs = Pipe()
-        with theirs:  # the worker's copy is then the only one, so that recv() below sees its death
+        with theirs:  # close our copy, so that recv() below sees the worker's death
             crew[ours] = _start_worker(theirs, cpu_seconds)
         _send(ours, function)
 
@@ -91,13 +91,13 @@ def isolated_map(
             for pipe in wait(list(crew)):
                 try:
                     result = pipe.recv()
-                except (EOFError, OSError):  # died; OSError when in the middle of a result
+                except (EOFError, OSError):  # the worker died; OSError in the middle of a result
                     status = dismiss(pipe)
                     if pipe not in tasks:
                         raise MachineError(f"a worker process could not start (exit status {status}).") from None
                     position, item = tasks.pop(pipe)
                     if status == -signal.SIGKILL and position not in retried:
-                        # No fault in an item sends this one. The kernel does, when memory runs out for all together.
+                        # Only the kernel sends this signal, when the whole machine runs out of memory.
                         retried.add(position)
                         queue.append((position, item))
                     else:
@@ -121,12 +121,12 @@ def isolated_map(
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, which on a shared machine are fewer than there are."""
+    """The cores that this process may use. On a shared machine they are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(results: Iterable[tuple[int, Any]]) -> Iterator[Any]:
-    """The results of (position, result) pairs in the order of positions, each as soon as its turn has come."""
+    """Yield the results of (position, result) pairs in the order of positions, each as early as possible."""
     early: dict[int, Any] = {}
     following = 0
     for position, result in results:
@@ -137,12 +137,12 @@ def in_order(results: Iterable[tuple[int, Any]]) -> Iterator[Any]:
 
 
 def _start_worker(pipe: Connection, cpu_seconds: int) -> subprocess.Popen:
-    """A fresh interpreter. multiprocessing would run the caller's main module again in each worker, which costs the
-    import of JAX in a notebook and fails in a script without a guard; a fork would copy the locks of JAX's threads."""
+    """Start a fresh interpreter. multiprocessing would run the caller's main module again in each worker: that imports
+    JAX in a notebook and fails in a script without a guard. A fork would copy the locks of JAX's threads."""
     serve = f"from {__name__} import _serve; _serve({pipe.fileno()}, {cpu_seconds})"
-    # One thread: numpy's pools would take address space by the number of cores.
+    # One thread: the address space of NumPy's thread pools grows with the number of cores.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # the worker inherits it from its first instruction
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # the worker inherits the mask
     try:
         return subprocess.Popen(
             [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {serve}"],
@@ -158,12 +158,12 @@ def _start_worker(pipe: Connection, cpu_seconds: int) -> subprocess.Popen:
 
 
 def _send(pipe: Connection, message: Any) -> None:
-    with suppress(BrokenPipeError, ConnectionResetError):  # the death is reported where results are received
+    with suppress(BrokenPipeError, ConnectionResetError):  # recv() reports the death
         pipe.send(message)
 
 
 def _serve(descriptor: int, cpu_seconds: int) -> None:
-    """A worker's life: receive the function, say ready, then an item in and a result out until the pipe closes."""
+    """The loop of a worker: receive the function, report ready, then answer each item until the pipe closes."""
     import resource
 
     pipe, function = Connection(descriptor), None
@@ -178,9 +178,9 @@ def _serve(descriptor: int, cpu_seconds: int) -> None:
                 _limit(resource.RLIMIT_CPU, int(sum(os.times()[:2])) + cpu_seconds)
                 result = _call(function, message)
             pipe.send(result)
-        except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone or wants no more
+        except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone or needs no more results
             return
-        except Exception:  # what came or what should go does not pickle
+        except Exception:  # the item or the result does not pickle
             _send(pipe, _Raised(traceback.format_exc()))
             return
 
@@ -195,5 +195,5 @@ def _call(function: Callable, item: Any) -> Any:
 def _limit(kind: int, amount: int) -> None:
     import resource
 
-    with suppress(ValueError, OSError):  # a stricter limit is in force; or macOS, which takes none on address space
+    with suppress(ValueError, OSError):  # a stricter limit holds already, or macOS refuses one on address space
         resource.setrlimit(kind, (amount, resource.getrlimit(kind)[1]))

@@ -86,11 +86,11 @@ def sparse(path):
 FAULTS = {
     "missing": (lambda path: None, "is missing"),
     "folder": (lambda path: path.mkdir(), "is a folder"),
-    "empty": (lambda path: path.write_bytes(b""), "is no JPEG, PNG or WEBP image"),
-    "text": (lambda path: path.write_text("<svg/>"), "is no JPEG, PNG or WEBP image"),
-    "GIF": (lambda path: path.write_bytes(saved("GIF")), "is no JPEG, PNG or WEBP image"),
-    "TIFF": (lambda path: path.write_bytes(saved("TIFF")), "is no JPEG, PNG or WEBP image"),
-    "EPS": (lambda path: path.write_bytes(saved("EPS")), "is no JPEG, PNG or WEBP image"),
+    "empty": (lambda path: path.write_bytes(b""), "is not a JPEG, PNG or WEBP image"),
+    "text": (lambda path: path.write_text("<svg/>"), "is not a JPEG, PNG or WEBP image"),
+    "GIF": (lambda path: path.write_bytes(saved("GIF")), "is not a JPEG, PNG or WEBP image"),
+    "TIFF": (lambda path: path.write_bytes(saved("TIFF")), "is not a JPEG, PNG or WEBP image"),
+    "EPS": (lambda path: path.write_bytes(saved("EPS")), "is not a JPEG, PNG or WEBP image"),
     "half a JPEG": (lambda path: path.write_bytes(saved("JPEG")[:5000]), "is truncated or damaged"),
     "half a JPEG header": (lambda path: path.write_bytes(saved("JPEG")[:500]), "is truncated or damaged"),
     "half a PNG": (lambda path: path.write_bytes(saved("PNG")[:5000]), "is truncated or damaged"),
@@ -105,10 +105,10 @@ FAULTS = {
     ),
     "endless side": (
         lambda path: path.write_bytes(shop.bomb(16_385, 1)),
-        "is 16385 x 1 pixels, and a side may have 16,384",
+        "is 16385 x 1 pixels; a side may have up to 16,384",
     ),
     "large file": (sparse, "is larger than 64 MB"),
-    "pipe, which would be waited for": (os.mkfifo, "is no file"),
+    "pipe, which would be waited for": (os.mkfifo, "is not a file"),
     "loop of links": (lambda path: path.symlink_to(path), "cannot be decoded .OSError"),
 }
 
@@ -144,7 +144,7 @@ def test_many_files_in_order_with_their_faults(tmp_path, monkeypatch):
     paths[3].write_text("no image")
     found, faults = decode_files(paths, 16, 3)
     assert [i for i, fault in enumerate(faults) if fault] == [3, 7]
-    assert faults[3].startswith("is no JPEG") and "exit status 9" in faults[7]
+    assert faults[3].startswith("is not a JPEG") and "exit status 9" in faults[7]
     good = [i for i in range(12) if i not in (3, 7)]
     for row, i in enumerate(good):
         np.testing.assert_array_equal(found[row], resize_and_crop(Image.open(paths[i]), 16, 3))
@@ -214,4 +214,4 @@ def test_kinds_that_need_several_copies_may_have_fewer_pixels(mode, kind, tmp_pa
     Image.new(mode, (20, 30)).save(path, kind)
     assert isinstance(decode_file((str(path), 16, 3)), np.ndarray)
     monkeypatch.setattr(images, "COPIED", 20 * 30 - 1)
-    assert decode_file((str(path), 16, 3)) == f"is 20 x 30 pixels, and of {mode} in {kind} up to 599 are read"
+    assert decode_file((str(path), 16, 3)) == f"is 20 x 30 pixels; {mode} in {kind} may have up to 599"

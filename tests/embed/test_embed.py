@@ -115,11 +115,11 @@ def test_a_folder_with_all_that_lies_in_folders(of_pictures, folder, tmp_path, c
     told = capsys.readouterr()
     for name, why in {
         "broken.jpg": "truncated or damaged",
-        "text.webp": "is no JPEG, PNG or WEBP",
+        "text.webp": "is not a JPEG, PNG or WEBP",
         "bomb.png": "is ",
         "outside.jpg": "is a link to outside the folder",
         "loop.jpg": "is a link to outside the folder|Too many levels",
-        "pipe.jpg": "is no file",
+        "pipe.jpg": "is not a file",
         r"b'caf\\xe9.jpg'": "no UTF-8",
     }.items():
         assert re.search(rf"left out {re.escape(name) if name[1] != chr(39) else name}, which .*{why}", told.err), name

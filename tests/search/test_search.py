@@ -168,7 +168,7 @@ def test_a_folder_of_queries(index_file, of_pictures, folder, tmp_path, capsys):
     answers = json.loads(told.out)
     assert [answer["query"] for answer in answers] == ["sub/001.jpg", "sub/002.webp"]
     assert [answer["hits"][0]["id"] for answer in answers] == ["images/001.jpg", "images/002.webp"]
-    assert "left out bad.png, which is no JPEG" in told.err
+    assert "left out bad.png, which is not a JPEG" in told.err
     text = told_by(capsys, *argv)
     assert text.count("nearest by category") == 2
 
@@ -302,7 +302,7 @@ def test_mistaken_files(index_file, finished, of_pictures, of_vectors, folder, t
     (tmp_path / "half.png").write_bytes((folder / "images/000.png").read_bytes()[:200])
     (tmp_path / "empty").mkdir()
     for name, part in {
-        "q.jpg": "is no JPEG, PNG or WEBP image",
+        "q.jpg": "is not a JPEG, PNG or WEBP image",
         "half.png": "truncated",
         "none.jpg": "is missing",
         "empty": "holds no file that ends in .jpg",

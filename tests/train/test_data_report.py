@@ -214,7 +214,7 @@ def test_skipped_images_are_in_the_report(tmp_path):
     (tmp_path / "images" / "004.jpg").write_text("no image")
     settings = config(path, conditions=("colour",), skip_bad=True)
     notes = lines_of(settings, load_dataset(settings))[2]
-    assert any("row 5 (line 6): image 'images/004.jpg' is no JPEG" in note for note in notes)
+    assert any("row 5 (line 6): image 'images/004.jpg' is not a JPEG" in note for note in notes)
 
 
 @pytest.mark.slow
