@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
-import jax
-
 from csn_jax.errors import MachineError, Stopped, UserError
 
 Value = TypeVar("Value")
@@ -68,6 +66,8 @@ def joined(text: str) -> Iterator[None]:
     if address is None:
         yield
         return
+    import jax
+
     heartbeat, start_up = _seconds("CSN_JAX_HEARTBEAT", 30), _seconds("CSN_JAX_START_UP", 120)
     _keep_stdout()
     _meet(text, address, heartbeat, start_up)
@@ -101,6 +101,8 @@ def _keep_stdout() -> None:
 
 def _is_of_jax(error: BaseException | None) -> bool:
     """Whether an error is of JAX's runtime, or was raised where one was handled."""
+    import jax
+
     return error is not None and (
         isinstance(error, jax.errors.JaxRuntimeError) or _is_of_jax(error.__cause__ or error.__context__)
     )
@@ -122,6 +124,8 @@ def _meet(text: str, address: Address, heartbeat: int, start_up: int) -> None:
             raise MachineError(
                 f"--distributed={text}: process 0 cannot listen on that port ({error.strerror}); give a free one."
             ) from None
+    import jax
+
     failures: list[Exception] = []
 
     def initialize() -> None:
@@ -152,7 +156,7 @@ def _meet(text: str, address: Address, heartbeat: int, start_up: int) -> None:
 
 def count() -> int:
     """How many processes the run has."""
-    return jax.process_count() if jax.distributed.is_initialized() else 1
+    return sys.modules["jax"].process_count() if _is_joined() else 1
 
 
 def is_first() -> bool:
@@ -162,7 +166,12 @@ def is_first() -> bool:
 
 def index() -> int:
     """Which of the processes this one is."""
-    return jax.process_index() if jax.distributed.is_initialized() else 0
+    return sys.modules["jax"].process_index() if _is_joined() else 0
+
+
+def _is_joined() -> bool:
+    """Whether JAX joins this process to others. Loading it takes seconds, which searching and reading do without."""
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
 def on_first(work: Callable[[], Value]) -> Value:
