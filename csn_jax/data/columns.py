@@ -1,11 +1,12 @@
-"""CSV and Parquet files as columns of text, with the place of every row for the messages."""
+"""CSV and Parquet files as columns of text. Messages name the row and its line."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from csn_jax.errors import UserError
-from csn_jax.text import did_you_mean
+from csn_jax.text import did_you_mean, first_sentence, listed
 
 LONGEST_CELL = 1 << 24  # characters; Python's own limit is 131,072
 
@@ -14,9 +15,9 @@ class Columns(NamedTuple):
     """A table file.
 
     path: the file.
-    text: {column: N values}, stripped; the empty string where a cell is blank.
-    lines: the line in a CSV file on which each row starts; None for Parquet.
-    arrow: the pyarrow.Table of a Parquet file, for what is no text; None for CSV.
+    text: {column: N values}, stripped; a blank cell is the empty string.
+    lines: the line of a CSV file on which each row starts; None for Parquet.
+    arrow: the pyarrow.Table of a Parquet file, for columns other than text; None for CSV.
     """
 
     path: Path
@@ -28,40 +29,40 @@ class Columns(NamedTuple):
         return len(next(iter(self.text.values()))) if self.text else self.arrow.num_rows
 
     def where(self, row: int) -> str:
-        """The place of a row counted from 0, for people, who count from 1 and without the head."""
+        """The place of a row, counted from 0, for messages, which count from 1."""
         line = f" (line {self.lines[row]})" if self.lines else ""
         return f"{self.path}, row {row + 1}{line}"
 
-    def column(self, name: str, asked_by: str) -> list[str]:
-        """A column by name.
+    def column(self, name: str, setting: str) -> list[str]:
+        """A column that a setting or a source needs.
 
         Raises:
-            UserError: when it is not there, with the nearest name and all of them, or holds no text or numbers.
+            UserError: when it is missing, or holds neither text nor numbers.
         """
         if name in self.text:
             return self.text[name]
         names = self.arrow.column_names if self.arrow is not None else self.text
         if name in names:
             kind = self.arrow.schema.field(name).type
-            raise UserError(f"column {name!r} of {self.path} holds {kind}; {asked_by} needs text or numbers.")
+            raise UserError(f"column {name!r} of {self.path} holds {kind}; {setting} needs text or numbers.")
         raise UserError(
-            f"{self.path} has no column {name!r}{did_you_mean(name, names)}, which {asked_by} needs; it has "
-            f"{', '.join(names)}."
+            f"{self.path} has no column {name!r}{did_you_mean(name, names)}, which {setting} needs; it has "
+            f"{listed(names)}."
         )
 
 
 def read_columns(path: Path) -> Columns:
-    """Read a table file by its suffix: .parquet, .tsv, or else CSV with commas, in UTF-8.
+    """Read a table file by its suffix: .parquet or .pq, .tsv, else CSV with commas. Text is UTF-8.
 
     Raises:
-        UserError: when it cannot be read, naming the line.
+        UserError: when it cannot be read.
     """
     if path.suffix.lower() in (".parquet", ".pq"):
         columns = _read_parquet(path)
     else:
         columns = _read_csv(path, "\t" if path.suffix.lower() == ".tsv" else ",")
     for name, values in columns.text.items():
-        if "\0" in "".join(values):  # NumPy would drop one at the end of a value
+        if "\0" in "".join(values):  # NumPy drops one at the end of a value
             row = next(row for row, value in enumerate(values) if "\0" in value)
             raise UserError(f"{columns.where(row)}: column {name!r} holds a NUL character; remove it.")
     return columns
@@ -81,44 +82,46 @@ def _read_csv(path: Path, delimiter: str) -> Columns:
                     lines.append(start)
                 start = reader.line_num + 1
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8.") from None
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8.") from None
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}; repair the quotes.") from None
+        raise UserError(f"{path}, line {reader.line_num}: {error}; fix the quotes.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give a CSV or Parquet file.") from None
     for name in head:
         if not name or head.count(name) > 1:
-            raise UserError(f"{path} has {'two columns' if name else 'a column'} named {name!r}; name each one.")
+            raise UserError(
+                f"{path} has {'two columns' if name else 'a column'} named {name!r}; give each its own name."
+            )
     if not head:
-        raise UserError(f"{path} is empty; give a table with a head of column names and a row for each item.")
+        raise UserError(f"{path} is empty; give a table with column names in its first line and one row per item.")
     for cells, line in zip(rows, lines, strict=True):
         if len(cells) != len(head):
             raise UserError(
-                f"{path}, line {line} has {len(cells)} cells and the head {len(head)}; quote cells that hold "
+                f"{path}, line {line} has {len(cells)} cells and the first line {len(head)}; quote cells that hold "
                 f"{'tabs' if delimiter != ',' else 'commas'}."
             )
     return Columns(path, {name: [cells[i].strip() for cells in rows] for i, name in enumerate(head)}, lines, None)
 
 
 def _read_parquet(path: Path) -> Columns:
-    import pyarrow.parquet  # 0.3 s that a CSV file need not pay
+    import pyarrow.parquet  # takes 0.3 s
     from pyarrow import ArrowException
 
     try:
         arrow = pyarrow.parquet.ParquetFile(path).read()
         names = arrow.column_names
         text = {name: _as_text(arrow[name]) for name in dict.fromkeys(names) if names.count(name) == 1}
-    except (ArrowException, OSError, UnicodeDecodeError) as error:  # Arrow takes any bytes for text
-        told = " ".join(str(error).split()).split(". ")[0].rstrip(".")
-        raise UserError(f"{path} cannot be read as Parquet ({told}); give a whole Parquet file.") from None
+    except (ArrowException, OSError, UnicodeDecodeError) as error:  # Arrow takes any bytes as text
+        message = first_sentence(error)
+        raise UserError(f"{path} cannot be read as Parquet ({message}); give a whole Parquet file.") from None
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{path} has two columns named {twice!r}; name each one.")
+        raise UserError(f"{path} has two columns named {twice!r}; give each its own name.")
     return Columns(path, {name: values for name, values in text.items() if values is not None}, None, arrow)
 
 
 def _as_text(column: Any) -> list[str] | None:
-    """A Parquet column as text; lists of text as members between `;`; None for what is neither text nor a number."""
+    """A Parquet column as text, lists of text with `;` between the members; None for neither text nor numbers."""
     from pyarrow import types
 
     if types.is_dictionary(column.type):
@@ -131,14 +134,19 @@ def _as_text(column: Any) -> list[str] | None:
     if types.is_floating(kind):
         return ["" if value is None or value != value else number_text(float(value)) for value in column.to_pylist()]
     if types.is_list(kind) or types.is_large_list(kind):
-        if types.is_string(kind.value_type) or types.is_large_string(kind.value_type):
-            return [";".join(member or "" for member in value or []) for value in column.to_pylist()]
-        return None
+        if not (types.is_string(kind.value_type) or types.is_large_string(kind.value_type)):
+            return None
+        return [";".join(member or "" for member in value or []) for value in column.to_pylist()]
     if types.is_primitive(kind) or types.is_decimal(kind):  # whole numbers, dates, times
         return ["" if value is None else str(value) for value in column.to_pylist()]
     return None
 
 
+def set_text(members: Iterable[str]) -> str:
+    """One spelling per set: its members stripped and sorted, with `;` between them."""
+    return ";".join(sorted({member.strip() for member in members} - {""}))
+
+
 def number_text(value: float) -> str:
-    """One text for a number however it was written: 2012 for 2012.0 and 2.012e3."""
+    """One spelling per number: 2012 for 2012.0 and 2.012e3."""
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)

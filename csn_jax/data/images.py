@@ -27,7 +27,7 @@ COPIED = 16_000_000  # pixels that an image of several copies may have
 
 
 def resolve(folder: Path, name: str) -> Path | None:
-    """The path of a named file, or None when it leaves the resolved folder, also through a link, or is a loop of links."""
+    """The path of a named file; None when it leaves the resolved folder, also through links, or is a loop of links."""
     try:
         path = (folder / name).resolve()
     except (RuntimeError, OSError):  # a loop of links; the error depends on Python's version

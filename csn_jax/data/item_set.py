@@ -10,17 +10,17 @@ from csn_jax.config import DataConfig
 from csn_jax.data.duplicates import components
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition, check_name
-from csn_jax.text import did_you_mean
+from csn_jax.text import did_you_mean, listed
 
 SPLITS = ("train", "validation", "test")
 
 
 class Pictures(NamedTuple):
-    """Where picture files lie.
+    """Where the picture files of items lie.
 
-    where: as a vector file says it: `kind` folder or table, `root`, and for a table whose ids are not the pictures'
-        names `image`, the column of these names.
-    names: [N] str, that column.
+    where: as in a vector file: `kind` (`folder` or `table`), `root`, and `image`, the column with the pictures' names
+        where the ids are not these names.
+    names: [N] str, the column `image`.
     """
 
     where: dict[str, str]
@@ -28,18 +28,18 @@ class Pictures(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What a source gives: N items before conditions are chosen and splits are made.
+    """What a source returns: N items before conditions are chosen and splits are made.
 
-    inputs: [N, H, W, ch] uint8, perhaps memory-mapped.
+    inputs: [N, H, W, ch] uint8, perhaps memory-mapped, or [N, F] float32.
     ids: [N] str, unique.
-    labels: {column: [N] str}, with the columns that are no condition too; the empty string is a missing value.
-    conditions: all that could be learned.
-    split: [N] str where the source has its own, else None.
-    together: [N] int where some items must share a split: for each the position of one of them, alike for all; or None.
-    notes: what the user should know of the data before training, a line each.
-    others: the label columns that are no condition unless the user names them, as far as their kinds are known.
-    ink: whether pixels are amounts of ink, light on black, as of a character that the source draws.
-    pictures: where the items' picture files lie, or None where the source has none.
+    labels: {column: [N] str} of all attributes; the empty string is a missing value.
+    conditions: the attributes that are learned unless the user chooses.
+    split: [N] str if the source has its own, else None.
+    together: [N] int if groups of items must share a split: the position of one item of the group; else None.
+    notes: what the user should know before training, one line each.
+    others: attributes that are conditions only if the user names them, as far as their kinds are known.
+    ink: whether pixels are amounts of ink, light on black, as in a drawn character.
+    pictures: where the picture files lie, or None if there are none.
     """
 
     inputs: np.ndarray
@@ -58,14 +58,12 @@ class Rows(NamedTuple):
 class ItemSet:
     """N items with their labels.
 
-    inputs: [N, H, W, ch] uint8, perhaps memory-mapped.
-    ids: [N] str, unique.
-    labels: {column: [N] str}, conditions and others; the empty string is a missing value. A condition of kind
-        `triplets` may have none.
+    inputs, ids, ink, pictures: as in Rows.
+    labels: {column: [N] str} of all attributes; the empty string is a missing value. A condition of kind `triplets` may
+        have no column.
     split: [N] str, one of SPLITS.
     conditions: in the order of the masks' rows.
-    attributes: kinds of the label columns, conditions or not; one that is not among them is categorical.
-    ink, pictures: as in Rows.
+    attributes: the kinds of the label columns; a column that is not listed is categorical.
     """
 
     inputs: np.ndarray
@@ -78,10 +76,10 @@ class ItemSet:
     pictures: Pictures | None = None
 
     def digest(self) -> str:
-        """SHA-256 over everything that training and the triplet error read, in hex. Labels that are no condition, of
-        which `evaluate --full` tells, are no part of it."""
+        """SHA-256, in hex, of everything that training and the triplet error read. Attributes that are not conditions
+        are left out: only `evaluate --full` reads them."""
         hasher = hashlib.sha256()
-        for start in range(0, len(self.inputs), 4096):  # in pieces: a memory map may be larger than RAM
+        for start in range(0, len(self.inputs), 4096):  # a memory map may be larger than RAM
             hasher.update(np.ascontiguousarray(self.inputs[start : start + 4096]))
         hasher.update(repr((self.inputs.shape, self.inputs.dtype.str, self.conditions)).encode())
         labels = [self.labels[c.name] for c in self.conditions if c.name in self.labels]
@@ -94,8 +92,7 @@ def make_items(rows: Rows, data: DataConfig) -> ItemSet:
     """Choose conditions and give every item its split.
 
     Raises:
-        UserError: for a condition or a column to split by that the source does not have, or a condition that tells
-            nothing apart.
+        UserError: for an unknown condition or column to split by, or a condition with fewer than two values.
     """
     conditions = choose_conditions(rows.conditions, data.conditions)
     check_values(rows.labels, conditions)
@@ -105,16 +102,16 @@ def make_items(rows: Rows, data: DataConfig) -> ItemSet:
 
 
 def choose_conditions(available: tuple[Condition, ...], wanted: tuple[str, ...]) -> tuple[Condition, ...]:
-    """The wanted conditions in the wanted order; all of them when none is named.
+    """The wanted conditions in the wanted order; all available ones if none is wanted.
 
     Raises:
-        UserError: for an unknown or repeated name, and for one that cannot name a picture and a folder.
+        UserError: for an unknown or repeated name, and for a name that cannot name a picture and a folder.
     """
     by_name = {condition.name: condition for condition in available}
     for name in wanted:
         if name not in by_name:
             near = did_you_mean(name, by_name)
-            raise UserError(f"config.data.conditions names {name!r}{near}; this source has {', '.join(by_name)}.")
+            raise UserError(f"config.data.conditions names {name!r}{near}; this source has {listed(by_name)}.")
     if len(set(wanted)) < len(wanted):
         raise UserError(f"config.data.conditions names a condition twice: {' '.join(wanted)}; name each once.")
     chosen = tuple(by_name[name] for name in wanted) or available
@@ -124,40 +121,39 @@ def choose_conditions(available: tuple[Condition, ...], wanted: tuple[str, ...])
 
 
 def check_values(labels: dict[str, np.ndarray], conditions: tuple[Condition, ...]) -> None:
-    """Whether the labelled conditions have two values or more.
+    """Refuse a labelled condition with fewer than two values.
 
     Raises:
-        UserError: naming a condition with fewer, and its value.
+        UserError: naming the condition and its value.
     """
     for name, kind in conditions:
         if kind != "triplets":
             values = set(labels[name].tolist()) - {""}
             if len(values) < 2:
-                what = f"one value only, {values.pop()!r}" if values else "no value at all"
+                amount = f"one value only, {values.pop()!r}" if values else "no value"
                 raise UserError(
-                    f"condition {name!r} has {what}, so it tells no two items apart; leave it out of "
-                    "config.data.conditions."
+                    f"condition {name!r} has {amount} and separates no items; remove it from config.data.conditions."
                 )
 
 
 def check_split_by(labels: dict[str, np.ndarray], split_by: str) -> None:
-    """Whether there is a column to split by, if one is named.
+    """Refuse a column to split by that the source does not have.
 
     Raises:
-        UserError: naming it and the columns that there are.
+        UserError: naming the column and those of the source.
     """
     if split_by and split_by not in labels:
         raise UserError(
             f"config.data.split_by names {split_by!r}{did_you_mean(split_by, labels)}; this source has "
-            f"{', '.join(labels)}."
+            f"{listed(labels)}."
         )
 
 
 def split_rows(rows: Rows, data: DataConfig) -> tuple[np.ndarray, int]:
-    """Give every item its split: (split [N] str, how many items had straddled splits).
+    """(split [N] str of every item, number of items whose group straddled splits).
 
-    A split of the source's own stands. Otherwise items are split 70 / 10 / 20 % by data.split_by or singly, and items
-    that must stay together and did not fall together go where most of them are.
+    The source's own split stands. Otherwise items are split 70 / 10 / 20 %, by data.split_by or one by one; a group
+    that must stay together moves to the split of most of its items.
 
     Raises:
         UserError: for an unknown column to split by.
@@ -165,7 +161,7 @@ def split_rows(rows: Rows, data: DataConfig) -> tuple[np.ndarray, int]:
     check_split_by(rows.labels, data.split_by)
     n = len(rows.ids)
     unit = rows.labels[data.split_by] if data.split_by else None
-    if unit is not None and (unit == "").any():  # items without a value are on their own
+    if unit is not None and (unit == "").any():  # each item without a value is a group of its own
         unit = np.where(unit == "", np.char.add("\0", np.arange(n).astype(str)), unit)
     split = split_items(n, unit, data.seed) if rows.split is None else rows.split
     if rows.together is None:
@@ -178,8 +174,8 @@ def split_rows(rows: Rows, data: DataConfig) -> tuple[np.ndarray, int]:
     if rows.split is None and straddling.any():
         links = [np.stack([np.arange(n), rows.together], axis=1)]
         if unit is not None:
-            _, first, of = np.unique(unit, return_index=True, return_inverse=True)
-            links.append(np.stack([np.arange(n), first[of]], axis=1))
+            _, first, code = np.unique(unit, return_index=True, return_inverse=True)
+            links.append(np.stack([np.arange(n), first[code]], axis=1))
         group = components(n, np.concatenate(links))
         votes = np.stack([np.bincount(group, split == name, minlength=n) for name in SPLITS])  # [3, N]
         moved = np.isin(group, group[straddling])
@@ -188,23 +184,20 @@ def split_rows(rows: Rows, data: DataConfig) -> tuple[np.ndarray, int]:
 
 
 def split_items(n_items: int, unit: np.ndarray | None, seed: int) -> np.ndarray:
-    """Give each item its split, 70 / 10 / 20 %.
+    """The split of each item, 70 / 10 / 20 %: [N] str.
 
     Args:
         n_items: N.
-        unit: [N] labels whose equal values must share a split, or None to split single items.
-        seed: seeds the permutation.
-
-    Returns:
-        [N] str.
+        unit: [N] labels; items of equal label share a split. None splits single items.
+        seed: of the permutation.
     """
     values, group = (np.arange(n_items),) * 2 if unit is None else np.unique(unit, return_inverse=True)
     n = len(values)
     order = np.random.default_rng(seed).permutation(n)
-    # In whole numbers, as 0.7 + 0.1 falls short of 0.8. Three values or more leave no split empty.
+    # Whole numbers, as 0.7 + 0.1 < 0.8 in floats. With three values or more, no split is empty.
     train = max(0, min(7 * n // 10, n - 2))
     cuts = [train, max(8 * n // 10, train + 1)]
-    of_value = np.empty(n, dtype="<U10")
+    split = np.empty(n, dtype="<U10")
     for name, members in zip(SPLITS, np.split(order, cuts), strict=True):
-        of_value[members] = name
-    return of_value[group]
+        split[members] = name
+    return split[group]

@@ -1,24 +1,24 @@
-"""What kind of notion a column is: inferred from its values, or said by the user."""
+"""The kind of an attribute: inferred from its values, or set by the user."""
 
 import math
 from collections import Counter
 from typing import NamedTuple
 
-from csn_jax.data.columns import Columns, number_text
+from csn_jax.data.columns import Columns, number_text, set_text
 from csn_jax.errors import UserError
 from csn_jax.text import did_you_mean
 
 KINDS = ("categorical", "numeric", "ordinal", "set")
-LEVELS = 20  # different numbers; with more, a column is a quantity and no scale of levels
-LONGEST = 200  # characters; what is longer is a text about an item and no notion
+LEVELS = 20  # different numbers up to which a column is a scale of levels; above, it is a quantity
+LONGEST = 200  # characters; a column with a longer value is a text about items, not an attribute
 
 
 class Attribute(NamedTuple):
-    """A column that could be a condition.
+    """A column of a table that can be a condition.
 
-    values: [N] as labels; numbers in one spelling, a set's members sorted.
-    by_default: whether it is one when the user names none.
-    note: what the user should know of the choice, or nothing.
+    values: N labels: numbers in one spelling, the members of a set sorted.
+    by_default: whether it is a condition when the user names none.
+    note: what the user should know about the inferred kind, or the empty string.
     """
 
     kind: str
@@ -38,8 +38,8 @@ def parse_kinds(kinds: tuple[str, ...], columns: Columns) -> dict[str, str]:
         name, _, kind = setting.rpartition("=")
         if kind not in KINDS:
             raise UserError(
-                f"config.data.kinds holds {setting!r}{did_you_mean(kind, KINDS)}; give NAME=KIND with one of "
-                f"{', '.join(KINDS)}."
+                f"config.data.kinds holds {setting!r}{did_you_mean(kind, KINDS)}; give NAME=KIND, where KIND is one "
+                f"of {', '.join(KINDS)}."
             )
         columns.column(name, f"config.data.kinds {setting}")
         parsed[name] = kind
@@ -47,12 +47,16 @@ def parse_kinds(kinds: tuple[str, ...], columns: Columns) -> dict[str, str]:
 
 
 def attribute_of(columns: Columns, name: str, forced: str | None, setting: str = "") -> Attribute | None:
-    """A column as a notion, of the forced kind or the inferred one; None for long text.
+    """A column as an attribute; None for long texts.
 
-    `setting`, with a kind behind it, is how the user forces one.
+    Args:
+        columns: the table.
+        name: the column.
+        forced: its kind; None infers it.
+        setting: what a user writes before a kind to force it, for messages.
 
     Raises:
-        UserError: when a value is no number in a column that shall hold numbers.
+        UserError: when the forced kind needs numbers and a value is not a number.
     """
     values = columns.text[name]
     if max(map(len, values), default=0) > LONGEST:
@@ -62,36 +66,34 @@ def attribute_of(columns: Columns, name: str, forced: str | None, setting: str =
     if kind in ("numeric", "ordinal"):
         return _of_numbers(columns, name, kind, note, setting)
     if kind == "set":
-        values = [";".join(sorted({m.strip() for m in value.split(";")} - {""})) for value in values]
-    times = Counter(value for value in values if value)
-    if kind == "set":
-        members = Counter(member for value in values for member in value.split(";") if member)
-        alike = max(members.values(), default=0) >= 2
-    else:
-        alike = max(times.values(), default=0) >= 2
-    return Attribute(kind, values, len(times) >= 2 and alike, note)
+        values = [set_text(value.split(";")) for value in values]
+    known = [value for value in values if value]
+    members = Counter(member for value in known for member in (value.split(";") if kind == "set" else [value]))
+    by_default = len(set(known)) >= 2 and max(members.values()) >= 2
+    return Attribute(kind, values, by_default, note)
 
 
 def _infer(name: str, values: list[str], setting: str) -> tuple[str, str]:
+    """(kind, note) from the values of a column."""
     known = Counter(value for value in values if value)
     if any(";" in value for value in known):
         return "set", ""
-    if any(value[0] == "0" and value[1:2].isdigit() for value in known):  # 00123 is a code
+    if any(value[0] == "0" and value[1:2].isdigit() for value in known):  # codes such as 00123
         return "categorical", ""
     numbers = {value: number for value in known if (number := _number(value)) is not None}
-    if len(numbers) < len(known) or len(known) <= 2:  # two numbers, 0 and 1, are as good as two names
+    if len(numbers) < len(known) or len(known) <= 2:  # two numbers, such as 0 and 1, serve as names
         wrong = [value for value in known if value not in numbers]
         if numbers and wrong and sum(known[value] for value in wrong) <= 0.05 * known.total():
             return "categorical", (
-                f"{name}: almost all values are numbers, but {wrong[0]!r} is none; blank "
-                f"{'it' if len(wrong) == 1 else f'it and {len(wrong) - 1} more'} to have it taken as numeric"
+                f"{name}: almost all values are numbers, but {wrong[0]!r} is not; blank "
+                f"{'it' if len(wrong) == 1 else f'it and {len(wrong) - 1} more'} to make the attribute numeric"
             )
         return "categorical", ""
     levels = len(set(numbers.values()))
     if levels <= LEVELS:
         return "ordinal", (
-            f"{name}: {levels} different numbers, taken as levels in their order; "
-            f"{setting}categorical (or numeric) if they are not"
+            f"{name}: {levels} different numbers, used as levels in their order; "
+            f"set {setting}categorical (or numeric) to change this"
         )
     return "numeric", ""
 
@@ -102,16 +104,16 @@ def _of_numbers(columns: Columns, name: str, kind: str, note: str, setting: str)
         number = _number(value) if value else None
         if value and number is None:
             raise UserError(
-                f"{columns.where(row)}: {name} is {value!r} and no number, which kind {kind} needs; blank it, or take "
-                f"another kind with {setting}categorical."
+                f"{columns.where(row)}: {name} is {value!r}, which is not a number, and kind {kind} needs numbers; "
+                f"blank it, or set {setting}categorical."
             )
         values.append(number_text(number) if value else "")
         numbers += [number] if value else []
     different = set(numbers)
-    # Whole numbers of which each comes once are names: article numbers, not quantities.
+    # Whole numbers that never repeat are names, such as article numbers.
     names_items = len(different) == len(numbers) > LEVELS and all(number.is_integer() for number in numbers)
     if names_items:
-        note = f"{name}: whole numbers that never repeat, so no notion unless you name it"
+        note = f"{name}: whole numbers that never repeat, so not a condition unless you name it"
     return Attribute(kind, values, len(different) >= 3 and not names_items, note)
 
 

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from csn_jax.data.item_set import SPLITS, Condition, ItemSet, choose_conditions, split_items
+from csn_jax.data.item_set import SPLITS, ItemSet, choose_conditions, split_items
 from csn_jax.errors import UserError
+from csn_jax.runtime.record import Condition
 
 AVAILABLE = (Condition("character", "categorical"), Condition("font", "categorical"))
 
@@ -52,15 +53,15 @@ def test_few_units_still_fill_every_split(n):
     assert train >= test >= validation >= 1
 
 
-def test_conditions_are_taken_in_the_wanted_order():
-    """Named ones in that order, all when none is named."""
+def test_conditions_keep_the_wanted_order():
+    """All conditions if none is named."""
     assert choose_conditions(AVAILABLE, ()) == AVAILABLE
     assert choose_conditions(AVAILABLE, ("font",)) == AVAILABLE[1:]
     assert choose_conditions(AVAILABLE, ("font", "character")) == AVAILABLE[::-1]
 
 
 def test_unknown_and_repeated_conditions_are_refused():
-    """One sentence that names the word and the choices."""
+    """The message names the word and the choices."""
     with pytest.raises(UserError, match=r"'fnot'.*character, font"):
         choose_conditions(AVAILABLE, ("fnot",))
     with pytest.raises(UserError, match="twice: font font"):
@@ -105,13 +106,13 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("part", OTHERS)
-def test_digest_tells_every_part(part):
-    """A change in any part that training or evaluation reads changes the digest."""
+def test_a_change_in_any_part_changes_the_digest(part):
+    """Any part that training or evaluation reads."""
     assert OTHERS[part]().digest() != items().digest()
 
 
-def test_digest_is_of_the_content():
-    """Equal content has an equal digest: a copy, a memory map, another memory layout, wider strings."""
+def test_equal_content_has_an_equal_digest():
+    """Memory layout, width of strings and other labels do not matter."""
     first = items()
     folded = dataclasses.replace(
         first,
@@ -123,7 +124,7 @@ def test_digest_is_of_the_content():
 
 
 def test_digest_of_a_memory_map(tmp_path):
-    """Pixels on disk are read in pieces, with the digest that they have in memory."""
+    """The same digest on disk and in memory."""
     pixels = np.random.default_rng(0).integers(256, size=(9000, 2, 2, 1), dtype=np.uint8)
     np.save(tmp_path / "pixels.npy", pixels)
     many = {"ids": np.arange(9000).astype(str), "split": np.full(9000, "train")}
@@ -132,8 +133,8 @@ def test_digest_of_a_memory_map(tmp_path):
     assert mapped.digest() == ItemSet(inputs=pixels, **many).digest()
 
 
-def test_digest_takes_any_file_name():
-    """An id that comes from a file name which is no valid Unicode is digested like others."""
+def test_a_digest_takes_any_file_name():
+    """An id may be a file name that is not valid Unicode."""
     odd = altered("ids", lambda x: x.__setitem__(0, "\udcff"))
     odder = altered("ids", lambda x: x.__setitem__(0, "\ud800"))
     assert len({odd.digest(), odder.digest(), items().digest()}) == 3

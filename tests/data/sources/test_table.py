@@ -1,4 +1,4 @@
-"""Product tables: how columns are taken, and what is told of a table that cannot be used."""
+"""Source `table`: kinds of columns, ids, splits, images, and the messages for a table that cannot be used."""
 
 import dataclasses
 import shutil
@@ -11,9 +11,10 @@ import tiny
 
 from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig
 from csn_jax.data.columns import read_columns
-from csn_jax.data.item_set import Condition, make_items
+from csn_jax.data.item_set import make_items
 from csn_jax.data.sources import table
 from csn_jax.errors import UserError
+from csn_jax.runtime.record import Condition
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -25,8 +26,13 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The shop as CSV with its pictures. Copy it to change it."""
+    """The shop as CSV with its pictures. Copy the folder before changing it."""
     return shop.write(tmp_path_factory.mktemp("shop") / "products.csv", shop.columns(), pictures=True)
+
+
+@pytest.fixture(scope="module")
+def whole_rows(whole):
+    return table.read(config(whole))
 
 
 def config(path, **data) -> Config:
@@ -37,7 +43,7 @@ def config(path, **data) -> Config:
 
 
 def labelled(folder, change=None, suffix=".csv", **data):
-    """Rows of the shop by its vectors, after a change of its columns: fast, as no picture is read."""
+    """The rows of the shop with vectors in place of pictures, which is fast, after a change of its columns."""
     columns = shop.columns()
     if change:
         columns = change(columns) or columns
@@ -46,23 +52,19 @@ def labelled(folder, change=None, suffix=".csv", **data):
     return table.read(config(path, vectors="v.npy", **data))
 
 
-def test_columns_and_their_kinds(whole):
-    """Each column by what its values are; names of single items and one-valued columns are no conditions."""
-    rows = table.read(config(whole))
-    columns = shop.columns()
+def test_kinds_follow_from_the_values_of_a_column(whole_rows):
+    """A column whose values never repeat is not a condition."""
+    rows, columns = whole_rows, shop.columns()
     assert rows.inputs.shape == (60, 16, 16, 3) and rows.inputs.dtype == np.uint8
     assert rows.ids.tolist() == columns["image"] and rows.split is None
-    assert rows.conditions == tuple(
-        Condition(name, kind)
-        for name, kind in {
-            "category": "categorical",
-            "colour": "categorical",
-            "price": "numeric",
-            "size": "ordinal",
-            "tags": "set",
-            "product": "categorical",
-        }.items()
-    )
+    assert dict(rows.conditions) == {
+        "category": "categorical",
+        "colour": "categorical",
+        "price": "numeric",
+        "size": "ordinal",
+        "tags": "set",
+        "product": "categorical",
+    }
     assert rows.others == (Condition("title", "categorical"),)
     assert rows.labels["category"].tolist() == columns["category"] and "" in columns["category"]
     assert [float(value) for value in rows.labels["price"]] == [float(value) for value in columns["price"]]
@@ -71,19 +73,18 @@ def test_columns_and_their_kinds(whole):
     assert any("title (categorical)" in note for note in rows.notes)
 
 
-def test_pictures_are_the_ones_that_the_rows_name(whole):
-    """Colour is where it was drawn, for PNG, JPEG and WebP."""
-    rows = table.read(config(whole))
-    loudest = np.median(rows.inputs[:, 12:14, 3:12], axis=(1, 2)).argmax(axis=1)
-    assert [list(shop.COLOURS)[channel] for channel in loudest] == rows.labels["colour"].tolist()
+def test_each_row_gets_the_picture_that_it_names(whole_rows):
+    """PNG, JPEG and WebP: each picture has the colour of its row."""
+    strongest = np.median(whole_rows.inputs[:, 12:14, 3:12], axis=(1, 2)).argmax(axis=1)
+    assert [list(shop.COLOURS)[channel] for channel in strongest] == whole_rows.labels["colour"].tolist()
 
 
-def test_parquet_and_csv_give_the_same(tmp_path):
+def test_parquet_and_csv_give_equal_rows(tmp_path):
     """Also when Parquet holds numbers and lists where CSV holds text."""
 
     def typed(columns):
         columns["price"] = [float(value) for value in columns["price"]]
-        columns["size"] = [float(value) for value in columns["size"]]  # as pandas writes whole numbers with gaps
+        columns["size"] = [float(value) for value in columns["size"]]  # pandas writes a column with gaps so
         columns["tags"] = [tags.split(";") if tags else None for tags in columns["tags"]]
         columns["category"] = [value or None for value in columns["category"]]
 
@@ -113,51 +114,45 @@ def test_a_kind_is_inferred(tmp_path, values, kind):
     rows = labelled(tmp_path, lambda columns: columns | {"new": values})
     assert dict((*rows.conditions, *rows.others))["new"] == kind
     if kind == "ordinal":
-        assert {"2012.0", "1e3", "+3.5"}.isdisjoint(rows.labels["new"])  # one spelling for a number
+        assert {"2012.0", "1e3", "+3.5"}.isdisjoint(rows.labels["new"])  # one spelling per number
 
 
-def test_article_numbers_are_no_quantity_unless_named(tmp_path):
-    """Whole numbers of which each comes once."""
+def test_article_numbers_are_a_condition_only_if_named(tmp_path):
+    """Whole numbers that never repeat."""
     change = lambda columns: columns | {"sku": [str(10_000 + i) for i in range(60)]}  # noqa: E731
     assert "sku" not in dict(labelled(tmp_path, change).conditions)
     assert dict(labelled(tmp_path, change, conditions=("sku",)).conditions)["sku"] == "numeric"
 
 
 @pytest.mark.parametrize(("n", "kind"), [(20, "ordinal"), (21, None)])
-def test_whole_numbers_without_repeats_are_levels_up_to_twenty(n, kind, tmp_path):
-    """Every value comes once. The other rows are blank."""
+def test_up_to_twenty_whole_numbers_that_never_repeat_are_levels(n, kind, tmp_path):
+    """All other rows are blank."""
     change = lambda columns: columns | {"sku": [str(i) if i < n else "" for i in range(60)]}  # noqa: E731
     assert dict(labelled(tmp_path, change).conditions).get("sku") == kind
 
 
-def test_a_kind_can_be_said(tmp_path):
+def test_kinds_can_be_set(tmp_path):
     rows = labelled(tmp_path, kinds=("size=categorical", "price=ordinal", "category=set"))
     kinds = dict(rows.conditions)
     assert (kinds["size"], kinds["price"], kinds["category"]) == ("categorical", "ordinal", "set")
 
 
-def test_long_texts_are_no_notion_and_cost_no_memory(tmp_path):
-    rows = labelled(tmp_path, lambda columns: columns | {"description": ["word " * 100] * 60})
+@pytest.mark.parametrize("text", ["word " * 100, "x" * 200_000])  # csv reads 131,072 characters by default
+def test_long_texts_are_left_out(tmp_path, text):
+    rows = labelled(tmp_path, fill("description", text))
     assert "description" not in rows.labels and any("description (long texts)" in note for note in rows.notes)
-    longer = ["x" * 200_000] * 60  # than Python reads unless told to
-    rows = labelled(tmp_path, lambda columns: columns | {"description": longer})
-    assert any("description (long texts)" in note for note in rows.notes)
 
 
 def test_ids_come_from_the_id_column_the_image_or_the_row(tmp_path):
     assert labelled(tmp_path, lambda c: c | {"id": [f"n{i}" for i in range(60)]}).ids[3] == "n3"
     assert labelled(tmp_path).ids[3] == "images/003.png"
-    assert labelled(tmp_path, id="title").ids[3] == "product number 3"
-    assert "title" not in labelled(tmp_path, id="title").labels
-
-    def without(columns):
-        del columns["image"]
-
-    assert labelled(tmp_path, without).ids[3] == "4"
+    by_title = labelled(tmp_path, id="title")
+    assert by_title.ids[3] == "product number 3" and "title" not in by_title.labels
+    assert labelled(tmp_path, lambda c: {name: c[name] for name in c if name != "image"}).ids[3] == "4"
 
 
-def test_a_split_column_is_honoured(tmp_path):
-    """In any case of letters, and val for validation; it is no condition."""
+def test_a_split_column_sets_the_split(tmp_path):
+    """In any case of letters, with val for validation. The column is not a condition."""
     names = ["train", "Val", "TEST", "validation", "train", "train"] * 10
     rows = labelled(tmp_path, lambda columns: columns | {"split": names})
     assert rows.split.tolist() == ["train", "validation", "test", "validation", "train", "train"] * 10
@@ -166,7 +161,7 @@ def test_a_split_column_is_honoured(tmp_path):
 
 
 def test_photos_of_a_product_stay_together(tmp_path):
-    """split_by takes a column that is no condition; items without a value are on their own."""
+    """split_by names a column that is not a condition. Each item without a value is split on its own."""
 
     def blank(columns):
         columns["product"][20:] = [""] * 40
@@ -176,10 +171,6 @@ def test_photos_of_a_product_stay_together(tmp_path):
     assert all(split[i] == split[i + 1] for i in range(0, 20, 2))
     assert len(set(split[20:])) == 3
     assert "product" not in dict(labelled(tmp_path, split_by="product").conditions)
-
-
-def drop(name):
-    return lambda columns: {key: values for key, values in columns.items() if key != name}
 
 
 def put(name, row, value):
@@ -193,10 +184,11 @@ def fill(name, value):
     return lambda columns: columns | {name: [value] * 60}
 
 
+# (settings, change of the columns, words of the message)
 MISTAKES = {
     "condition": ({"conditions": ("colr",)}, None, ["'colr'", "did you mean colour?", "category", "title"]),
     "condition twice": ({"conditions": ("colour", "colour")}, None, ["colour colour"]),
-    "condition of images": ({"conditions": ("image",)}, None, ["'image'", "no notion"]),
+    "condition of images": ({"conditions": ("image",)}, None, ["'image'", "cannot be a condition"]),
     "one value": ({"conditions": ("country",)}, fill("country", "PT"), ["'country'", "one value only", "'PT'"]),
     "no value": ({"conditions": ("country",)}, fill("country", ""), ["'country'", "no value"]),
     "slash": ({"conditions": ("a/b",)}, fill("a/b", "x"), ["'a/b'", "cannot name a file"]),
@@ -219,81 +211,75 @@ MISTAKES = {
     "no validation": ({}, lambda c: c | {"split": ["train", "test"] * 30}, ["no item of validation"]),
     "kind": ({"kinds": ("size=ordnal",)}, None, ["'size=ordnal'", "did you mean ordinal?", "numeric"]),
     "kind of nothing": ({"kinds": ("sze=ordinal",)}, None, ["'sze'", "did you mean size?"]),
-    "no number": ({"kinds": ("colour=numeric",)}, None, ["row 1 (line 2)", "colour", "no number"]),
+    "no number": ({"kinds": ("colour=numeric",)}, None, ["row 1 (line 2)", "colour", "not a number"]),
     "infinite number": ({"kinds": ("price=numeric",)}, put("price", 4, "inf"), ["row 5 (line 6)", "'inf'"]),
     "NUL": ({}, put("colour", 4, "a\0"), ["row 5 (line 6)", "'colour'", "NUL"]),
-    "no notion": (
+    "no attribute": (
         {},
         lambda c: {"image": c["image"], "title": c["title"]},
-        ["no column with two different values", "data.triplets"],
+        ["no column", "two different values", "data.triplets"],
     ),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_in_a_table_is_one_sentence(name, tmp_path):
-    """With column or row, the value, and what could be meant."""
-    data, change, parts = MISTAKES[name]
+def test_a_mistake_in_a_table_is_named(name, tmp_path):
+    data, change, words = MISTAKES[name]
     with pytest.raises(UserError) as error:
         labelled(tmp_path, change, **data)
-    for part in parts:
-        assert part in str(error.value)
+    assert [word for word in words if word not in str(error.value)] == []
     assert tiny.is_one_sentence(str(error.value).replace("Val.", ""))
 
 
-def test_a_missing_image_column_is_told_with_the_nearest(tmp_path):
-    path = shop.write(tmp_path / "products.csv", {"imag": ["a.png"], "colour": ["red"]})
-    with pytest.raises(UserError, match=r"no column 'image' \(did you mean imag\?\).*it has imag, colour"):
-        table.read(config(path))
+def parquet(array) -> bytes:
+    buffer = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table({"image": array}), buffer)
+    return buffer.getvalue().to_pybytes()
 
 
+# Arrow writes and reads any bytes as text.
+BYTES = pyarrow.StringArray.from_buffers(1, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0"), pyarrow.py_buffer(b"\xff"))
+WHOLE = parquet(pyarrow.array([f"images/{i}.png" for i in range(500)]))
+# (file name, content, words of the message)
 FILES = {
-    "ragged": ("image,colour\na.png,red\nb.png,red,\n", "line 3 has 3 cells and the head 2"),
-    "quote": ('image,colour\na.png,"red\nb.png,red\n', "line 3: .*quotes"),
-    "no UTF-8": (b"image,colour\na.png,ro\xe9\n", "no UTF-8 text"),
-    "empty": ("", "is empty"),
-    "head alone": ("image,colour\n", "no row"),
-    "same columns": ("image,a,a\nx,y,z\n", "two columns named 'a'"),
-    "nameless column": ("image,\nx,y\n", "a column named ''"),
+    "ragged": ("a.csv", b"image,colour\na.png,red\nb.png,red,\n", ["line 3", "3 cells", "2"]),
+    "quote": ("a.csv", b'image,colour\na.png,"red\nb.png,red\n', ["line 3", "quotes"]),
+    "not UTF-8": ("a.csv", b"image,colour\na.png,ro\xe9\n", ["UTF-8", "byte"]),
+    "empty": ("a.csv", b"", ["is empty"]),
+    "no rows": ("a.csv", b"image,colour\n", ["no row"]),
+    "same columns": ("a.csv", b"image,a,a\nx,y,z\n", ["two columns named 'a'"]),
+    "nameless column": ("a.csv", b"image,\nx,y\n", ["a column named ''"]),
+    "no image column": (
+        "a.csv",
+        b"imag,colour\na.png,red\n",
+        ["no column 'image' (did you mean imag?)", "imag, colour"],
+    ),
+    "empty Parquet": ("a.parquet", b"", ["cannot be read as Parquet"]),
+    "zeros in Parquet": ("a.parquet", b"PAR1" + bytes(50), ["cannot be read as Parquet"]),
+    "half a Parquet file": ("a.parquet", WHOLE[: len(WHOLE) // 2], ["cannot be read as Parquet"]),
+    "a gap in Parquet": ("a.parquet", WHOLE[:500] + WHOLE[-300:], ["cannot be read as Parquet"]),
+    "bytes for text": ("a.parquet", parquet(BYTES), ["cannot be read as Parquet", "utf-8"]),
 }
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_broken_csv_file_is_one_sentence(name, tmp_path):
-    content, expected = FILES[name]
-    path = tmp_path / "products.csv"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=expected) as error:
-        table.read(config(path))
+def test_a_broken_file_is_named(name, tmp_path):
+    file, content, words = FILES[name]
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        table.read(config(tmp_path / file))
+    assert [word for word in words if word not in str(error.value)] == []
     assert tiny.is_one_sentence(str(error.value))
 
 
-def test_a_broken_parquet_file_is_one_sentence(tmp_path):
-    path = shop.write(tmp_path / "products.parquet", shop.columns())
-    whole = path.read_bytes()
-    for content in (b"", b"PAR1" + bytes(50), whole[: len(whole) // 2], whole[: len(whole) // 2] + whole[-300:]):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match="cannot be read as Parquet") as error:
-            table.read(config(path))
-        assert tiny.is_one_sentence(str(error.value).removesuffix("."))
-
-
-def test_parquet_whose_text_is_none_is_one_sentence(tmp_path):
-    """Arrow writes and reads any bytes as text."""
-    array = pyarrow.StringArray.from_buffers(1, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0"), pyarrow.py_buffer(b"\xff"))
-    pyarrow.parquet.write_table(pyarrow.table({"image": array}), tmp_path / "products.parquet")
-    with pytest.raises(UserError, match="cannot be read as Parquet .*utf-8"):
-        table.read(config(tmp_path / "products.parquet"))
-
-
 @pytest.mark.parametrize("path", ["", "absent.csv", "."])
-def test_no_table(path):
-    with pytest.raises(UserError, match="which is no file; give a CSV or Parquet table"):
+def test_a_path_without_a_table_is_refused(path):
+    with pytest.raises(UserError, match="not a file; give a CSV or Parquet table"):
         table.read(config(path))
 
 
 def test_rows_are_counted_with_their_lines(tmp_path):
-    """Cells over several lines and blank lines do not shift the line that is told."""
+    """Cells of several lines and blank lines do not shift the count of lines."""
     path = tmp_path / "products.csv"
     path.write_bytes(b'\xef\xbb\xbfimage,text\r\na.png,"one\r\ntwo"\r\n\r\nb.png,x\r\n')
     columns = read_columns(path)
@@ -308,7 +294,7 @@ OUTSIDE = ["../secret.png", "/etc/passwd", "images/../../secret.png", "link/secr
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_path_that_leaves_the_folder_is_refused(name, whole, tmp_path):
-    """Also through links, and also where bad images may be skipped."""
+    """Also through links, and also with skip_bad."""
     folder = shutil.copytree(whole.parent, tmp_path / "shop")
     shop.draw(tmp_path / "secret.png", 0, "boot", "red")
     (folder / "link").symlink_to(tmp_path)
@@ -318,12 +304,12 @@ def test_a_path_that_leaves_the_folder_is_refused(name, whole, tmp_path):
     path = shop.write(folder / "products.csv", columns)
     with pytest.raises(UserError, match=r"row 5 \(line 6\): image .* lies outside"):
         table.read(config(path, skip_bad=True))
-    columns["image"][4] = str(folder / "images" / "004.jpg")  # absolute, but inside
+    columns["image"][4] = str(folder / "images" / "004.jpg")  # absolute, inside the folder
     assert len(table.read(config(shop.write(path, columns))).ids) == 60
 
 
-def test_bad_images_are_told_by_row_or_skipped(whole, tmp_path, capsys):
-    """Refused with the first one's row, file and reason and how many more; with skip_bad trained without."""
+def test_bad_images_are_named_by_row_or_skipped(whole, whole_rows, tmp_path, capsys):
+    """The error names row, file and reason of the first, and counts the others. With skip_bad they are left out."""
     folder = shutil.copytree(whole.parent, tmp_path / "shop")
     path, columns = folder / "products.csv", shop.columns()
     (folder / columns["image"][4]).unlink()
@@ -333,9 +319,9 @@ def test_bad_images_are_told_by_row_or_skipped(whole, tmp_path, capsys):
     shop.write(path, columns | {"id": [f"n{i}" for i in range(60)]})
     with pytest.raises(UserError) as error:
         table.read(config(path))
-    told = str(error.value)
-    assert "row 5 (line 6): image 'images/004.jpg' is missing; 2 more" in told and "data.skip_bad=True" in told
-    assert tiny.is_one_sentence(told)
+    message = str(error.value)
+    assert "row 5 (line 6): image 'images/004.jpg' is missing; 2 more" in message and "data.skip_bad=True" in message
+    assert tiny.is_one_sentence(message)
     lines = capsys.readouterr().err
     assert "row 8 (line 9): image 'images/007.jpg' is truncated" in lines
     assert "row 10 (line 11): no image is named" in lines
@@ -344,9 +330,9 @@ def test_bad_images_are_told_by_row_or_skipped(whole, tmp_path, capsys):
     assert rows.ids.tolist() == [f"n{i}" for i in kept] and len(rows.inputs) == len(rows.together) == 57
     assert rows.labels["colour"].tolist() == [columns["colour"][i] for i in kept]
     assert sum("left out" in note for note in rows.notes) == 3
-    np.testing.assert_array_equal(rows.inputs, table.read(config(whole)).inputs[kept])
+    np.testing.assert_array_equal(rows.inputs, whole_rows.inputs[kept])
 
 
-def test_grey_by_the_number_of_means(whole):
+def test_one_mean_gives_grey_images(whole):
     grey = dataclasses.replace(config(whole), preprocess=PreprocessConfig(size=16))
     assert table.read(grey).inputs.shape == (60, 16, 16, 1)
