@@ -1,40 +1,123 @@
-"""Strict by default: silent promotions raise, warnings are errors, and four fake devices stand for an accelerator."""
+"""Strict by default: silent promotions raise, warnings are errors, and four fake devices stand for an accelerator.
+
+The whole suite runs in two to four worker processes, a few named files or tests run in one. Workers, and the commands
+that tests start, share the compiled programs and the trained runs of the session.
+"""
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
-# Before jax is imported: the number of devices is read once.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# What one test compiles, the others and the commands that they start need not compile again.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="csn_jax_compiled_")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-
-import jax
 import pytest
 
-atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_numpy_rank_promotion", "raise")
+# Before jax is imported: the number of devices is read once.
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit what the first process sets here
+    session = tempfile.mkdtemp(prefix="csn_jax_tests_")
+    atexit.register(shutil.rmtree, session, ignore_errors=True)
+    os.environ["CSN_JAX_TEST_SESSION"] = session
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(session, "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+SESSION = Path(os.environ["CSN_JAX_TEST_SESSION"])
+
+TENSORFLOW = (  # their files run in one worker: TensorFlow costs 10 s and 600 MB in each process
+    "train/test_feeds.py",
+    "train/test_in_batch_run.py",
+    "data/sources/test_tfds.py",
+    "runtime/test_writer.py",
+)
+LONGEST_FIRST = (  # so that no worker is left with a long file at the end
+    "train/test_loop.py",
+    "core/test_parity.py",
+    "train/test_end_to_end.py",
+)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two to four workers for the suite; none for named files or tests, which start sooner without."""
+    named = [path for path in config.invocation_params.args if not str(path).startswith("-")]
+    if any(Path(str(path).split("::")[0]).is_file() for path in named):
+        return 0
+    return min(4, max(2, len(os.sched_getaffinity(0)))) if hasattr(os, "sched_getaffinity") else 2
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """A file to a worker, in the order of collection; the files that need TensorFlow all to the same one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "TensorFlow" if file.endswith(TENSORFLOW) else file
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0]
+        return next((i for i, name in enumerate(LONGEST_FIRST) if file.endswith(name)), len(LONGEST_FIRST))
+
+    items.sort(key=place)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Make JAX strict, except in the process that only hands tests out."""
+    if session.config.option.numprocesses and "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    import jax
+
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def once(name: str, make: Callable[[Path], object]) -> Path:
+    """A folder of the session, made by the first process that asks for it while the others wait."""
+    folder, made = SESSION / name, SESSION / f"{name}.made"
+    with open(SESSION / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
+def finished() -> Path:
     """The workdir of a finished tiny training on the device feed. Copy it to change it."""
     import tiny
 
-    workdir = tmp_path_factory.mktemp("finished") / "run"
-    tiny.train(workdir)
-    return workdir
+    return once("finished", lambda folder: tiny.train(folder / "run")) / "run"
 
 
 @pytest.fixture(scope="session")
-def specialists(tmp_path_factory):
+def on_vectors() -> tuple[str, ...]:
+    """Flags of the tiny run on vectors: for tests that are about the loop and not about the network."""
+    import tiny
+
+    return tiny.on_vectors(once("tables", tiny.on_vectors))
+
+
+@pytest.fixture(scope="session")
+def finished_on_vectors(on_vectors) -> Path:
+    """The workdir of a finished tiny training on vectors. Copy it to change it."""
+    import tiny
+
+    return once("finished_on_vectors", lambda folder: tiny.train(folder / "run", *on_vectors)) / "run"
+
+
+@pytest.fixture(scope="session")
+def specialists() -> Path:
     """The workdir of finished tiny specialists. Copy it to change it."""
     import tiny
 
-    workdir = tmp_path_factory.mktemp("specialists") / "run"
-    tiny.train(workdir, "--config.variant=specialists")
-    return workdir
+    return once("specialists", lambda folder: tiny.train(folder / "run", "--config.variant=specialists")) / "run"

@@ -30,6 +30,29 @@ def config(*flags: str):
     return cli.parse(train.Args, [*ARGUMENTS, "--config.feed=device", *flags], "train").config
 
 
+def on_vectors(folder: Path) -> tuple[str, ...]:
+    """Flags for the tiny run on vectors, which takes a third of the time: same steps, another network and other items.
+
+    The table is written into `folder` unless it is there.
+    """
+    import shop
+
+    table = folder / "products.parquet"
+    if not table.exists():
+        columns = shop.columns(120)
+        shop.write(table, columns, vector=shop.vectors(columns))
+    return (
+        "--config.backbone.name=projection",
+        "--config.backbone.embedding_dim=1024",  # a checkpoint larger than 100 kB, which a full disk cannot take
+        "--config.data.source=table",
+        f"--config.data.path={table}",
+        "--config.data.vectors=vector",
+        "--config.data.conditions",
+        "category",
+        "colour",
+    )
+
+
 def train(workdir: Path, *flags: str) -> dict[str, Any]:
     """Train the tiny config in this process, with pictures of one neighbour."""
     from csn_jax import train_and_evaluate
