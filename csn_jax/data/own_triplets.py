@@ -2,15 +2,14 @@
 
 Two forms are read:
 
-- A CSV or Parquet file with the columns `anchor`, `positive`, `negative` (ids of items) and `condition`, and perhaps
-  `split` (train, validation or val, test). Conditions come in the order in which the file first names them.
-- A folder of the reference's integer lists: `filenames.json`, which is no JSON but one item id a line, and for every
-  condition and split `tripletlists/CONDITION_tripletlist_SPLIT.txt` (or the same beside filenames.json), SPLIT being
-  train, val or test, with lines `anchor far close`: line numbers of filenames.json, counted from 0. Conditions come in
-  the order of their names.
+- A CSV or Parquet file with the columns `anchor`, `positive`, `negative` (ids of items), `condition`, and perhaps
+  `split` (train, validation or val, test). Conditions keep the order of their first rows.
+- A folder of the reference's lists. `filenames.json` is plain text with one item id per line.
+  `tripletlists/CONDITION_tripletlist_SPLIT.txt` (or the same beside filenames.json), where SPLIT is train, val or test,
+  has lines `anchor far close`: line numbers of filenames.json from 0. Conditions are in the order of their names.
 
-Where neither the items nor the triplets have a split, the triplets themselves are split 70 / 10 / 20 %, and items take
-part in several splits: a test triplet is then a new judgement on known items.
+If neither the items nor the triplets have a split, the triplets are split 70 / 10 / 20 %. Items then take part in
+several splits, and a test triplet is a new judgement on known items.
 """
 
 import json
@@ -23,10 +22,11 @@ from typing import NamedTuple
 import numpy as np
 
 from csn_jax.data.columns import read_columns
-from csn_jax.data.item_set import SPLITS, Condition, ItemSet, Rows, split_items
+from csn_jax.data.item_set import SPLITS, ItemSet, Rows, split_items
 from csn_jax.data.sources.table import SPLIT, split_name
 from csn_jax.data.triplets import Triplets
 from csn_jax.errors import UserError
+from csn_jax.runtime.record import Condition
 from csn_jax.runtime.workdir import write_atomically
 from csn_jax.text import did_you_mean
 
@@ -35,12 +35,12 @@ ROLES = ("anchor", "positive", "negative")
 
 
 class OwnTriplets(NamedTuple):
-    """T triplets of a user's.
+    """T triplets from a user.
 
-    conditions: in the file's order.
-    columns: T triplets as positions of items; condition is a row in `conditions`.
-    split: [T] str where the triplets have one, else None.
-    where: from a triplet's number to its place, for people.
+    conditions: in the order of the file.
+    columns: the triplets as positions of items; `condition` is a position in `conditions`.
+    split: [T] str if the triplets have a split, else None.
+    where: from the number of a triplet to its place in the file, for messages.
     """
 
     conditions: tuple[Condition, ...]
@@ -50,56 +50,58 @@ class OwnTriplets(NamedTuple):
 
 
 def read_own_triplets(path: Path, rows: Rows) -> OwnTriplets:
-    """Read a triplet file, or a folder of the reference's lists, that names items of a source.
+    """Read a triplet file, or a folder of the reference's lists, about the items of a source.
 
     Raises:
-        UserError: for an unknown id or split, or an item twice in a triplet, naming the line.
+        UserError: for an unknown id or split, or an item that a triplet names twice.
     """
-    index = {one: i for i, one in enumerate(rows.ids.tolist())}
+    index = {name: i for i, name in enumerate(rows.ids.tolist())}
     if path.is_dir():
         names, columns, split, where = _read_lists(path, index)
     elif path.is_file():
         names, columns, split, where = _read_table(path, index)
     else:
-        raise UserError(f"config.data.triplets is {str(path)!r}, which is not there; give a file or a folder of lists.")
+        raise UserError(
+            f"config.data.triplets is {str(path)!r}, which does not exist; give a file or a folder of lists."
+        )
     anchor, positive, negative, _ = columns
     for t in np.flatnonzero((anchor == positive) | (anchor == negative) | (positive == negative))[:1].tolist():
-        raise UserError(f"{where(t)} names an item twice; a triplet is three different items.")
+        raise UserError(f"{where(t)} names an item twice; give three different items per triplet.")
     kinds = dict(rows.conditions)
     conditions = tuple(Condition(name, kinds.get(name, "triplets")) for name in names)
     return OwnTriplets(conditions, columns, split, where)
 
 
 def split_from_triplets(own: OwnTriplets, n_items: int) -> np.ndarray:
-    """The split [N] of every item from the triplets that name it; items that none names go to training.
+    """The split [N] of each item, taken from the triplets that name it. Other items go to training.
 
     Raises:
-        UserError: when an item is in triplets of two splits, naming the line.
+        UserError: when triplets of two splits name the same item.
     """
     code = np.array([SPLITS.index(name) for name in own.split.tolist()])
     items = np.stack(own.columns[:3], axis=1)  # [T, 3]
     home = np.full(n_items, -1)
     named, first = np.unique(items, return_index=True)
-    home[named] = code[first // 3]  # of the first triplet that names an item
+    home[named] = code[first // 3]  # from the first triplet that names the item
     for t in np.flatnonzero((home[items] != code[:, None]).any(axis=1))[:1].tolist():
         raise UserError(
-            f"{own.where(t)} is a triplet across splits: it is of {own.split[t]} and names an item that another has in "
-            "another split; an item belongs to one split, so that test items are new."
+            f"{own.where(t)} is a triplet across splits: it is of {own.split[t]} and names an item of another split; "
+            "keep each item in one split, so that test items are new."
         )
     return np.array(SPLITS)[np.maximum(home, 0)]
 
 
 def split_triplets(own: OwnTriplets, items: ItemSet, items_are_split: bool, seed: int) -> dict[str, Triplets]:
-    """The triplets of the chosen conditions by split.
+    """The triplets of the chosen conditions, by split.
 
     Args:
-        own: all of them.
-        items: with the chosen conditions, whose rows the triplets will name.
-        items_are_split: whether the items' split counts; else the triplets are split here.
-        seed: seeds that split.
+        own: all triplets.
+        items: with the chosen conditions; `condition` becomes a position among them.
+        items_are_split: whether to use the split of the items; else the triplets are split here.
+        seed: of that split.
 
     Raises:
-        UserError: for a triplet across splits, and for a condition without a triplet in a split.
+        UserError: for a triplet across splits, or a condition without triplets in a split.
     """
     if items_are_split:
         split = items.split[own.columns.anchor]
@@ -111,67 +113,68 @@ def split_triplets(own: OwnTriplets, items: ItemSet, items_are_split: bool, seed
                 f"{role} {items.ids[i]} of {items.split[i]}"
                 for role, i in zip(ROLES, (column[t] for column in own.columns[:3]), strict=True)
             )
-            of = f"it is of {own.split[t]} and " if own.split is not None else ""
+            its_split = f"it is of {own.split[t]} and " if own.split is not None else ""
             raise UserError(
-                f"{own.where(t)} is a triplet across splits: {of}it names {named}; name items of one split, or give "
-                "data.split_by a column whose items stay together."
+                f"{own.where(t)} is a triplet across splits: {its_split}it names {named}; name items of one split, or "
+                "set data.split_by to a column whose items stay together."
             )
     else:
         split = _split_apart(own, seed)
-    row = {condition.name: i for i, condition in enumerate(items.conditions)}
-    new_row = np.array([row.get(condition.name, -1) for condition in own.conditions])
-    condition = new_row[own.columns.condition]
+    row_of = {condition.name: row for row, condition in enumerate(items.conditions)}
+    rows = np.array([row_of.get(condition.name, -1) for condition in own.conditions])
+    condition = rows[own.columns.condition]
     by_split = {}
     for name in SPLITS:
         chosen = (split == name) & (condition >= 0)
         roles = [column[chosen].astype(np.int32) for column in own.columns[:3]]
         by_split[name] = Triplets(*roles, condition[chosen].astype(np.int32))
-        for one, i in row.items():
-            if not (by_split[name].condition == i).any():
+        for label, row in row_of.items():
+            if not (by_split[name].condition == row).any():
                 raise UserError(
-                    f"config.data.triplets has no triplet of condition {one!r} in the {name} split; give more, or "
-                    "leave the condition out of config.data.conditions."
+                    f"config.data.triplets has no triplet of condition {label!r} in the {name} split; give more, or "
+                    "remove the condition from config.data.conditions."
                 )
     return by_split
 
 
 def _split_apart(own: OwnTriplets, seed: int) -> np.ndarray:
-    """A split [T] of the triplets of each condition; judgements on the same three items stay together."""
+    """Split the triplets of each condition: [T]. Judgements on the same three items stay together."""
     split = np.empty(len(own.columns.condition), "<U10")
     for row in range(len(own.conditions)):
-        of = own.columns.condition == row
-        unit = same_three(*(role[of] for role in own.columns[:3]))
-        split[of] = split_items(len(unit), unit, seed)
+        chosen = own.columns.condition == row
+        unit = same_three(*(role[chosen] for role in own.columns[:3]))
+        split[chosen] = split_items(len(unit), unit, seed)
     return split
 
 
 def same_three(anchor: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """int64 [T], equal for triplets of the same three items, whichever is the anchor: who says of three which is the
-    odd one out gives two of them."""
+    """int64 [T], equal for triplets of the same three items, whichever is the anchor. One answer to "which of the three
+    is the odd one out?" makes two such triplets."""
     three = np.sort(np.stack([anchor, positive, negative], axis=1), axis=1)
     return np.unique(three, axis=0, return_inverse=True)[1].ravel()
 
 
-Read = tuple[tuple[str, ...], Triplets, np.ndarray | None, Callable[[int], str]]  # names of conditions, then as above
+# Names of the conditions; then columns, split and where as in OwnTriplets.
+Read = tuple[tuple[str, ...], Triplets, np.ndarray | None, Callable[[int], str]]
 
 
 def _read_table(path: Path, index: dict[str, int]) -> Read:
     table = read_columns(path)
-    asked = "config.data.triplets"
+    setting = "config.data.triplets"
     roles = []
     for role in ROLES:
-        column = table.column(role, asked)
-        found = np.array([index.get(one, -1) for one in column], np.int64)
-        for row in np.flatnonzero(found < 0)[:1].tolist():
+        column = table.column(role, setting)
+        positions = np.array([index.get(name, -1) for name in column], np.int64)
+        for row in np.flatnonzero(positions < 0)[:1].tolist():
             near = did_you_mean(column[row], index)
-            raise UserError(f"{table.where(row)}: {role} is {column[row]!r}{near}, which is the id of no item.")
-        roles.append(found)
-    named = table.column("condition", asked)
+            raise UserError(f"{table.where(row)}: {role} is {column[row]!r}{near}; give the id of an item.")
+        roles.append(positions)
+    named = table.column("condition", setting)
     row_of = {name: row for row, name in enumerate(dict.fromkeys(named))}
     if "" in row_of:
         raise UserError(f"{table.where(named.index(''))} has no condition; name one.")
     if not named:
-        raise UserError(f"{path} has no triplet; give a row for each.")
+        raise UserError(f"{path} has no triplet; give one row per triplet.")
     condition = np.array([row_of[name] for name in named])
     split = None
     if SPLIT in table.text:
@@ -184,8 +187,8 @@ def _read_lists(folder: Path, index: dict[str, int]) -> Read:
         names = (folder / "filenames.json").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{folder / 'filenames.json'} cannot be read ({getattr(error, 'strerror', None) or error}); give it one "
-            "item id a line, in the order that the lists count by."
+            f"{folder / 'filenames.json'} cannot be read ({getattr(error, 'strerror', None) or error}); write one item "
+            "id per line, in the order of the lists' numbers."
         ) from None
     items = np.array([index.get(name, -1) for name in names], np.int64)
     lists = folder / "tripletlists" if (folder / "tripletlists").is_dir() else folder
@@ -193,7 +196,7 @@ def _read_lists(folder: Path, index: dict[str, int]) -> Read:
         (*match.groups(), lists / match[0]) for path in lists.iterdir() if (match := LIST.fullmatch(path.name))
     )
     if not files:
-        raise UserError(f"{lists} has no list of triplets; name them CONDITION_tripletlist_train.txt, _val and _test.")
+        raise UserError(f"{lists} has no list of triplets; give CONDITION_tripletlist_train.txt, _val and _test.")
     conditions = tuple(dict.fromkeys(condition for condition, _, _ in files))
     splits = [split_name(name, lambda path=path: str(path)) for _, name, path in files]
     parts, rows, split, starts = [], [], [], [0]
@@ -213,7 +216,7 @@ def _read_lists(folder: Path, index: dict[str, int]) -> Read:
 
 
 def _read_list(path: Path, items: np.ndarray, names: list[str]) -> np.ndarray:
-    """Positions of items int64 [T, 3], in the file's order: anchor, far, close."""
+    """Positions of items in the order of the file: int64 [T, 3], anchor, far, close."""
     lines = [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
     for number, words in enumerate(lines, start=1):
         if len(words) != 3 or not all(word.isascii() and word.isdecimal() and len(word) < 10 for word in words):
@@ -224,37 +227,36 @@ def _read_list(path: Path, items: np.ndarray, names: list[str]) -> np.ndarray:
     for t, role in np.argwhere(listed >= len(names))[:1].tolist():
         raise UserError(
             f"{path}, line {t + 1} names item {listed[t, role]}, and filenames.json has {len(names)} lines, counted "
-            "from 0; bring the lists that belong to it."
+            "from 0; give the lists that belong to it."
         )
-    found = items[listed]
-    for t, role in np.argwhere(found < 0)[:1].tolist():
+    positions = items[listed]
+    for t, role in np.argwhere(positions < 0)[:1].tolist():
         number = int(listed[t, role])
         raise UserError(
-            f"{path}, line {t + 1} names item {number}, {names[number]!r} in filenames.json, which is the id of no "
-            "item; write the items' ids there, or choose the column that holds them with --config.data.id."
+            f"{path}, line {t + 1} names item {number}, {names[number]!r} in filenames.json, which is not the id of "
+            "an item; write the items' ids there, or choose their column with --config.data.id."
         )
-    return found
+    return positions
 
 
 def write_lists(folder: Path, items: ItemSet, triplets: dict[str, Triplets], seed: int) -> None:
-    """Write triplets as the reference's lists, which `read_own_triplets` reads back: filenames.json with the items'
-    ids, tripletlists/CONDITION_tripletlist_SPLIT.txt with lines `anchor far close`, and triplets.json with the seed
-    they were drawn with and their digests.
+    """Write drawn triplets as the reference's lists, which `read_own_triplets` reads. A further file, triplets.json,
+    holds the seed of the draw and the digests.
 
     Raises:
-        UserError: when the folder is not empty or cannot be made, or an id is not one line.
+        UserError: when the folder is not empty or cannot be made, or an id is not a single line.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--write_triplets={folder} is not empty; give a new folder.")
     ids = items.ids.tolist()
-    for one in ids:
-        if one.splitlines() != [one]:
-            raise UserError(f"the item id {one!r} is not one line, as filenames.json needs; name the item otherwise.")
+    for name in ids:
+        if name.splitlines() != [name]:
+            raise UserError(f"item id {name!r} is not a single line, as filenames.json needs; rename the item.")
     try:
         (folder / "tripletlists").mkdir(parents=True)
     except OSError as error:
         raise UserError(f"--write_triplets={folder} cannot be made ({error.strerror}); give another folder.") from None
-    write_atomically(folder / "filenames.json", "".join(f"{one}\n" for one in ids).encode())
+    write_atomically(folder / "filenames.json", "".join(f"{name}\n" for name in ids).encode())
     for split, columns in triplets.items():
         for row, condition in enumerate(items.conditions):
             anchor, positive, negative, _ = columns.of_condition(row)
