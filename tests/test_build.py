@@ -46,7 +46,8 @@ def test_two_builds_are_the_same_bytes(built):
 def test_everything_is_inside(built):
     wheel = next(built[0].glob("*.whl"))
     names = set(zipfile.ZipFile(wheel).namelist())
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    clone = built[0].parent / "clone"
+    tracked = subprocess.run(["git", "ls-files"], cwd=clone, capture_output=True, text=True, check=True).stdout.split()
     package = {name for name in tracked if name.startswith("csn_jax/")}
     link = "csn_jax/cli/configs"  # which a wheel cannot hold: it has the files
     presets = {f"{link}/{name.removeprefix('configs/')}" for name in tracked if name.startswith("configs/")}
