@@ -1,4 +1,4 @@
-"""Why an item is a hit: what its distance is made of, and under which conditions it is near."""
+"""Why an item is a hit: what its distance is made of, and its rank under each condition alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -6,41 +6,43 @@ from typing import NamedTuple
 import numpy as np
 
 from csn_jax.store.index import Index
+from csn_jax.text import shortened
 
 PIECE = 1 << 14  # items compared at a time
+NAMED = 3  # dimensions per hit, and items at each end of a dimension
+ENDS = 5  # dimensions whose ends are shown as text
+WIDEST = 28  # characters of an attribute
 
 
 class Reasons(NamedTuple):
-    """Of H hits of one query.
+    """Reasons for H hits of one query.
 
-    by_condition: [H, W], for each condition searched under its share of the squared distance. Shares are of the sum of
-        all parts' absolute values, so they sum to 1 where no weight is negative; all 0 at distance 0.
-    by_dimension: [H, D], likewise for each dimension.
-    places: [H, C], how near the hit is under each condition of the index alone, 1 being the nearest of all items but
-        the query.
+    by_condition: [H, W], the share of the squared distance that each searched condition adds. Shares are relative to
+        the sum of absolute values, so they sum to 1 if no weight is negative. At distance 0 all are 0.
+    by_dimension: [H, D], the same per dimension.
+    ranks: [H, C], the hit's rank among all items but the query under each condition alone. The nearest has rank 1.
     """
 
     by_condition: np.ndarray
     by_dimension: np.ndarray
-    places: np.ndarray
+    ranks: np.ndarray
 
 
 def explain(
     index: Index, query: np.ndarray, rows: Sequence[int], weights: Mapping[str, float], exclude: int = -1
 ) -> Reasons:
-    """Explain hits of a search.
+    """The reasons for the hits of a query.
 
     Args:
-        index: searched in.
-        query: [D] embedding.
-        rows: [H] positions of the hits.
-        weights: searched under.
-        exclude: the row of an item that is the query itself, or -1.
+        query: [D].
+        rows: [H] of the hits.
+        weights: of the search.
+        exclude: the row of the item that is the query, or -1.
     """
     query, rows = np.asarray(query, np.float64), np.asarray(rows, int)
     square = np.square(index.masks, dtype=np.float64)  # [C, D]
     gaps = np.square(query - index.vectors[rows])  # [H, D]
-    chosen = np.array([weight * square[index.conditions.index(name)] for name, weight in weights.items()])  # [W, D]
+    weighted = np.array([weight * square[index.conditions.index(name)] for name, weight in weights.items()])  # [W, D]
     nearer = np.zeros((len(rows), len(square)), int)
     limits = _by_condition(gaps, square)  # [H, C]
     for start in range(0, len(index.ids), PIECE):
@@ -49,12 +51,12 @@ def explain(
             squared[exclude - start] = np.inf
         for hit in range(len(rows)):
             nearer[hit] += np.sum(squared < limits[hit], axis=0)
-    return Reasons(_shares(_by_condition(gaps, chosen)), _shares(gaps * chosen.sum(axis=0)), nearer + 1)
+    return Reasons(_shares(_by_condition(gaps, weighted)), _shares(gaps * weighted.sum(axis=0)), nearer + 1)
 
 
 def _by_condition(gaps: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """[n, D], [C, D] -> [n, C]. Summed row by row: in a matrix product an item's bits depend on its neighbours, and a
-    hit would be nearer than itself."""
+    """[n, D], [C, D] -> [n, C], summed row by row. In a matrix product the bits of a row depend on its neighbours, and
+    a hit could be nearer than itself."""
     return np.stack([np.sum(gaps * weight, axis=1) for weight in weights], axis=1)
 
 
@@ -63,12 +65,63 @@ def _shares(parts: np.ndarray) -> np.ndarray:
     return np.divide(parts, total, out=np.zeros_like(parts), where=total > 0)
 
 
-def exemplars(index: Index, dimension: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the n items lowest and of the n highest in a dimension, from low to high: (low, high)."""
-    order = np.argsort(index.vectors[:, dimension], kind="stable")
-    return order[:n], order[-n:]
+def dimension_ends(index: Index, reasons: Reasons) -> list[tuple[int, str, np.ndarray, np.ndarray]]:
+    """(dimension, the condition that weighs it most, rows of the lowest items, rows of the highest) of the dimensions
+    that matter most to each hit, those first that matter most to all hits together."""
+    largest = {dimension for shares in reasons.by_dimension for dimension in _largest(shares)}
+    together, ends = np.abs(reasons.by_dimension).sum(axis=0), []
+    for dimension in sorted(largest, key=lambda dimension: (-together[dimension], dimension)):
+        order = np.argsort(index.vectors[:, dimension], kind="stable")
+        owner = index.conditions[int(np.argmax(np.abs(index.masks[:, dimension])))]
+        ends.append((dimension, owner, order[:NAMED], order[-NAMED:]))
+    return ends
 
 
-def owner(index: Index, dimension: int) -> str:
-    """The condition that weighs a dimension most."""
-    return index.conditions[int(np.argmax(np.abs(index.masks[:, dimension])))]
+def _largest(by_dimension: np.ndarray) -> list[int]:
+    """The dimensions with the largest shares, largest first."""
+    order = np.argsort(-np.abs(by_dimension), kind="stable")[:NAMED]
+    return [int(dimension) for dimension in order if by_dimension[dimension]]
+
+
+def reasons_text(index: Index, searched: Sequence[str], rows: Sequence[int], reasons: Reasons) -> str:
+    """Two lines per hit, then the items at both ends of the dimensions that matter most.
+
+    Args:
+        searched: the conditions of the search.
+        rows: of the hits.
+    """
+    lines = [f"why (in brackets: the rank among all {len(index.ids):,} items under that condition alone)"]
+    for place, (row, by_condition, by_dimension, ranks) in enumerate(zip(rows, *reasons, strict=True), 1):
+        lines.append(f"{place:4}  {index.ids[row]}: {ranks_text(index.conditions, ranks)}")
+        shares = [f"{name} {share:.0%}" for name, share in zip(searched, by_condition, strict=True)]
+        parts = ", ".join(shares) + "; " if len(shares) > 1 else ""
+        largest = [f"{dimension} ({by_dimension[dimension]:.0%})" for dimension in _largest(by_dimension)]
+        lines.append(
+            f"      its distance: {parts}dimensions {', '.join(largest)}" if largest else "      at distance 0"
+        )
+    for dimension, name, low, high in dimension_ends(index, reasons)[:ENDS]:
+        lines.append(f"dimension {dimension}, which has the largest weight for {name}")
+        lines += [f"      from {_items(index, low, name)}", f"      to   {_items(index, high, name)}"]
+    return "\n".join(lines)
+
+
+def ranks_text(conditions: Sequence[str], ranks: np.ndarray) -> str:
+    """`closest on a (1), then b (4), furthest on c (9)`. If all ranks [C] are equal: `rank 4 under a, b`."""
+    low, high = ranks.min(), ranks.max()
+    if low == high:
+        return f"rank {low:,} under {', '.join(conditions)}"
+    groups = {"closest on": ranks == low, "then": (ranks > low) & (ranks < high), "furthest on": ranks == high}
+    order = np.argsort(ranks, kind="stable")
+    named = {word: [f"{conditions[c]} ({ranks[c]:,})" for c in order if group[c]] for word, group in groups.items()}
+    return ", ".join(f"{word} {', '.join(names)}" for word, names in named.items() if names)
+
+
+def _items(index: Index, rows: np.ndarray, column: str) -> str:
+    """Ids, each with its value of a column if there is one."""
+    values = index.columns.get(column)
+    return ", ".join(str(index.ids[row]) + (f" ({cell(values[row])})" if values is not None else "") for row in rows)
+
+
+def cell(text: str) -> str:
+    """An attribute on one line, shortened if it is long."""
+    return shortened(" ".join(text.split()), WIDEST)

@@ -1,34 +1,36 @@
-"""Search in Qdrant, for candidates that are then ranked exactly by their whole vectors.
+"""Search in a Qdrant collection: it returns candidates, which are then ranked exactly by their whole vectors.
 
-Without negative weights, candidates are the nearest under each condition, by its named vector and the engine's graph:
-what is near under a mixture is near under one of its conditions. Negative weights have no such rule, since far items
-win, and no graph finds far ones; the engine then scans all items, by one product with (2 w*q, -w) as Index does.
+Without negative weights, the candidates are the nearest under each condition, by its named vector and Qdrant's graph:
+an item that is near under a mix is near under one of its conditions. With negative weights far items can win, and no
+graph finds those. Qdrant then scans all items with one product with (2 w*q, -w), as Index does.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from csn_jax.data.item_set import Condition
 from csn_jax.errors import UserError
+from csn_jax.store.filters import check_column, no_item_has
 from csn_jax.store.index import Index
-from csn_jax.store.qdrant import BATCH, KEY, WHOLE, cut, json_path, masks_of, point_id, read_head, vector_name
-from csn_jax.store.vector_file import Embeddings
-from csn_jax.text import did_you_mean
+from csn_jax.store.qdrant import BATCH, KEY, WHOLE, cut, from_payload, json_path, point_id, read_head, vector_name
+from csn_jax.store.vector_file import Embeddings, from_head
+from csn_jax.text import did_you_mean, listed
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
 
+CHOICES = 1000  # values of a column to fetch for a message
 
-class Found(NamedTuple):
-    """Answers to Q queries.
 
-    index: the items that were looked at, and the queries that are items.
-    rows: [Q, k] in it, nearest first, -1 where there is none.
+class CollectionHits(NamedTuple):
+    """Hits of Q queries.
+
+    index: what rows refer to: the candidates of all queries, and the queries that are items.
+    rows: [Q, k], nearest first, -1 after the last hit.
     squares: [Q, k] squared distances, float64.
-    own: [Q] the row in it of the item that a query is, or -1.
+    own: [Q] the row of the item that a query is, or -1.
     """
 
     index: Index
@@ -41,68 +43,56 @@ class Found(NamedTuple):
 class Collection:
     """A collection that `qdrant.upload` wrote.
 
-    empty: an index without items, of its conditions and masks.
+    empty: an index without items, for its conditions, masks and columns.
     """
 
     client: "QdrantClient"
     name: str
-    told: str
-    columns: tuple[str, ...]
     empty: Index
 
     @staticmethod
-    def open(client: "QdrantClient", name: str, told: str) -> "Collection":
+    def open(client: "QdrantClient", name: str, place: str) -> "Collection":
         """Open a collection by name, or the only one.
 
+        Args:
+            client: as `qdrant.connected` gives it.
+            name: may be empty.
+            place: the flag and value that gave the client, for messages.
+
         Raises:
-            UserError: when it is not there or not ours, or there are several and no name.
+            UserError: when it does not exist or is not ours, or when name is empty and there is not exactly one.
         """
-        names = sorted(one.name for one in client.get_collections().collections)
+        names = sorted(collection.name for collection in client.get_collections().collections)
         if name and name not in names:
-            near = did_you_mean(name, names)
-            has = f"it has {', '.join(names[:10])}" if names else "it has none"
-            raise UserError(f"{told} has no collection {name!r}{near}; {has}.")
+            near, choices = did_you_mean(name, names), listed(names) or "none"
+            raise UserError(f"{place} has no collection {name!r}{near}; it has {choices}.")
         if not name:
-            ours = [one for one in names if KEY in (client.get_collection(one).config.metadata or {})]
-            if len(ours) != 1:
-                has = f"several collections of csn_jax ({', '.join(ours[:10])})" if ours else "no collection of csn_jax"
-                remedy = "choose one by --collection" if ours else "write one with csn_jax.embed --to_qdrant"
-                raise UserError(f"{told} has {has}; {remedy}.")
+            ours = [known for known in names if KEY in (client.get_collection(known).config.metadata or {})]
+            if not ours:
+                raise UserError(f"{place} has no collection of csn_jax; write one with csn_jax embed --to_qdrant.")
+            if len(ours) > 1:
+                raise UserError(f"{place} has several collections ({listed(ours)}); choose one with --collection.")
             name = ours[0]
-        head = read_head(client, name, told)
-        conditions = tuple(Condition(**condition) for condition in head["conditions"])
-        masks = masks_of(head)
-        columns = {column: np.zeros(0, object) for column in head["columns"]}
-        items = Embeddings(
-            ids=np.zeros(0, object),
-            vectors=np.zeros((0, masks.shape[1]), np.float32),
-            columns=columns,
-            conditions=conditions,
-            masks=masks,
-            model_sha256=head["model_sha256"],
-            pictures=head["pictures"],
-        )
-        names = tuple(condition.name for condition in conditions)
-        return Collection(client, name, told, tuple(columns), Index(items, names, masks, f"the collection {name!r}"))
+        head = read_head(client, name, place)
+        no_vectors = np.zeros((0, len(head["masks"][0])), np.float32)
+        items = from_head(head, np.zeros(0, object), no_vectors, [np.zeros(0, object)] * len(head["columns"]))
+        names = tuple(condition.name for condition in items.conditions)
+        return Collection(client, name, Index(items, names, items.masks, f"the collection {name!r}"))
 
     def check_model(self, model_sha256: str, conditions: Sequence[str], masks: np.ndarray) -> None:
-        """Whether a model is the one whose vectors these are, with the masks that they were written under. It may have
+        """Check that a model made these vectors and still has the masks that they were written under. It may have
         learned more conditions since.
 
         Raises:
-            UserError: when it is another, or has another mask.
+            UserError: when it is another model, or a mask has changed.
         """
-        now, then = self.empty.of_model(model_sha256, conditions, masks), self.empty
-        for name, mask in zip(then.conditions, then.masks, strict=True):
-            if name not in now.conditions or not np.array_equal(now.masks[now.conditions.index(name)], mask):
+        model = self.empty.of_model(model_sha256, conditions, masks)
+        for name, mask in zip(self.empty.conditions, self.empty.masks, strict=True):
+            if name not in model.conditions or not np.array_equal(model.masks[model.conditions.index(name)], mask):
                 raise UserError(
-                    f"the workdir's mask of {name} is another than that of {then.name}; write it again with "
-                    "csn_jax.embed --to_qdrant --rebuild."
+                    f"{self.empty.name} was written under another mask of {name} than the workdir's; write it again "
+                    "with csn_jax embed --to_qdrant --rebuild."
                 )
-
-    def count(self) -> int:
-        """The number of items."""
-        return self.client.count(self.name, exact=True).count
 
     def vector(self, item: str) -> np.ndarray:
         """The unmasked vector of an item: [D].
@@ -110,30 +100,26 @@ class Collection:
         Raises:
             UserError: for an unknown id.
         """
-        found = self._fetched([point_id(item)])
-        if not len(found.ids):
-            some, _ = self.client.scroll(self.name, limit=1, with_payload=["id"])
-            like = f"; its ids are like {some[0].payload['id']}" if some else ""
-            raise UserError(f"no item of {self.empty.name} has the id {item!r}{like}.")
-        return found.vectors[0]
+        items = self._fetched([point_id(item)])
+        if not len(items.ids):
+            first, _ = self.client.scroll(self.name, limit=1, with_payload=["id"])
+            example = f"; its ids look like {first[0].payload['id']}" if first else ""
+            raise UserError(f"no item of {self.empty.name} has the id {item!r}{example}.")
+        return items.vectors[0]
 
     def item_of(self, picture: str) -> str:
-        """The id of the item whose image has this path, relative to the pictures' root, or the empty string."""
+        """The id of the item whose picture has this path, as the items' table spells it; empty if there is none."""
         from qdrant_client import models
 
         column = self.empty.items.pictures.get("image", "id")
-        own = models.Filter(must=[_is(column, picture)])
-        some, _ = self.client.scroll(self.name, own, limit=1, with_payload=["id"]) if picture else ((), None)
-        return some[0].payload["id"] if some else ""
+        condition = models.Filter(must=[_has_value(column, picture)])
+        points, _ = self.client.scroll(self.name, condition, limit=1, with_payload=["id"])
+        return points[0].payload["id"] if points else ""
 
     def check(self, weights: Mapping[str, float], filters: Mapping[str, Sequence[str]]) -> None:
-        """Whether `search` takes these.
-
-        Raises:
-            UserError: as there.
-        """
+        """Raise UserError for weights or filters that `search` refuses."""
         self.empty.weight(weights)
-        self._conditions(filters)
+        self._filter_conditions(filters)
 
     def search(
         self,
@@ -144,95 +130,83 @@ class Collection:
         *,
         filters: Mapping[str, Sequence[str]],
         candidates: int,
-    ) -> Found:
+    ) -> CollectionHits:
         """The k nearest items of each query, at the distances of `Index.search`.
 
-        Under one condition as complete as the engine's answers; of a mixture, an item is missed that is not among the
-        `candidates` nearest under any of its conditions; with negative weights complete.
+        Under one condition, the result is as complete as the engine's answers. Under a mix, it misses items that are
+        not among the `candidates` nearest under any of its conditions. With negative weights it is complete.
 
         Args:
             queries: [Q, D], unmasked.
-            own: [Q] the id of the item that a query is, which is no hit of it, or the empty string.
+            own: [Q] the id of the item that a query is, which is not a hit; empty for other queries.
             weights: {condition: weight}, not all zero.
             k: at least 1.
-            filters: {column: values}, of which an item has one in each column.
-            candidates: of each condition; at least k are taken.
+            filters: {column: values}. An item must have one of the values in each column.
+            candidates: per condition; k if that is more.
 
         Raises:
-            UserError: for weights, columns and values as `Index.search`.
+            UserError: for weights, columns and values, as `Index.search`.
         """
         w = self.empty.weight(weights)  # [D]
-        used = [name for name, weight in weights.items() if weight and np.any(self._mask(name))]
-        passing, limit = self._conditions(filters), max(k, candidates)
+        passing, limit = self._filter_conditions(filters), max(k, candidates)
         if min(weights.values()) < 0:
-            lines = {WHOLE: np.concatenate([2 * w * queries, np.broadcast_to(-w, queries.shape)], axis=1)}
+            vectors = {WHOLE: np.concatenate([2 * w * queries, np.broadcast_to(-w, queries.shape)], axis=1)}
         else:
-            lines = {vector_name(name): cut(queries, self._mask(name)) for name in used}
-        found: set[str] = set()
-        for vector, those in lines.items():
+            masks = dict(zip(self.empty.conditions, self.empty.masks, strict=True))
+            searched = [name for name, weight in weights.items() if weight and np.any(masks[name])]
+            vectors = {vector_name(name): cut(queries, masks[name]) for name in searched}
+        points: set[str] = set()
+        for vector, lines in vectors.items():
             for start in range(0, len(queries), BATCH):
-                some = slice(start, start + BATCH)
-                requests = _requests(vector, those[some], own[some], passing, limit)
+                piece = slice(start, start + BATCH)
+                requests = _requests(vector, lines[piece], own[piece], passing, limit)
                 for answer in self.client.query_batch_points(self.name, requests):
-                    found |= {str(point.id) for point in answer.points}
-        hits = self._fetched(sorted(found))
-        row_of = {one: row for row, one in enumerate(hits.ids.tolist())}
-        if len(hits.ids):
-            rows, squares = self._index(hits).nearest(queries, weights, k, exclude=[row_of.get(one, -1) for one in own])
-        else:
-            rows, squares = np.full((len(queries), k), -1), np.full((len(queries), k), np.inf)
-        # Queries that are items and no candidates, behind all others: no hits, and shown beside them.
-        missing = sorted({one for one in own if one and one not in row_of})
-        more = self._fetched([point_id(one) for one in missing])
-        row_of |= {one: len(hits.ids) + row for row, one in enumerate(more.ids.tolist())}
-        both = hits._replace(
-            ids=np.concatenate([hits.ids, more.ids]),
-            vectors=np.concatenate([hits.vectors, more.vectors]),
-            columns={name: np.concatenate([hits.columns[name], more.columns[name]]) for name in hits.columns},
+                    points |= {str(point.id) for point in answer.points}
+        items = self._fetched(sorted(points))
+        row_of = {item: row for row, item in enumerate(items.ids.tolist())}
+        exclude = [row_of.get(item, -1) for item in own]
+        rows, squares = replace(self.empty, items=items).nearest(queries, weights, k, exclude=exclude)
+        # Queries that are items but not candidates follow the candidates: results show them, and they are not hits.
+        missing = self._fetched([point_id(item) for item in sorted({*own} - {""} - row_of.keys())])
+        row_of |= {item: len(items.ids) + row for row, item in enumerate(missing.ids.tolist())}
+        items = items._replace(
+            ids=np.concatenate([items.ids, missing.ids]),
+            vectors=np.concatenate([items.vectors, missing.vectors]),
+            columns={name: np.concatenate([items.columns[name], missing.columns[name]]) for name in items.columns},
         )
-        return Found(self._index(both), rows, squares, [row_of.get(one, -1) for one in own])
+        return CollectionHits(replace(self.empty, items=items), rows, squares, [row_of.get(item, -1) for item in own])
 
-    def _index(self, items: Embeddings) -> Index:
-        return Index(items, self.empty.conditions, self.empty.masks, self.empty.name)
-
-    def _mask(self, condition: str) -> np.ndarray:
-        return self.empty.masks[self.empty.conditions.index(condition)]
-
-    def _conditions(self, filters: Mapping[str, Sequence[str]]) -> list[Any]:
-        """Filters as Qdrant has them.
+    def _filter_conditions(self, filters: Mapping[str, Sequence[str]]) -> list[Any]:
+        """Filters as Qdrant takes them.
 
         Raises:
-            UserError: for an unknown column, or a value that no item has.
+            UserError: for an unknown column, and for a value that no item has.
         """
         from qdrant_client import models
 
         for name, values in filters.items():
-            if name not in self.columns:
-                near = did_you_mean(name, self.columns)
-                has = ", ".join(self.columns) or "none"
-                raise UserError(f"{self.empty.name} has no column {name!r}{near} to filter by; its columns are {has}.")
+            check_column(name, self.empty.columns, self.empty.name)
             for value in values:
-                if not self.client.count(self.name, models.Filter(must=[_is(name, value)]), exact=True).count:
-                    choices = sorted(str(hit.value) for hit in self.client.facet(self.name, json_path(name)).hits)
-                    raise UserError(
-                        f"no item has {value!r}{did_you_mean(value, choices)} in column {name!r}; it has "
-                        f"{', '.join(choices)}{', ...' if len(choices) == 10 else ''}."
-                    )
-        return [models.Filter(should=[_is(name, value) for value in values]) for name, values in filters.items()]
+                if not self.client.count(self.name, models.Filter(must=[_has_value(name, value)]), exact=True).count:
+                    known = self.client.facet(self.name, json_path(name), limit=CHOICES).hits
+                    raise no_item_has(value, name, [str(hit.value) for hit in known])
+        return [models.Filter(should=[_has_value(name, value) for value in values]) for name, values in filters.items()]
 
     def _fetched(self, points: Sequence[str]) -> Embeddings:
-        """Items by their points' ids, those that are there, with their whole vectors."""
-        records = [record for batch in _batches(points) for record in self._records(batch)]
-        ids = [record.payload["id"] for record in records]
-        columns = {
-            name: np.array([_text(record.payload.get(name, "")) for record in records], object) for name in self.columns
-        }
+        """The items of point ids, with their unmasked vectors. Ids that do not exist are left out."""
+        records = []
+        for start in range(0, len(points), BATCH):
+            ids = points[start : start + BATCH]
+            records += self.client.retrieve(self.name, ids, with_payload=True, with_vectors=[WHOLE])
         width = self.empty.masks.shape[1]
-        vectors = np.array([record.vector[WHOLE][:width] for record in records], np.float32).reshape(len(ids), width)
-        return self.empty.items._replace(ids=np.array(ids, object), vectors=vectors, columns=columns)
-
-    def _records(self, points: Sequence[str]) -> list["models.Record"]:
-        return self.client.retrieve(self.name, points, with_payload=True, with_vectors=[WHOLE])
+        vectors = np.array([record.vector[WHOLE][:width] for record in records], np.float32).reshape(-1, width)
+        payloads = [record.payload for record in records]
+        columns = {
+            name: np.array([from_payload(payload.get(name, "")) for payload in payloads], object)
+            for name in self.empty.columns
+        }
+        ids = np.array([payload["id"] for payload in payloads], object)
+        return self.empty.items._replace(ids=ids, vectors=vectors, columns=columns)
 
 
 def _requests(
@@ -248,31 +222,23 @@ def _requests(
             params=models.SearchParams(exact=True) if vector == WHOLE else None,
             filter=models.Filter(
                 must=passing or None,
-                must_not=[models.HasIdCondition(has_id=[point_id(one)])] if one else None,
+                must_not=[models.HasIdCondition(has_id=[point_id(item)])] if item else None,
             ),
         )
-        for query, one in zip(queries.astype(np.float32).tolist(), own, strict=True)
+        for query, item in zip(queries.astype(np.float32).tolist(), own, strict=True)
     ]
 
 
-def _batches(points: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (points[start : start + BATCH] for start in range(0, len(points), BATCH))
-
-
-def _is(column: str, value: str) -> Any:
-    """An item's value is this one, or among others this one; a set has all members of this one and no more."""
+def _has_value(column: str, value: str) -> Any:
+    """The condition that an item has this value, alone or as a member of its set. A set must match exactly."""
     from qdrant_client import models
 
     key = json_path(column)
     if not value:
         return models.IsEmptyCondition(is_empty=models.PayloadField(key=key))
     members = value.split(";")
-    equal = [models.FieldCondition(key=key, match=models.MatchValue(value=one)) for one in members]
+    equal = [models.FieldCondition(key=key, match=models.MatchValue(value=member)) for member in members]
     if len(members) == 1:
         return equal[0]
     number = models.ValuesCount(gte=len(members), lte=len(members))
     return models.Filter(must=[*equal, models.FieldCondition(key=key, values_count=number)])
-
-
-def _text(value: str | list[str]) -> str:
-    return value if isinstance(value, str) else ";".join(value)

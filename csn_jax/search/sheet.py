@@ -1,32 +1,69 @@
-"""A picture of search results: a row for each query, then its hits with ids, distances and attributes."""
+"""A picture of search results: per query a row of its hits with ids, distances and attributes. Imports JAX."""
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from csn_jax.pictures.sheets import ALIKE, GREY, OTHER, fit, font_of
+from csn_jax.runtime.workdir import write_atomically
+from csn_jax.search.answers import Answers
+from csn_jax.search.thumbnails import read_pictures, shrink_files
 
 SIDE = 150  # pixels of a picture
-ACROSS = 10  # hits in a line
+ACROSS = 10  # hits per line
 GAP = 12
 LINE = 17
 
 
 class Tile(NamedTuple):
-    """A query or hit. lines: text and whether the query is alike in that, or None where nobody knows."""
+    """A query or hit. lines: a text, and whether the query shares it; None if that is unknown or not compared."""
 
-    picture: np.ndarray | None  # uint8 [height, width, 3], as large as SIDE at most
+    picture: np.ndarray | None  # uint8 [height, width, 3], at most SIDE on a side
     lines: Sequence[tuple[str, bool | None]]
 
 
-def draw_hits(title: str, told: str, results: Sequence[tuple[Tile, Sequence[Tile]]]) -> Image.Image:
-    """Queries on the left, each with its hits, nearest first, in lines of ACROSS beside it.
+def save_sheet(path: Path, answers: Answers) -> None:
+    """Write the pictures of queries and hits. If a query is an item, what a hit shares with it is green, and what
+    differs is red."""
+    index = answers.index
+    kinds = dict(index.items.conditions)
+    named = [name for name in answers.weights if name in index.columns]
+
+    def lines(row: int, query: int, distance: str) -> list[tuple[str, bool | None]]:
+        texts: list[tuple[str, bool | None]] = [(str(index.ids[row]), None), (distance, None)]
+        for name in named:
+            value, wanted = (str(index.columns[name][item]) if item >= 0 else "" for item in (row, query))
+            compared = row != query and value and wanted and kinds.get(name) != "numeric"
+            alike = not set(value.split(";")).isdisjoint(wanted.split(";")) if compared else None
+            texts.append((value or "-", alike))
+        return texts
+
+    hit_pictures = iter(read_pictures(index.items, [hit.row for hits in answers.hits for hit in hits], SIDE))
+    files = iter(shrink_files([query.path for query in answers.queries if query.path], SIDE))
+    items = iter(read_pictures(index.items, [query.row for query in answers.queries if not query.path], SIDE))
+    results = []
+    for query, hits in zip(answers.queries, answers.hits, strict=True):
+        texts = lines(query.row, query.row, "") if query.row >= 0 else [(Path(query.name).name, None)]
+        tiles = [Tile(next(hit_pictures), lines(hit.row, query.row, f"{hit.distance:.4f}")) for hit in hits]
+        results.append((Tile(next(files if query.path else items), texts), tiles))
+    legend = f"{answers.searched()}; below each hit its id and distance"
+    if named and any(query.row >= 0 for query in answers.queries):
+        legend += f", then its {' and '.join(named)}: green where the query has it too"
+    buffer = io.BytesIO()
+    draw_hits(f"Nearest by {answers.mixture()}", legend, results).save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def draw_hits(title: str, legend: str, results: Sequence[tuple[Tile, Sequence[Tile]]]) -> Image.Image:
+    """Queries on the left, each with its hits beside it, nearest first, in lines of ACROSS.
 
     Args:
         title: what was searched for.
-        told: about how and among what, in smaller print.
+        legend: smaller text below the title.
         results: (query, hits).
     """
     small, step = font_of(13), SIDE + GAP
@@ -34,12 +71,12 @@ def draw_hits(title: str, told: str, results: Sequence[tuple[Tile, Sequence[Tile
     height = SIDE + 6 + texts * LINE + GAP
     lines = [max(1, -(-len(hits) // ACROSS)) for _, hits in results]
     across = min(ACROSS, max(1, *(len(hits) for _, hits in results)))
-    left, top = GAP + step + 2 * GAP, 88  # the hits stand apart from the query
+    left, top = GAP + step + 2 * GAP, 88  # a wider gap sets the hits apart from the query
     width = max(left + across * step, int(font_of(20).getlength(title)) + 2 * GAP)
     sheet = Image.new("RGB", (width, top + sum(lines) * height), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, 10), fit(title, font_of(20), width - 2 * GAP), fill="black", font=font_of(20))
-    draw.text((GAP, 38), fit(told, small, width - 2 * GAP), fill=GREY, font=small)
+    draw.text((GAP, 38), fit(legend, small, width - 2 * GAP), fill=GREY, font=small)
     draw.text((GAP, top - 20), "query", fill=GREY, font=small)
     draw.text((left, top - 20), "nearest first", fill=GREY, font=small)
     y = top
@@ -58,11 +95,11 @@ def _tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, x: int, y: 
         draw.text((x + SIDE // 2, y + SIDE // 2), "no picture", fill=GREY, font=small, anchor="mm")
     else:
         picture = Image.fromarray(np.ascontiguousarray(tile.picture))
-        times = SIDE / max(picture.size)
-        small_pixels = times >= 2  # what a network of small pictures sees, which smoothing would blur
+        scale = SIDE / max(picture.size)
+        tiny = scale >= 2  # smoothing would blur the pixels of small pictures
         picture = picture.resize(
-            [int(side * (times // 1 if small_pixels else times)) for side in picture.size],
-            Image.Resampling.NEAREST if small_pixels else Image.Resampling.BICUBIC,
+            [int(side * (scale // 1 if tiny else scale)) for side in picture.size],
+            Image.Resampling.NEAREST if tiny else Image.Resampling.BICUBIC,
         )
         sheet.paste(picture, (x + (SIDE - picture.width) // 2, y + (SIDE - picture.height) // 2))
         draw.rectangle((x, y, x + SIDE - 1, y + SIDE - 1), outline="#e6e6e6")

@@ -1,4 +1,4 @@
-"""Small pictures of embedded items, for people, from where the items came from."""
+"""Small pictures of embedded items, for people."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,23 +14,22 @@ from csn_jax.store.vector_file import Embeddings
 
 
 def read_pictures(items: Embeddings, rows: Sequence[int], size: int) -> list[np.ndarray | None]:
-    """Pictures of some items, uint8 [height, width, 3]; None where there is none any more, or never was.
+    """The pictures of the items in rows: uint8 [height, width, 3], or None for an item without a picture.
 
-    Files are shown whole and shrunk to `size`; items of a run's own data as the run has them, which may be smaller.
+    A picture in a file is shrunk as a whole to `size`. A run's own items have the pixels of the run, which may be less.
     """
-    where, rows = items.pictures, list(rows)
-    kind = where.get("kind")
-    if kind == "split":
-        return _of_run(Path(where["root"]), items.ids[rows].tolist())
-    if kind not in ("folder", "table"):
+    pictures, rows = items.pictures, list(rows)
+    if pictures.get("kind") == "split":
+        return _of_run(Path(pictures["root"]), items.ids[rows].tolist())
+    if pictures.get("kind") not in ("folder", "table"):
         return [None] * len(rows)
-    names = items.columns[where["image"]] if where.get("image") else items.ids
-    root = Path(where["root"])
+    names = items.columns[pictures["image"]] if pictures.get("image") else items.ids
+    root = Path(pictures["root"])
     return shrink_files([resolve(root, name) for name in names[rows].tolist()], size)
 
 
 def shrink_files(paths: Sequence[Path | None], size: int) -> list[np.ndarray | None]:
-    """Image files, whole and shrunk to `size`: uint8 [height, width, 3], or None where one cannot be read."""
+    """Image files, each shrunk as a whole to `size`: uint8 [height, width, 3], or None for one that cannot be read."""
     pictures = read_in_workers(shrink_file, [(str(path), size) for path in paths if path])
     return [next(pictures)[0] if path else None for path in paths]
 
@@ -38,8 +37,8 @@ def shrink_files(paths: Sequence[Path | None], size: int) -> list[np.ndarray | N
 def _of_run(workdir: Path, ids: list[str]) -> list[np.ndarray | None]:
     try:
         rows = read_rows(read_config(workdir))
-    except UserError:  # run or data are gone
+    except UserError:  # the run or its data no longer exist
         return [None] * len(ids)
-    place = {one: row for row, one in enumerate(rows.ids.tolist())}
-    pictures = [rows.inputs[place[one]] if one in place else None for one in ids]
-    return [None if one is None else np.broadcast_to(one, (*one.shape[:2], 3)) for one in pictures]
+    row_of = {item: row for row, item in enumerate(rows.ids.tolist())}
+    pictures = [rows.inputs[row_of[item]] if item in row_of else None for item in ids]
+    return [None if picture is None else np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in pictures]

@@ -1,1 +1,1 @@
-"""Embeddings on disk and the search in them. Imports no JAX."""
+"""Embeddings on disk and in Qdrant, and the search in them. Imports no JAX."""

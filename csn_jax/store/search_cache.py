@@ -1,16 +1,16 @@
-"""What searches of some vectors compute once and share between threads. Needs no JAX without an accelerator."""
+"""Arrays that searches of the same vectors compute once and share between threads. Without an accelerator: no JAX."""
 
 import threading
 from typing import Any
 
 import numpy as np
 
-PIECE = 1 << 17  # numbers of vectors in work at a time: they fit the cache, and are too few for BLAS to share out
-REMEMBERED = 8  # weightings whose squares are kept
+PIECE = 1 << 17  # numbers per piece of the vectors: they fit the CPU cache, and BLAS does not split them among threads
+REMEMBERED = 8  # weightings with their squares
 
 
 class SearchCache:
-    """The weighted squares of vectors [N, D], and the vectors on the accelerator. Threads may share it."""
+    """The weighted squares of vectors [N, D], and a copy of the vectors on the accelerator. Threads may share it."""
 
     def __init__(self, vectors: np.ndarray):
         self.vectors, self._lock = vectors, threading.Lock()
@@ -21,34 +21,34 @@ class SearchCache:
         return SearchCache, (self.vectors,)  # copies start empty: a lock cannot be copied
 
     def squares(self, w: np.ndarray) -> tuple[np.ndarray, float]:
-        """(sum of w * x^2 of every vector, float32 [N]; the largest sum of |w| * x^2).
+        """(the sum of w * x^2 per vector, float32 [N]; the largest sum of |w| * x^2).
 
-        The newest weightings are remembered. Threads that need the same new one at once each compute it.
+        The newest weightings are kept. Threads that need the same new weighting at once each compute it.
         """
         key = w.tobytes()
         with self._lock:
-            found = self._squares.get(key)
-        if found is None:
+            squares = self._squares.get(key)
+        if squares is None:
             sums = _weighted_squares(self.vectors, np.stack([w, np.abs(w)]) if (w < 0).any() else w[None])
-            found = sums[0], float(sums[-1].max(initial=0))
+            squares = sums[0], float(sums[-1].max(initial=0))
             with self._lock:
-                self._squares[key] = found
+                self._squares[key] = squares
                 while len(self._squares) > REMEMBERED:
                     del self._squares[next(iter(self._squares))]
-        return found
+        return squares
 
     def on_device(self) -> Any:
         """The vectors as a JAX array on the default device."""
         import jax
 
-        with self._lock:  # so that two threads do not hold the vectors twice in the accelerator's memory
+        with self._lock:  # two threads must not put the vectors into the accelerator's memory twice
             if self._on_device is None:
                 self._on_device = jax.device_put(self.vectors)
             return self._on_device
 
 
 def _weighted_squares(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Sums over dimensions of w * x^2 of every vector [N, D] for each w of [W, D]: float32 [W, N]."""
+    """The sum over dimensions of w * x^2, per vector x of [N, D] and weighting w of [W, D]: float32 [W, N]."""
     size = max(1, PIECE // vectors.shape[1])
     squares, weights = np.empty((len(weights), len(vectors)), np.float32), weights.astype(np.float32)
     room = np.empty((size, vectors.shape[1]), np.float32)

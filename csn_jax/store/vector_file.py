@@ -1,40 +1,45 @@
-"""Stored embeddings: the file that `embed` writes and `Index` opens, Parquet or npz, verified when read."""
+"""The file of vectors that `embed` writes and `Index` opens: Parquet or npz, checked against a digest when read."""
 
 import hashlib
 import io
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from csn_jax.data.item_set import Condition
 from csn_jax.errors import UserError
+from csn_jax.runtime.record import Condition
 from csn_jax.runtime.workdir import full_disk_told
 from csn_jax.store.int8 import as_int8
+from csn_jax.text import first_sentence
 
 SUFFIXES = (".parquet", ".npz")
-KEY = b"csn_jax"  # of the metadata in a Parquet file; `csn_jax` is the array that holds it in an npz file
-ROWS = 1 << 16  # in a row group: the piece in which files are written and read
-OURS = ("id", "vector")  # columns of the file itself
-BY_CONDITION = "vec_"  # begins the names of those that `by_condition` adds
+KEY = b"csn_jax"  # metadata key in a Parquet file; the array of this name in an npz file
+ROWS = 1 << 16  # per row group, and per piece that is read or written
+RESERVED = ("id", "vector")  # columns that the file has itself
+BY_CONDITION = "vec_"  # prefix of the columns that `by_condition` adds
+
+
+class DamagedFile(UserError):
+    """A file of vectors is half-written or does not match its digest."""
 
 
 class Embeddings(NamedTuple):
-    """N embedded items and all that searching them needs.
+    """N embedded items, with everything that a search needs.
 
-    ids: [N] str, unique. Read from a file, texts are object arrays in which equal values of a column are one object.
-    vectors: [N, D] float32 or float16, unmasked; of `embed --features` [N, F], without conditions.
-    columns: {name: [N] str}, the attributes; the empty string is a missing value.
+    ids: [N] str, unique. As read from a file, text arrays are object arrays that share equal values of a column.
+    vectors: [N, D] float32 or float16, unmasked. `embed --features` stores [N, F] and no conditions.
+    columns: {name: [N] str}, the attributes. An empty string is a missing value.
     conditions: in the order of the masks' rows.
     masks: [C, D] float32, as applied.
-    model_sha256: `Model.sha256` of the model that embedded them.
-    pictures: where the items' pictures are, for `thumbnails.read_pictures`; {} where there are none.
-    made_from: a digest of what `embed` was asked for, by which it knows a finished file.
-    scale: [D] float32 where the file holds vectors as int8: these times the scale, rounded, are `vectors`. Else None.
+    model_sha256: `Model.sha256` of the model that embedded the items.
+    pictures: where the items' pictures are, for `thumbnails.read_pictures`; {} if there are none.
+    made_from: a digest of the request to `embed`, which recognises a finished file by it.
+    scale: [D] float32 if the file stores int8 (`vectors` are those integers times the scale), else None.
     """
 
     ids: np.ndarray
@@ -49,53 +54,41 @@ class Embeddings(NamedTuple):
 
 
 def check_path(path: Path, flag: str) -> None:
-    """Whether a file of embeddings can have this name.
-
-    Raises:
-        UserError: for another ending.
-    """
+    """Raise UserError unless the path ends in .parquet or .npz."""
     if path.suffix not in SUFFIXES:
-        raise UserError(
-            f"{flag}={path} ends in {path.suffix or 'nothing'!r}; give a name that ends in .parquet or .npz."
-        )
+        raise UserError(f"{flag}={path} is not a Parquet or npz file; give a name that ends in .parquet or .npz.")
 
 
 def check_columns(names: Iterable[str]) -> None:
-    """Whether attributes can be columns of the file.
-
-    Raises:
-        UserError: for a name that the file needs itself.
-    """
+    """Raise UserError if the file needs the name of an attribute for a column of its own."""
     for name in names:
-        if name in OURS or name.startswith(BY_CONDITION):
-            raise UserError(
-                f"a column is called {name!r}, a name that the file of vectors has for something else; rename it."
-            )
+        if name in RESERVED or name.startswith(BY_CONDITION):
+            raise UserError(f"column {name!r} has a name that the file of vectors reserves; rename it.")
 
 
 def write_embeddings(path: Path, embeddings: Embeddings, *, by_condition: bool = False) -> None:
-    """Write a file whole or not at all; the same embeddings give the same bytes.
+    """Write a file whole or not at all. The same embeddings give the same bytes.
 
-    Parquet has columns `id`, the attributes (null where missing) and `vector`, a list of fixed size; an npz file arrays
-    `ids`, `column_NAME` and `vectors`. Both hold the rest, and a digest of everything, as JSON named `csn_jax`; in it,
-    for vectors in int8, their `scale`.
+    Parquet has the columns `id`, the attributes (null if missing) and `vector`, a list of fixed size. npz has the
+    arrays `ids`, `column_NAME` and `vectors`. Both store the other fields and a digest of everything as JSON named
+    `csn_jax`; its `scale` exists for int8 only.
 
     Args:
-        path: ends in .parquet or .npz. A file that is there is replaced.
+        path: ends in .parquet or .npz. An existing file is replaced.
         embeddings: vectors may be memory-mapped; they are read in pieces.
-        by_condition: add `vec_NAME` for each condition: the vector times its mask, dimensions of weight 0 left out;
-            none for a condition whose weights are all 0.
+        by_condition: add `vec_NAME` per condition: the vector times the mask, without the dimensions of weight 0. A
+            condition whose weights are all 0 gets none.
 
     Raises:
-        UserError: for another ending, a column's name that the file needs itself, or a folder that cannot be written.
+        UserError: for another suffix, a reserved column name, or a folder that cannot be written.
         MachineError: when the disk is full.
     """
     check_path(path, "path")
     check_columns(embeddings.columns)
-    head = _head(embeddings)
+    head = head_of(embeddings)
     text = json.dumps(head | {"sha256": _digest(embeddings, head)})
     write = _write_parquet if path.suffix == ".parquet" else _write_npz
-    # A fixed name: what a killed process left is overwritten and not heaped up.
+    # A fixed name, so that a rerun overwrites what a killed process left.
     temporary = path.with_name(f".{path.name}.partial")
     try:
         with full_disk_told(path.parent):
@@ -110,7 +103,7 @@ def write_embeddings(path: Path, embeddings: Embeddings, *, by_condition: bool =
             finally:
                 os.close(descriptor)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}); give another place.") from None
+        raise UserError(f"{path} cannot be written ({error.strerror or error}); give another path.") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -119,32 +112,31 @@ def read_embeddings(path: Path) -> Embeddings:
     """Read what `write_embeddings` wrote, and check it against its digest.
 
     Raises:
-        UserError: when the file is missing, none of embed's, half-written or damaged.
+        UserError: when the file is missing or is not a file of vectors.
+        DamagedFile: when it is half-written or damaged.
     """
     check_path(path, "path")
     if not path.is_file():
-        raise UserError(f"{path} is no file; give one that csn_jax.embed wrote.")
+        raise UserError(f"{path} is not a file; give one that csn_jax embed wrote.")
     try:
-        found = (_read_parquet if path.suffix == ".parquet" else _read_npz)(path)
-        if found is None:
-            raise UserError(f"{path} holds no vectors of csn_jax; give a file that csn_jax.embed wrote.")
-        embeddings, head = found
-        sha256 = head.pop("sha256")
-        if head != _head(embeddings) or sha256 != _digest(embeddings, head):
-            raise ValueError("its content differs from its SHA-256")
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file shows as any of a dozen kinds
-        told = " ".join(str(error).split()).split(". ")[0].rstrip(".")[:200]
-        raise UserError(
-            f"{path} is half-written or damaged ({type(error).__name__}: {told}); write it again with csn_jax.embed "
-            "--rebuild."
+        content = (_read_parquet if path.suffix == ".parquet" else _read_npz)(path)
+        if content:
+            embeddings, head = content
+            sha256 = head.pop("sha256")
+            if head != head_of(embeddings) or sha256 != _digest(embeddings, head):
+                raise ValueError("its content does not match its SHA-256")
+    except Exception as error:  # damage raises a dozen types
+        raise DamagedFile(
+            f"{path} is half-written or damaged ({type(error).__name__}: {first_sentence(error)}); write it again with "
+            "csn_jax embed --rebuild."
         ) from None
+    if not content:
+        raise UserError(f"{path} was not written by csn_jax embed; give a file that was.")
     return embeddings
 
 
-def _head(embeddings: Embeddings) -> dict[str, Any]:
-    """All but texts and vectors, as JSON. A float32 survives the way through its decimal form."""
+def head_of(embeddings: Embeddings) -> dict[str, Any]:
+    """Everything but texts and vectors, as JSON. Decimal notation keeps every float32 exactly."""
     return {
         "format": 1,
         "conditions": [condition._asdict() for condition in embeddings.conditions],
@@ -168,11 +160,11 @@ def _digest(embeddings: Embeddings, head: dict[str, Any]) -> str:
     return hasher.hexdigest()
 
 
-def _active(embeddings: Embeddings) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(condition, dimensions that it weighs, their weights)."""
+def active_dimensions(embeddings: Embeddings) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yields (condition, dimensions of nonzero weight, their weights), but no condition that weighs none."""
     for mask, (name, _) in zip(embeddings.masks, embeddings.conditions, strict=True):
         active = np.flatnonzero(mask)
-        if len(active):  # Arrow crashes at a list of size 0
+        if len(active):  # Arrow crashes on lists of size 0
             yield name, active, mask[active]
 
 
@@ -180,13 +172,14 @@ def _pieces(n: int) -> Iterator[slice]:
     return (slice(start, min(start + ROWS, n)) for start in range(0, n, ROWS))
 
 
-def _of_head(head: dict[str, Any], ids: np.ndarray, vectors: np.ndarray, columns: Sequence[np.ndarray]) -> Embeddings:
+def from_head(head: dict[str, Any], ids: np.ndarray, vectors: np.ndarray, columns: Iterable[np.ndarray]) -> Embeddings:
+    """Embeddings of a head that was read back, and of the arrays that it describes."""
     return Embeddings(
         ids=ids,
         vectors=vectors,
         columns=dict(zip(head["columns"], columns, strict=True)),
         conditions=tuple(Condition(**condition) for condition in head["conditions"]),
-        masks=np.array(head["masks"], np.float32).reshape(len(head["conditions"]), head["shape"][1]),
+        masks=np.array(head["masks"], np.float32).reshape(len(head["conditions"]), vectors.shape[1]),
         model_sha256=head["model_sha256"],
         pictures=head["pictures"],
         made_from=head["made_from"],
@@ -195,7 +188,7 @@ def _of_head(head: dict[str, Any], ids: np.ndarray, vectors: np.ndarray, columns
 
 
 def _scale(head: dict[str, Any]) -> np.ndarray | None:
-    return np.array(head["scale"], np.float32) if head["dtype"] == "int8" else None
+    return np.array(head["scale"], np.float32) if head.get("dtype") == "int8" else None
 
 
 def _write_parquet(file: io.BufferedWriter, embeddings: Embeddings, head: str, by_condition: bool) -> None:
@@ -204,7 +197,7 @@ def _write_parquet(file: io.BufferedWriter, embeddings: Embeddings, head: str, b
 
     dtype, scale = pyarrow.from_numpy_dtype(embeddings.vectors.dtype), embeddings.scale
     vectors = [("vector", slice(None), None)]
-    for name, active, mask in _active(embeddings) if by_condition else ():
+    for name, active, mask in active_dimensions(embeddings) if by_condition else ():
         vectors.append((BY_CONDITION + name, active, mask))
     texts = {"id": embeddings.ids} | embeddings.columns
     width = embeddings.vectors.shape[1]
@@ -212,7 +205,7 @@ def _write_parquet(file: io.BufferedWriter, embeddings: Embeddings, head: str, b
     fields.append(pyarrow.field("vector", pyarrow.list_(dtype if scale is None else pyarrow.int8(), width)))
     fields += [pyarrow.field(name, pyarrow.list_(dtype, len(mask))) for name, _, mask in vectors[1:]]
     schema = pyarrow.schema(fields, metadata={KEY: head.encode()})
-    # Vectors do not compress. The checksums are for readers that know nothing of the digest.
+    # Vectors do not compress. The checksums serve readers that do not know the digest.
     options = {"compression": "none", "use_dictionary": list(texts), "write_page_checksum": True}
     with parquet.ParquetWriter(file, schema, **options) as writer:
         for rows in _pieces(len(embeddings.ids)):
@@ -241,27 +234,27 @@ def _read_parquet(path: Path) -> tuple[Embeddings, dict[str, Any]] | None:
         head = json.loads(metadata[KEY])
         n, width = head["shape"]
         if file.metadata.num_rows != n:
-            raise ValueError(f"it has {file.metadata.num_rows} rows and should have {n}")
-        if file.schema_arrow.field("vector").type.list_size != width:  # at 0 Arrow would crash
-            raise ValueError("its vectors have another length than its metadata says")
+            raise ValueError(f"it has {file.metadata.num_rows} rows instead of {n}")
+        if file.schema_arrow.field("vector").type.list_size != width:  # Arrow crashes on size 0
+            raise ValueError("its vectors do not have the length that its metadata gives")
         names = ["id", *head["columns"]]
         table = file.read(columns=names)
         texts = [_shared(table.column(i)) for i in range(len(names))]
         scale, row = _scale(head), 0
         vectors = np.empty((n, width), np.dtype(head["dtype"]) if scale is None else np.float32)
-        for group in range(file.num_row_groups):  # whole, or by iter_batches, they would be in memory twice
+        for group in range(file.num_row_groups):  # iter_batches would hold the vectors twice
             for chunk in file.read_row_group(group, columns=["vector"]).column(0).chunks:
                 values = chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
                 vectors[row : row + len(values)] = values if scale is None else values * scale
                 row += len(values)
-    return _of_head(head, texts[0], vectors, texts[1:]), head
+    return from_head(head, texts[0], vectors, texts[1:]), head
 
 
 def _shared(column: Any) -> np.ndarray:
-    """A text column as an object array in which equal values are one object."""
+    """A text column as an object array that shares equal values."""
     parts = []
     for chunk in column.dictionary_encode().chunks:
-        values = np.array([*chunk.dictionary.to_pylist(), ""], object)  # the last one for a null
+        values = np.array([*chunk.dictionary.to_pylist(), ""], object)  # "" stands for null
         parts.append(values[chunk.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False)])
     return np.concatenate(parts) if parts else np.zeros(0, object)
 
@@ -271,12 +264,12 @@ def _write_npz(file: io.BufferedWriter, embeddings: Embeddings, head: str, by_co
     arrays = {"csn_jax": np.array(head), "ids": embeddings.ids.astype(str)}
     arrays["vectors"] = vectors if scale is None else as_int8(vectors, scale)
     arrays |= {f"column_{name}": column.astype(str) for name, column in embeddings.columns.items()}
-    for name, active, mask in _active(embeddings) if by_condition else ():
+    for name, active, mask in active_dimensions(embeddings) if by_condition else ():
         cut = embeddings.vectors[:, active] * mask
         arrays[BY_CONDITION + name] = cut.astype(embeddings.vectors.dtype)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
-            # numpy.savez would write the time of day into it.
+            # numpy.savez would store the current time.
             with archive.open(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
@@ -289,6 +282,6 @@ def _read_npz(path: Path) -> tuple[Embeddings, dict[str, Any]] | None:
             head = json.loads(str(archive["csn_jax"][()]))
             texts = [archive[name] for name in ("ids", *(f"column_{name}" for name in head["columns"]))]
             vectors, scale = archive["vectors"], _scale(head)
-            return _of_head(head, texts[0], vectors if scale is None else vectors * scale, texts[1:]), head
+            return from_head(head, texts[0], vectors if scale is None else vectors * scale, texts[1:]), head
     except zipfile.BadZipFile as error:
         raise ValueError(str(error)) from None
