@@ -121,3 +121,27 @@ def specialists() -> Path:
     import tiny
 
     return once("specialists", lambda folder: tiny.train(folder / "run", "--config.variant=specialists")) / "run"
+
+
+@pytest.fixture(scope="session")
+def shop_runs() -> Path:
+    """The shop's tables and untrained runs, as `shop.write_runs` writes them. Copy it to change it."""
+    import shop
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CSN_JAX_CACHE", str(folder / "cache"))
+            shop.write_runs(folder)
+
+    return once("shop", make)
+
+
+@pytest.fixture(scope="session")
+def glyph_index(finished) -> Path:
+    """The test items of `finished` as csn_jax embed stores them."""
+    from csn_jax import embed
+
+    def make(folder: Path) -> None:
+        embed.main([f"--workdir={finished}", "--split=test", f"--out={folder / 'glyphs.parquet'}"])
+
+    return once("glyph_index", make) / "glyphs.parquet"

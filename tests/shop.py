@@ -68,6 +68,27 @@ def write(path: Path, table: dict[str, list[Any]], *, pictures: bool = False, ve
     return path
 
 
+def write_runs(folder: Path) -> None:
+    """The shop as products.csv with pictures and as products.parquet with vectors, and untrained runs on both.
+
+    The runs lie in `pictures` and `vectors`. Their conditions are category and colour, their embeddings have 6 numbers.
+    """
+    import tiny
+
+    from csn_jax import cli, train
+
+    table = columns()
+    write(folder / "products.csv", table, pictures=True)
+    write(folder / "products.parquet", table, vector=vectors(table))
+    small = ("--config.backbone.embedding_dim=6", "--config.data.conditions", "category", "colour")
+    for name, file, *flags in (
+        ("pictures", "products.csv", "--config=table:tiny", "--config.preprocess.size=16"),
+        ("vectors", "products.parquet", "--config=features:tiny"),
+    ):
+        argv = [*flags, f"--config.data.path={folder / file}", *small]
+        tiny.untrained(folder / name, cli.parse(train.Args, argv).config)
+
+
 def bomb(width: int, height: int) -> bytes:
     """A PNG of a hundred bytes that says it is as large as that."""
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
