@@ -12,7 +12,7 @@ import pytest
 from csn_jax.data.item_set import Condition
 from csn_jax.store.vector_file import Embeddings, write_embeddings
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_its_python_is_python():
@@ -21,9 +21,9 @@ def test_its_python_is_python():
         from stores import blocks
     finally:
         sys.path.remove(str(DOCS))
-    found = blocks((DOCS / "stores.md").read_text())
-    assert len(found) == (DOCS / "stores.md").read_text().count("```python") > 5
-    for block in found:
+    code = blocks((DOCS / "stores.md").read_text())
+    assert len(code) == (DOCS / "stores.md").read_text().count("```python") > 5
+    for block in code:
         ast.parse(block)
 
 
@@ -48,8 +48,8 @@ def test_the_page_runs(tmp_path):
     argv = [sys.executable, DOCS / "stores.py", tmp_path / "items.parquet"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
-    told = re.findall(r"^\| (.*?) \| (one condition|mixtures|negative) \| ([\d.]+) \(", done.stdout, re.MULTILINE)
-    recall = {(store, kind): float(value) for store, kind, value in told}
+    figures = re.findall(r"^\| (.*?) \| (one condition|mixtures|negative) \| ([\d.]+) \(", done.stdout, re.MULTILINE)
+    recall = {(store, kind): float(value) for store, kind, value in figures}
     assert recall["Qdrant, embedded, 200 candidates", "one condition"] == 1
     assert recall["Qdrant, embedded, 200 candidates", "negative"] == 1
     assert recall["FAISS, flat, vectors and squares", "negative"] == 1
