@@ -1,4 +1,4 @@
-"""Source `fonts`: a folder of font files rendered to one grey image a character; conditions character and font."""
+"""Source `fonts`: font files rendered to one grey image per character; conditions character and font."""
 
 import hashlib
 import string
@@ -12,27 +12,28 @@ import numpy as np
 from csn_jax.config import Config, DataConfig
 from csn_jax.data.cache import Made, cached, file_digest
 from csn_jax.data.images import resolve
-from csn_jax.data.item_set import Condition, Rows
+from csn_jax.data.item_set import Rows
 from csn_jax.data.workers import read_in_workers
 from csn_jax.errors import UserError
+from csn_jax.runtime.record import Condition
 from csn_jax.runtime.writer import Progress, say
 
 CHARACTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits  # the paper's 62
 SUFFIXES = (".ttf", ".otf", ".ttc", ".woff", ".woff2")
-BORDER = 1 / 16  # of the image's side, left free on every side
-MEASURE = 200  # point size at which a face's proportions are measured
-SHARED_GLYPHS = 4  # characters that may look like another one (I and l, O and 0); more, and letters are not told apart
-ABSENT = "\U0010fffd"  # the last code point of a private plane, in no font: drawn as whatever stands for a missing one
+BORDER = 1 / 16  # of the side of an image, free on every side
+MEASURE = 200  # point size at which the proportions of a face are measured
+SHARED_GLYPHS = 4  # characters that may look like another one (I and l, O and 0)
+ABSENT = "\U0010fffd"  # a private code point that no font has: drawn as the glyph for missing characters
 MAX_FILE = 64 << 20  # bytes
 
 
 def read(config: Config) -> Rows:
-    """The faces of a folder, each a font, as items with the conditions character and font."""
+    """The characters of all fonts in a folder as items with the conditions character and font."""
     return glyph_rows(*read_fonts(config.data, config.preprocess.size))
 
 
 def glyph_rows(images: np.ndarray, faces: list[str]) -> Rows:
-    """Images [faces, 62, S, S] as rows with the conditions character and font; an id is `face/character`."""
+    """Images [faces, 62, S, S] as items with the conditions character and font. An id is `face/character`."""
     n_faces, n_characters, size, _ = images.shape
     labels = {
         "character": np.tile(np.array(list(CHARACTERS)), n_faces),
@@ -49,16 +50,16 @@ def glyph_rows(images: np.ndarray, faces: list[str]) -> Rows:
 
 
 def font_files(folder: Path) -> dict[str, Path]:
-    """The font files below a folder by name, sorted, so that every machine sees the same order.
+    """{name: path} of the font files below a folder, sorted, so that every machine has the same order.
 
-    A name is the path below the folder without its suffix, or with it where two files would share the name. Links to
-    files outside the folder are left out, and told.
+    A name is the path below the folder without its suffix; with it if two files would share the name. Links to files
+    outside the folder are left out with a message.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     root = folder.resolve()
     outside = {path for path in paths if path.is_symlink() and resolve(root, str(path.relative_to(folder))) is None}
     for path in sorted(outside):
-        tell_left_out(path.relative_to(folder).as_posix(), "is a link to outside the folder", None)
+        say_left_out(path.relative_to(folder).as_posix(), "is a link to outside the folder", None)
     paths = [path for path in paths if path not in outside]
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
     times = Counter(names)
@@ -111,7 +112,7 @@ def _render(path: str, size: int) -> np.ndarray:
         return ImageFont.truetype(path, points, layout_engine=ImageFont.Layout.BASIC)
 
     def draw(character: str, points: float) -> Image.Image:
-        """White on black, cut to the ink. FreeType's own box would count side bearings and stray by some pixels."""
+        """White on black, cut to the ink. FreeType's own box includes side bearings and is off by some pixels."""
         left, top, right, bottom = font_at(points).getbbox(character)
         image = Image.new("L", (right - left + 4, bottom - top + 4))
         ImageDraw.Draw(image).text((2 - left, 2 - top), character, fill=255, font=font_at(points))
@@ -119,9 +120,10 @@ def _render(path: str, size: int) -> np.ndarray:
 
     inks = [draw(character, MEASURE) for character in CHARACTERS]
     absent, space = draw(ABSENT, MEASURE), font_at(MEASURE).getlength
-    _refuse(
-        "has no glyph for", [i == absent and space(c) == space(ABSENT) for i, c in zip(inks, CHARACTERS, strict=True)]
-    )
+    missing = [
+        ink == absent and space(character) == space(ABSENT) for ink, character in zip(inks, CHARACTERS, strict=True)
+    ]
+    _refuse("has no glyph for", missing)
     _refuse("draws nothing for", [ink.size == (0, 0) for ink in inks])
     different = len({(ink.size, ink.tobytes()) for ink in inks})
     if different < len(CHARACTERS) - SHARED_GLYPHS:
@@ -136,7 +138,7 @@ def _render(path: str, size: int) -> np.ndarray:
     for index, character in enumerate(CHARACTERS):
         points = MEASURE * room / max(usual, extent[index])
         ink = draw(character, points)
-        while max(ink.size) > room:  # by the rounding to whole pixels
+        while max(ink.size) > room:  # rounding to whole pixels can exceed it
             points *= 0.98
             ink = draw(character, points)
         image = Image.new("L", (size, size))
@@ -146,56 +148,56 @@ def _render(path: str, size: int) -> np.ndarray:
     return images
 
 
-def _refuse(what: str, which: list[bool]) -> None:
-    """Raise a fault that names the characters to which it applies, if there are any."""
-    named = [character for character, applies in zip(CHARACTERS, which, strict=True) if applies]
+def _refuse(problem: str, has_problem: list[bool]) -> None:
+    """Raise a fault that names the characters with a problem, if there are any."""
+    named = [character for character, bad in zip(CHARACTERS, has_problem, strict=True) if bad]
     if named:
-        raise _Fault(f"{what} {len(named)} of {len(CHARACTERS)} characters ({''.join(named)})")
+        raise _Fault(f"{problem} {len(named)} of {len(CHARACTERS)} characters ({''.join(named)})")
 
 
 def _is_bars(ink: np.ndarray) -> bool:
-    """Whether more than half of the rows [H, W] hold the same ink: in I and l they do, in a whole face they do not."""
+    """Whether more than half of the rows of ink [H, W] are equal, as in I and l, but not in a whole face."""
     rows = Counter(row.tobytes() for row in ink if row.any())
     return 2 * rows.most_common(1)[0][1] > len(ink)
 
 
 def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
-    """Render a folder of fonts, or open the cache of an earlier rendering: images [faces, 62, S, S] and their names.
+    """Render a folder of fonts, or open the cache of an earlier rendering: (images [faces, 62, S, S], names).
 
-    Fonts that cannot serve are left out, each told with its reason.
+    Unusable fonts are left out with a message.
     """
     folder = Path(data.path).expanduser()
     if not data.path or not folder.is_dir():
-        raise UserError(f"config.data.path is {data.path!r}, which is no folder; give a folder of font files.")
+        raise UserError(f"config.data.path is {data.path!r}, which is not a folder; give a folder of font files.")
     files = font_files(folder)
     if not files:
         raise UserError(f"config.data.path={folder} holds no font file; give a folder of .ttf, .otf, .woff or .woff2.")
     from PIL import features
 
-    # FreeType's version is part of the key: another one may draw other pixels.
+    # Another version of FreeType may draw other pixels.
     versions = ["fonts-2", features.version("freetype2")]
     key = [versions, [[name, _digest_or_error(path)] for name, path in files.items()]]
     images, notes = cached(key, (len(files), len(CHARACTERS), size, size), partial(render_all, files, size))
     faults = {name: fault for name, fault, _ in notes if fault}
     twins = {name: twin for name, _, twin in notes if twin}
     for name, fault, twin in sorted(notes, key=lambda note: not note[1]):  # the faults first
-        tell_left_out(name, fault, twin)
+        say_left_out(name, fault, twin)
     say(
         f"{len(files) - len(faults)} of {len(files)} fonts in {folder} are usable; {len(twins)} of these draw the same "
         f"pixels as another, which leaves {len(images)} different faces"
     )
     if len(images) < 2:
         kinds = Counter(fault.split(" (")[0] for fault in faults.values())
-        told = "; ".join(f"{count} {'font' if count == 1 else 'fonts'}: {kind}" for kind, count in kinds.items())
+        reasons = "; ".join(f"{count} {'font' if count == 1 else 'fonts'}: {kind}" for kind, count in kinds.items())
         raise UserError(
             f"config.data.path={folder} has {len(images)} different usable faces in {len(files)} fonts and training "
-            f"needs 2{f' ({told})' if told else ''}; give other fonts."
+            f"needs 2{f' ({reasons})' if reasons else ''}; give other fonts."
         )
     return images, [name for name, fault, twin in notes if not (fault or twin)]
 
 
-def tell_left_out(name: str, fault: str | None, twin: str | None) -> None:
-    """Say why a font is left out, if it is."""
+def say_left_out(name: str, fault: str | None, twin: str | None) -> None:
+    """Print why a font is left out, if it is."""
     if fault or twin:
         say(f"left out font {name}: {fault or f'draws the same pixels as {twin}'}")
 
@@ -203,9 +205,8 @@ def tell_left_out(name: str, fault: str | None, twin: str | None) -> None:
 def render_all(
     files: dict[str, Path], size: int, made: Made = ()
 ) -> Iterator[tuple[np.ndarray | None, list[str | None]]]:
-    """(images or None, [name, fault, twin]) of each font after those that were made. A twin is an earlier font that
-    draws the same pixels, as when one file lies there twice: the images are taken once, since no network could tell the
-    two labels apart."""
+    """(images or None, [name, fault, twin]) of each font after those already made. A twin is an earlier font that draws
+    the same pixels, such as a copy of the file. Only one of the two is used: no network could separate their labels."""
     progress = Progress("rendering fonts", len(files), len(made), unit="font")
     first = {digest: name for digest, (name, _, _) in made if digest}
     files = dict(list(files.items())[len(made) :])
@@ -222,5 +223,5 @@ def render_all(
 def _digest_or_error(path: Path) -> str:
     try:
         return file_digest(path)
-    except OSError as error:  # its rendering fails too and says so; when the file can be read, the key is another
+    except OSError as error:  # rendering reports the error; once the file can be read, the key is another
         return str(error)

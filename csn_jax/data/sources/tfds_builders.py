@@ -98,7 +98,7 @@ class Fonts(tfds.core.GeneratorBasedBuilder):
 def render_here(files: dict[str, Path], size: int) -> Examples:
     """The characters of all usable fonts, rendered by the processes of this machine."""
     for images, (name, fault, twin) in fonts.render_all(files, size):
-        fonts.tell_left_out(name, fault, twin)
+        fonts.say_left_out(name, fault, twin)
         if images is not None:
             yield from glyph_examples(name, images)
 

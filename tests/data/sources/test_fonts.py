@@ -1,7 +1,5 @@
-"""Source `fonts`: what is drawn, and what is refused with its reason. Fonts are made here from those of matplotlib."""
+"""Source `fonts`: which glyphs are drawn, and which fonts are left out for which reason."""
 
-import functools
-import io
 import os
 import re
 import shutil
@@ -10,25 +8,21 @@ import string
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
-from fontTools import subset
-from fontTools.fontBuilder import FontBuilder
-from fontTools.pens.t2CharStringPen import T2CharStringPen
-from fontTools.ttLib import TTFont
+import tiny
+from crashing_fonts import die_on_bombs
+from made_fonts import MATPLOTLIB, as_otf, as_woff, barcodes, blanked, opened, remapped, saved, small, symbols
 
 from csn_jax.config import DataConfig
 from csn_jax.data.sources import fonts
 from csn_jax.data.sources.fonts import CHARACTERS, font_files, read_fonts, render_face, render_files
 from csn_jax.errors import UserError
 
-MATPLOTLIB = Path(matplotlib.get_data_path()) / "fonts/ttf"
-SHARED = Path(__file__).parents[3] / "shared/data/fonts"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real fonts are not there: {SHARED}")
+SHARED = Path(__file__).parents[4] / "shared/data/fonts"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} does not exist")
 
 
 @pytest.fixture(autouse=True)
@@ -43,92 +37,20 @@ def folder(tmp_path):
     return tmp_path / "fonts"
 
 
-@functools.cache
-def small(name: str = "DejaVuSans") -> bytes:
-    """A font of matplotlib with the 62 characters alone, so that the tests change and save it quickly."""
-    font = TTFont(MATPLOTLIB / f"{name}.ttf", recalcTimestamp=False)
-    options = subset.Options(hinting=False, layout_features=[], notdef_outline=True)
-    subsetter = subset.Subsetter(options)
-    subsetter.populate(text=CHARACTERS)
-    subsetter.subset(font)
-    return saved(font)
+def write(folder: Path, **content: bytes) -> None:
+    for name, data in content.items():
+        (folder / f"{name}.ttf").write_bytes(data)
 
 
-def opened(name: str = "DejaVuSans") -> TTFont:
-    return TTFont(io.BytesIO(small(name)), recalcTimestamp=False)
-
-
-def saved(font: TTFont) -> bytes:
-    buffer = io.BytesIO()
-    font.save(buffer)
-    return buffer.getvalue()
-
-
-def remapped(change) -> bytes:
-    """The small font with another character map: change(mapping, character) -> a glyph's name, or None for no entry."""
-    font = opened()
-    mapping = font.getBestCmap()
-    for table in font["cmap"].tables:
-        table.cmap = {code: glyph for code in mapping if (glyph := change(mapping, chr(code)))}
-    return saved(font)
-
-
-def blanked(characters: str) -> bytes:
-    font = opened()
-    for character in characters:
-        glyph = font["glyf"][font.getBestCmap()[ord(character)]]
-        glyph.numberOfContours, glyph.coordinates = 0, []
-    return saved(font)
-
-
-def as_woff(flavor: str, monkeypatch) -> bytes:
-    """The small font in a web container. fontTools wants a brotli library for woff2; stored blocks are valid brotli."""
-
-    def compress(data: bytes, **_) -> bytes:
-        out, bits = b"", "0"  # a window of 64 kB; bits fill a byte from its lowest
-        for start in range(0, len(data), 1 << 16):
-            block = data[start : start + (1 << 16)]
-            bits += "000" + f"{len(block) - 1:016b}"[::-1] + "1"  # not the last; length by 4 nibbles; stored
-            bits += "0" * (-len(bits) % 8)
-            out += int(bits[::-1], 2).to_bytes(len(bits) // 8, "little") + block
-            bits = ""
-        return out + b"\x03"  # the last, and empty
-
-    monkeypatch.setitem(sys.modules, "brotli", types.SimpleNamespace(compress=compress, MODE_FONT=2))
-    import fontTools.ttLib.woff2 as woff2
-
-    monkeypatch.setattr(woff2, "haveBrotli", True)
-    monkeypatch.setattr(woff2, "brotli", sys.modules["brotli"], raising=False)
-    font = opened()
-    font.flavor = flavor
-    return saved(font)
-
-
-def as_otf() -> bytes:
-    """The small font's outlines as an OpenType font with cubic (CFF) outlines."""
-    font = opened()
-    glyphs, names = font.getGlyphSet(), font.getGlyphOrder()
-    builder = FontBuilder(font["head"].unitsPerEm, isTTF=False)
-    builder.setupGlyphOrder(names)
-    builder.setupCharacterMap(font.getBestCmap())
-    strings = {}
-    for name in names:
-        pen = T2CharStringPen(glyphs[name].width, glyphs)
-        glyphs[name].draw(pen)
-        strings[name] = pen.getCharString()
-    builder.setupCFF("Cubic", {}, strings, {})
-    builder.setupHorizontalMetrics({name: (glyphs[name].width, 0) for name in names})
-    builder.setupHorizontalHeader(ascent=1900, descent=-500)
-    builder.setupNameTable({"familyName": "Cubic", "styleName": "Regular"})
-    builder.setupOS2()
-    builder.setupPost()
-    return saved(builder.font)
-
-
-def render(folder: Path, size: int = 64) -> dict[str, np.ndarray | str]:
-    """By name the images of a font, or its fault."""
-    rendered = render_files(font_files(folder), size, workers=2)
+def render(folder: Path, size: int = 64, workers: int = 2) -> dict[str, np.ndarray | str]:
+    """{name: images of a font, or its fault}, from worker processes."""
+    rendered = render_files(font_files(folder), size, workers)
     return {name: images if fault is None else fault for name, images, fault in rendered}
+
+
+def render_here(folder: Path, size: int = 64) -> dict[str, np.ndarray | str]:
+    """The same from this process, which starts sooner."""
+    return {name: render_face((str(path), size)) for name, path in font_files(folder).items()}
 
 
 def read(folder: Path, size: int = 64) -> tuple[np.ndarray, list[str]]:
@@ -136,16 +58,16 @@ def read(folder: Path, size: int = 64) -> tuple[np.ndarray, list[str]]:
 
 
 def margins(images: np.ndarray) -> np.ndarray:
-    """[..., S, S] -> [n, 4] free rows or columns at the top, bottom, left and right of each image."""
+    """Free rows or columns at the top, bottom, left and right of each image: [..., S, S] -> [n, 4]."""
     ink = images.reshape(-1, *images.shape[-2:]) > 0
     rows, columns = ink.any(axis=2), ink.any(axis=1)
     return np.stack([side.argmax(axis=1) for side in (rows, rows[:, ::-1], columns, columns[:, ::-1])], axis=1)
 
 
 @pytest.mark.parametrize("size", [16, 32, 64])
-def test_glyphs_are_whole_centred_and_of_their_proportions(size):
-    """For all text faces of matplotlib: each glyph keeps a free border on all sides and has its ink's middle within
-    half a pixel of the image's; it is white on black, grey at the edges, and fills the room that there is."""
+def test_glyphs_are_whole_and_centred_and_keep_their_proportions(size):
+    """All text faces of matplotlib: each glyph has a free border and its ink is centred to half a pixel. It is white on
+    black, grey at the edges, and the largest glyph of a face fills the image."""
     paths = [path for path in sorted(MATPLOTLIB.glob("*.ttf")) if path.stem.startswith(("DejaVuS", "STIXGen", "cm"))]
     faces = {path.stem: render_face((str(path), size)) for path in paths if "Display" not in path.stem}
     assert len(faces) >= 20
@@ -163,9 +85,9 @@ def test_glyphs_are_whole_centred_and_of_their_proportions(size):
             assert at["c"] < 0.85 * at["C"] and at["x"] < 0.85 * at["h"]  # one scale for the whole face
 
 
-def test_reads_all_formats_in_folders_below(folder, monkeypatch):
-    """ttf, otf, woff and woff2, also in subfolders and with suffixes in capitals, draw the same letters; other files
-    are not looked at. Of two files of one name, each keeps its suffix."""
+def test_all_formats_are_read_in_all_subfolders(folder, monkeypatch):
+    """ttf, otf, woff and woff2, also with suffixes in capitals. Other files are ignored. Two files of one name keep their
+    suffixes."""
     (folder / "a/b").mkdir(parents=True)
     (folder / "plain.ttf").write_bytes(small())
     (folder / "a/web.woff").write_bytes(as_woff("woff", monkeypatch))
@@ -173,14 +95,15 @@ def test_reads_all_formats_in_folders_below(folder, monkeypatch):
     (folder / "plain.otf").write_bytes(as_otf())
     (folder / "readme.txt").write_text("no font")
     (folder / "folder.ttf").mkdir()
-    faces = render(folder)
+    faces = render_here(folder)
     assert list(faces) == ["a/b/web", "a/web", "plain.otf", "plain.ttf"]
     for name, images in faces.items():
-        # Outlines of another kind have other greys at the edges, but each letter is nearest to itself.
+        # Other outlines have other greys at the edges, but each letter is nearest to itself.
         gaps = np.abs(images[:, None].astype(int) - faces["plain.ttf"]).mean(axis=(2, 3))  # [62, 62]
         np.testing.assert_array_equal(gaps.argmin(axis=1), range(62), err_msg=name)
 
 
+# (content, reason in the message)
 BAD = {
     "three characters missing": (
         lambda: remapped(lambda m, c: None if c in "xyz" else m[ord(c)]),
@@ -201,162 +124,111 @@ BAD = {
     "random bytes": (lambda: np.random.default_rng(0).bytes(5000), "cannot be read"),
     "a text": (lambda: b"<html>404 not found</html>", "cannot be read"),
     "empty": (lambda: b"", "cannot be read"),
-    "barcodes": (lambda: barcodes(), "draws barcodes"),
-    "symbol map": (lambda: symbols(), "has no glyph"),
+    "barcodes": (barcodes, "draws barcodes"),
+    "symbol map": (symbols, "has no glyph"),
 }
 
 
-def barcodes() -> bytes:
-    """Every character another row of vertical bars."""
-    from fontTools.pens.ttGlyphPen import TTGlyphPen
-
-    font = opened()
-    for number, character in enumerate(CHARACTERS, start=64):
-        pen = TTGlyphPen(None)
-        for bit in range(8):
-            left, right = bit * 200, bit * 200 + (150 if number >> bit & 1 else 50)
-            pen.moveTo((left, 0)), pen.lineTo((left, 1500)), pen.lineTo((right, 1500)), pen.lineTo((right, 0))
-            pen.closePath()
-        font["glyf"][font.getBestCmap()[ord(character)]] = pen.glyph()
-    return saved(font)
-
-
-def symbols() -> bytes:
-    """A symbol font of the Wingdings kind: its map is of no script and puts pictures where letters are typed."""
-    font = opened()
-    mapping = font.getBestCmap()
-    tables = [table for table in font["cmap"].tables if (table.platformID, table.platEncID) == (3, 1)]
-    tables[0].platEncID = 0
-    tables[0].cmap = {0xF000 + code: glyph for code, glyph in mapping.items()}
-    font["cmap"].tables = tables[:1]
-    return saved(font)
-
-
-def test_bad_fonts_are_left_out_by_name_and_reason(folder, capsys):
-    """Each kind of bad file is named with what is wrong with it, and the good ones among them are all there."""
-    for name, (make, _) in BAD.items():
-        (folder / f"{name}.ttf").write_bytes(make())
-    for name in ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono"):
-        (folder / f"{name}.ttf").write_bytes(small(name))
-    (folder / "twin of sans.ttf").write_bytes(small())
+def test_bad_fonts_are_left_out_with_their_reason(folder, capsys):
+    """And all good fonts are kept."""
+    write(folder, **{name: make() for name, (make, _) in BAD.items()})
+    write(folder, **{name: small(name) for name in ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono")})
+    write(folder, **{"twin of sans": small()})
     images, faces = read(folder)
     assert faces == ["DejaVuSans", "DejaVuSansMono", "DejaVuSerif"]
     assert images.shape == (3, 62, 64, 64) and isinstance(images, np.memmap)
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for name, (_, reason) in BAD.items():
-        line = next(line for line in told.splitlines() if line.startswith(f"left out font {name}: "))
+        line = next(line for line in printed.splitlines() if line.startswith(f"left out font {name}: "))
         assert re.search(reason, line), line
-    assert "left out font twin of sans: draws the same pixels as DejaVuSans\n" in told
+    assert "left out font twin of sans: draws the same pixels as DejaVuSans\n" in printed
     total = len(BAD) + 4
-    assert f"4 of {total} fonts in {folder} are usable; 1 of these draw the same pixels as another" in told
+    assert f"4 of {total} fonts in {folder} are usable; 1 of these draw the same pixels as another" in printed
 
 
-def test_a_missing_character_is_told_from_a_blank_one(folder):
-    """Where a font draws nothing for what it lacks, the advance tells a glyph that is there and blank."""
+def test_a_missing_character_differs_from_a_blank_one(folder):
+    """A font may draw nothing for missing characters. Then the advance width shows which glyph exists and is blank."""
     font = opened()
     font["glyf"][".notdef"].numberOfContours = 0
     font["glyf"]["Q"].numberOfContours = 0
     for table in font["cmap"].tables:
         table.cmap = {code: glyph for code, glyph in table.cmap.items() if chr(code) != "Z"}
-    (folder / "one.ttf").write_bytes(saved(font))
-    assert render(folder)["one"] == "has no glyph for 1 of 62 characters (Z)"
+    write(folder, one=saved(font))
+    assert render_here(folder)["one"] == "has no glyph for 1 of 62 characters (Z)"
 
 
-def test_flipped_bytes_cost_only_their_font(folder):
-    """Fonts with random damage each render or are refused; none ends the rendering, and the whole ones are there."""
+def test_flipped_bits_cost_only_their_font(folder):
+    """Each damaged font renders or is refused, and the whole font renders."""
     rng = np.random.default_rng(0)
     for number in range(30):
         data = bytearray(small())
         for position in rng.integers(len(data), size=1 + number):
             data[position] ^= 1 << rng.integers(8)
-        (folder / f"damaged {number:02}.ttf").write_bytes(data)
-    (folder / "whole.ttf").write_bytes(small())
+        write(folder, **{f"damaged {number:02}": data})
+    write(folder, whole=small())
     faces = render(folder, 32)
     assert len(faces) == 31 and isinstance(faces["whole"], np.ndarray)
     assert sum(isinstance(face, str) for face in faces.values()) > 3
 
 
-def die_on_bombs(task):
-    """Stands for a font that ends FreeType with a crash, and for one that it never finishes."""
-    if "bomb" in task[0]:
-        os.abort()
-    return render_face(task)
-
-
-def test_a_font_that_ends_its_reader_is_told(folder, monkeypatch, capsys):
-    """A crash in the font library costs the font that caused it, with the signal's name."""
+def test_a_crash_of_the_font_library_costs_one_font(folder, monkeypatch, capsys):
     monkeypatch.setattr(fonts, "render_face", die_on_bombs)
-    for name, data in {"a": small(), "bomb": small(), "c": small("DejaVuSerif")}.items():
-        (folder / f"{name}.ttf").write_bytes(data)
+    write(folder, a=small(), bomb=small(), c=small("DejaVuSerif"))
     assert read(folder, 32)[1] == ["a", "c"]
     assert "left out font bomb: ended its reader with signal SIGABRT" in capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_opened_is_told(folder, capsys):
-    """A file without permission, or one that went away after it was listed, is named; the rest goes on."""
-    for name in ("DejaVuSans", "DejaVuSerif"):
-        (folder / f"{name}.ttf").write_bytes(small(name))
-    gone = folder / "gone.ttf"
-    files = font_files(folder) | {"gone": gone}
-    faces = {name: fault for name, _, fault in render_files(files, 32, workers=1)}
-    assert faces == {"DejaVuSans": None, "DejaVuSerif": None, "gone": faces["gone"]}
-    assert "cannot be read (FileNotFoundError" in faces["gone"]
+def test_missing_and_huge_files_are_faults(folder):
+    gone, huge = folder / "gone.ttf", folder / "huge.ttf"
+    assert "cannot be read (FileNotFoundError" in render_face((str(gone), 32))
     assert "No such file" in fonts._digest_or_error(gone)
-
-
-def test_huge_files_are_not_read(folder):
-    """A file larger than any font is refused by its size."""
-    with open(folder / "huge.ttf", "wb") as file:
+    with open(huge, "wb") as file:
         file.truncate(fonts.MAX_FILE + 1)
-    assert render(folder)["huge"] == "is larger than 64 MB"
+    assert render_face((str(huge), 32)) == "is larger than 64 MB"
 
 
-def test_rendered_once_and_read_from_the_cache_then(folder, monkeypatch):
-    """The second time nothing is rendered; a changed, added or renamed file and another size render again."""
+def test_fonts_are_rendered_once_and_then_read_from_the_cache(folder, monkeypatch):
+    """A copy of the folder is not rendered again. A changed or renamed file and another size are."""
     times = []
 
-    def counted(*args, **kwargs):
+    def counted(files, size):
         times.append(1)
-        yield from render_files(*args, **kwargs)
+        yield from ((name, render_face((str(path), size)), None) for name, path in files.items())
 
     monkeypatch.setattr(fonts, "render_files", counted)
-    for name in ("DejaVuSans", "DejaVuSerif"):
-        (folder / f"{name}.ttf").write_bytes(small(name))
-    first, names = read(folder)
-    for _ in range(2):
-        again, same = read(folder)
-        np.testing.assert_array_equal(again, first)
-        assert same == names and isinstance(again, np.memmap)
-    moved = folder.with_name("elsewhere")
-    shutil.copytree(folder, moved)  # other dates and another place: the same fonts
-    read(moved)
+    write(folder, DejaVuSans=small(), DejaVuSerif=small("DejaVuSerif"))
+    first, names = read(folder, 32)
+    again, same = read(folder, 32)
+    np.testing.assert_array_equal(again, first)
+    assert same == names and isinstance(again, np.memmap)
+    copy = folder.with_name("elsewhere")
+    shutil.copytree(folder, copy)
+    read(copy, 32)
     assert len(times) == 1
-    (folder / "DejaVuSerif.ttf").write_bytes(small("DejaVuSansMono"))
-    changed, names = read(folder)
+    write(folder, DejaVuSerif=small("DejaVuSansMono"))
+    changed, names = read(folder, 32)
     assert len(times) == 2 and names == ["DejaVuSans", "DejaVuSerif"]
     np.testing.assert_array_equal(changed[0], first[0])
     assert (changed[1] != first[1]).any()
     (folder / "DejaVuSerif.ttf").rename(folder / "Mono.ttf")
-    assert read(folder)[1] == ["DejaVuSans", "Mono"]
-    assert read(folder, 32)[0].shape == (2, 62, 32, 32)
+    assert read(folder, 32)[1] == ["DejaVuSans", "Mono"]
+    assert read(folder, 16)[0].shape == (2, 62, 16, 16)
     assert len(times) == 4
 
 
 def test_a_kill_while_rendering_leaves_no_partial_file(folder, cache):
-    """SIGKILL in the middle: nothing under a final name, no worker left behind, and the next run renders it all."""
-    for number in range(40):
-        (folder / f"{number:02}.ttf").write_bytes(small() + bytes(number))
-    (folder / "DejaVuSerif.ttf").write_bytes(small("DejaVuSerif"))
+    """Nothing has a final name after SIGKILL, and the next run renders the rest."""
+    write(folder, **{f"{number:02}": small() + bytes(number) for number in range(20)})
+    write(folder, DejaVuSerif=small("DejaVuSerif"))
     code = (
         "from csn_jax.config import DataConfig; from csn_jax.data.sources.fonts import read_fonts\n"
         f"read_fonts(DataConfig(source='fonts', path={str(folder)!r}), 64)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
-        deadline = time.time() + 30
-        while not list(cache.glob("*.tmp")) and time.time() < deadline:
-            time.sleep(0.02)
-        time.sleep(0.3)
-        assert process.poll() is None, "the rendering was over before the kill"
+        deadline = time.time() + 60
+        while not any(path.stat().st_size for path in cache.glob("*.made")) and time.time() < deadline:
+            time.sleep(0.01)
+        assert process.poll() is None, "the rendering ended before the kill"
         process.send_signal(signal.SIGKILL)
     assert not list(cache.glob("*.npy")) and not list(cache.glob("*.json"))
     images, names = read(folder)
@@ -364,54 +236,57 @@ def test_a_kill_while_rendering_leaves_no_partial_file(folder, cache):
     assert not list(cache.glob("*.tmp"))
 
 
-def test_the_number_of_workers_changes_nothing(folder):
-    """One worker or three: the same faces in the same order."""
-    for name in ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono", "STIXGeneral"):
-        (folder / f"{name}.ttf").write_bytes(small(name))
-    runs = [list(render_files(font_files(folder), 32, workers)) for workers in (1, 3)]
-    assert [face[0] for face in runs[0]] == [face[0] for face in runs[1]] == sorted(font_files(folder))
-    for (_, one, _), (_, three, _) in zip(*runs, strict=True):
-        np.testing.assert_array_equal(one, three)
+def test_workers_change_nothing(folder):
+    """The same faces in the same order as in this process."""
+    write(folder, **{name: small(name) for name in ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono", "STIXGeneral")})
+    here, workers = render_here(folder, 32), render(folder, 32)
+    assert list(here) == list(workers) == sorted(font_files(folder))
+    np.testing.assert_array_equal([*here.values()], [*workers.values()])
 
 
-def test_names_that_are_no_unicode(folder):
-    """A file name of any bytes can be rendered, cached and told."""
+def test_a_file_name_may_hold_any_bytes(folder):
     for name, font in ((b"\xff.ttf", "DejaVuSans"), ("ü <b>.ttf".encode(), "DejaVuSerif")):
         (folder / os.fsdecode(name)).write_bytes(small(font))
     for _ in range(2):
         assert read(folder, 32)[1] == ["ü <b>", "\udcff"]
 
 
-def test_folders_that_cannot_serve_are_refused(folder, tmp_path):
-    """No folder, an empty one, one face alone, and bad fonts only: one sentence with the place and the remedy."""
-    for path in ("", str(tmp_path / "nowhere"), __file__):
-        with pytest.raises(UserError, match="config.data.path is .* no folder; give a folder"):
-            read_fonts(DataConfig(source="fonts", path=path), 64)
-    (folder / "readme.txt").write_text("no font")
-    with pytest.raises(UserError, match="holds no font file; give a folder of .ttf"):
-        read(folder)
-    (folder / "text.ttf").write_text("no font")
-    (folder / "blank.ttf").write_bytes(blanked("Q"))
-    for _ in range(2):
-        with pytest.raises(
-            UserError, match=r"has 0 different usable faces in 2 fonts.*1 font: draws nothing.*; give other"
-        ):
-            read(folder)
-    (folder / "blank.ttf").write_bytes(small())
-    (folder / "text.ttf").write_bytes(small())
-    with pytest.raises(UserError, match="has 1 different usable faces in 2 fonts and training needs 2; give other"):
-        read(folder)
+TEXT = b"not a font"
+# (folder in config.data.path, files, words of the message)
+FOLDERS = {
+    "no path": ("", {}, ["config.data.path is ''", "not a folder", "give a folder"]),
+    "no folder": ("{folder}/nowhere", {}, ["config.data.path is ", "nowhere", "not a folder"]),
+    "a file": (__file__, {}, ["test_fonts.py", "not a folder"]),
+    "no fonts": ("{folder}", {}, ["no font file", ".ttf"]),
+    "bad fonts": (
+        "{folder}",
+        {"text": TEXT, "blank": lambda: blanked("Q")},
+        ["0 different usable faces in 2 fonts", "1 font: draws nothing", "give other fonts"],
+    ),
+    "twins": ("{folder}", {"a": small, "b": small}, ["1 different usable faces in 2 fonts", "training needs 2"]),
+}
 
 
-def test_characters_are_the_papers_62():
-    """Capitals, small letters, digits."""
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_that_cannot_serve_is_named(name, folder):
+    path, files, words = FOLDERS[name]
+    (folder / "readme.txt").write_text("not a font")
+    write(folder, **{file: data if isinstance(data, bytes) else data() for file, data in files.items()})
+    for _ in range(2):  # the second time from the cache
+        with pytest.raises(UserError) as error:
+            read_fonts(DataConfig(source="fonts", path=path.format(folder=folder)), 32)
+        assert [word for word in words if word not in str(error.value)] == []
+        assert tiny.is_one_sentence(str(error.value))
+
+
+def test_characters_are_the_62_of_the_paper():
     assert CHARACTERS == string.ascii_uppercase + string.ascii_lowercase + string.digits
 
 
 @pytest.mark.shared_data
 @needs_shared
-def test_traps_among_the_real_fonts(folder):
-    """The traps are refused for what they are, by the files alone; their neighbours are not."""
+def test_unusable_real_fonts_are_refused(folder):
+    """Each for its own reason; similar fonts are not refused."""
     wanted = (
         "flow-",
         "redacted",
@@ -440,14 +315,14 @@ def test_traps_among_the_real_fonts(folder):
 @pytest.mark.slow
 @needs_shared
 def test_the_real_fonts(capsys, cache):
-    """All 2,297 render: 2,237 are usable, of which 165 draw the same pixels as another; each left out is named with
-    its reason; every glyph is whole and centred. About a minute on 2 cores, half a second when read again."""
+    """2,237 of 2,297 are usable, and 165 of these draw the same pixels as another. Each font that is left out is named
+    with its reason. Every glyph is whole and centred. Takes a minute on 2 cores, half a second from the cache."""
     began = time.time()
     images, names = read(SHARED)
     rendered = time.time() - began
-    told = capsys.readouterr().err
-    assert "2237 of 2297 fonts" in told and "165 of these draw the same pixels" in told
-    left_out = [line.split(": ", 1) for line in told.splitlines() if line.startswith("left out font ")]
+    printed = capsys.readouterr().err
+    assert "2237 of 2297 fonts" in printed and "165 of these draw the same pixels" in printed
+    left_out = [line.split(": ", 1) for line in printed.splitlines() if line.startswith("left out font ")]
     assert len(left_out) == 225 and all(len(line) == 2 and line[1] for line in left_out)
     assert len({name for name, _ in left_out}) == 225
     assert images.shape == (2072, 62, 64, 64) and len(set(names)) == 2072
@@ -461,12 +336,11 @@ def test_the_real_fonts(capsys, cache):
         assert min(top.min(), bottom.min(), left.min(), right.min()) >= 4
     with capsys.disabled():
         print(f"\n{len(names)} faces rendered in {rendered:.0f} s, read again in {again:.1f} s")
-    shutil.rmtree(cache)  # half a gigabyte, which pytest would keep
+    shutil.rmtree(cache)  # half a gigabyte that pytest would keep
 
 
 def test_links_out_of_the_folder_are_left_out(folder, tmp_path, capsys):
-    for name in ("DejaVuSans", "DejaVuSerif"):
-        (folder / f"{name}.ttf").write_bytes(small(name))
+    write(folder, DejaVuSans=small(), DejaVuSerif=small("DejaVuSerif"))
     (folder / "again.ttf").symlink_to("DejaVuSans.ttf")
     (tmp_path / "elsewhere.ttf").write_bytes(small("DejaVuSansMono"))
     (folder / "linked.ttf").symlink_to(tmp_path / "elsewhere.ttf")
