@@ -1,4 +1,4 @@
-"""Pictures of a report but for its maps: learning curves, masks side by side, error against training triplets."""
+"""The charts of a report: learning curves, masks side by side, errors, error against training triplets."""
 
 import io
 import textwrap
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Of Okabe and Ito, which colour-blind readers can tell apart.
+# By Okabe and Ito: colour-blind readers can tell them apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 DASHES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1, 1, 1, 1, 1)))
 MARKERS = "osD^vP*"
 DPI = 130
-POINTS = 120  # of a loss curve at most: each the mean of as many steps as that takes
+POINTS = 120  # of a loss curve at most; each is the mean of several steps
 
 
 def styles(rows: Sequence[Row]) -> dict[str, dict]:
-    """Colour, dash and marker of each label: a colour for each series, dash and marker for its rows."""
+    """Colour, dash and marker per label: the colour by series, dash and marker by row."""
     series: dict[str, list[str]] = {}
     for row in rows:
         series.setdefault(row.series, []).append(row.label)
@@ -41,8 +41,8 @@ def styles(rows: Sequence[Row]) -> dict[str, dict]:
 
 
 def draw_curves(section: Section) -> bytes | None:
-    """Validation error and training loss over steps, a colour for each row; where a row has several seeds, these thin
-    and their mean bold. None where no run has a log."""
+    """Validation error and training loss over steps, one colour per row: single seeds thin, their mean bold. None if no
+    run has a log."""
     curves = {
         metric: [[curve(run, metric) for run in row.runs] for row in section.rows]
         for metric in ("validation/triplet_error/overall", "train/loss")
@@ -71,7 +71,7 @@ def draw_curves(section: Section) -> bytes | None:
 
 
 def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A curve of POINTS points at most, each the mean of its neighbours."""
+    """A curve of at most POINTS points, each the mean of its neighbours."""
     group = -(-len(steps) // POINTS)
     starts = np.arange(0, len(steps), group)
     counts = np.diff([*starts, len(steps)])
@@ -79,7 +79,7 @@ def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def draw_masks(masks: Sequence[tuple[str, np.ndarray]], conditions: Sequence[str]) -> bytes:
-    """Heat maps side by side with one scale of colours, each with its dimensions in an order of its own.
+    """Heat maps side by side on one colour scale; each orders its own dimensions.
 
     Args:
         masks: (label, [C, D]).
@@ -94,8 +94,8 @@ def draw_masks(masks: Sequence[tuple[str, np.ndarray]], conditions: Sequence[str
         ordered = mask[:, order_dimensions(mask)]
         image = axes.imshow(ordered, aspect="auto", cmap="viridis", vmin=0, vmax=highest, interpolation="nearest")
         used, shared = use_of(mask)
-        told = f"{literal(textwrap.fill(label, 44))}\n{used} of {mask.shape[1]} dimensions in use, {shared} shared"
-        axes.set_title(told, size=9)
+        title = f"{literal(textwrap.fill(label, 44))}\n{used} of {mask.shape[1]} dimensions in use, {shared} shared"
+        axes.set_title(title, size=9)
         axes.grid(False)
         for edge in range(1, len(conditions)):
             axes.axhline(edge - 0.5, color="white", lw=2)
@@ -111,8 +111,8 @@ def draw_masks(masks: Sequence[tuple[str, np.ndarray]], conditions: Sequence[str
 
 
 def draw_triplets(section: Section) -> bytes | None:
-    """Error against the number of training triplets, a line for each series of rows that differ in it: with the
-    95 % interval of one seed, or the deviation of several. None where no rows differ."""
+    """Error against the number of training triplets, one line per series: with the 95 % interval of a single seed, or
+    the deviation of several. None if all rows have the same number."""
     series: dict[str, list[Row]] = {}
     for row in section.rows:
         series.setdefault(row.series, []).append(row)
@@ -123,10 +123,10 @@ def draw_triplets(section: Section) -> bytes | None:
     for rows in series.values():
         means, reach = [], []
         for row in rows:
-            found = summarise(row, "triplet_error", "overall")
-            low, high = found.interval or (found.mean - found.deviation, found.mean + found.deviation)
-            means.append(100 * found.mean)
-            reach.append((100 * (found.mean - low), 100 * (high - found.mean)))
+            error = summarise(row, "triplet_error", "overall")
+            low, high = error.interval or (error.mean - error.deviation, error.mean + error.deviation)
+            means.append(100 * error.mean)
+            reach.append((100 * (error.mean - low), 100 * (high - error.mean)))
         axes.errorbar(
             [row.triplets for row in rows],
             means,
@@ -146,18 +146,18 @@ def draw_triplets(section: Section) -> bytes | None:
 
 
 def draw_errors(section: Section) -> bytes:
-    """Error by condition and overall, a mark for each row: with the 95 % interval of one seed; of several, each
-    seed small and their mean large."""
+    """Error per condition and overall, one mark per row: with the 95 % interval of a single seed; of several, single
+    seeds small and their mean large."""
     names = [*section.conditions, "overall"]
     figure_, axes = _figure(min(14, max(6, 1 + len(names) * (0.6 + 0.2 * len(section.rows)))), 4.2)
     looks = styles(section.rows)
     for i, row in enumerate(section.rows):
         at = np.arange(len(names)) + 0.7 * ((i + 0.5) / len(section.rows) - 0.5)
         look = looks[row.label] | {"linestyle": "none"}
-        found = [summarise(row, "triplet_error", name) for name in names]
-        means = np.array([100 * one.mean for one in found])
+        errors = [summarise(row, "triplet_error", name) for name in names]
+        means = np.array([100 * error.mean for error in errors])
         if len(row.runs) == 1:
-            ends = 100 * np.array([one.interval for one in found]).T
+            ends = 100 * np.array([error.interval for error in errors]).T
             axes.errorbar(at, means, np.maximum([means - ends[0], ends[1] - means], 0), **look, capsize=3, ms=6)
         else:
             for run in row.runs:
@@ -190,15 +190,15 @@ def _figure(
 
     figure_ = Figure(figsize=(width, height), layout="constrained")
     axes = figure_.subplots(lines, columns, **options)
-    for one in np.ravel(axes):
-        one.grid(True, axis="y", color="#e5e5e5", lw=0.8)
-        one.set_axisbelow(True)
-        one.spines[["top", "right"]].set_visible(False)
+    for panel in np.ravel(axes):
+        panel.grid(True, axis="y", color="#e5e5e5", lw=0.8)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
     return figure_, axes
 
 
 def _legend(figure_: "Figure", looks: dict[str, dict], *, markers: bool = False, lines: bool = True) -> None:
-    """Below the panels, where it covers nothing."""
+    """A legend below the panels, where it covers nothing."""
     from matplotlib.lines import Line2D
 
     hidden = ({} if markers else {"marker": "none"}) | ({} if lines else {"linestyle": "none"})

@@ -9,19 +9,20 @@ from PIL import Image, ImageDraw
 from csn_jax.data.item_set import ItemSet
 from csn_jax.pictures.sheets import GREY, fit, font_of
 
-EACH = 10  # items of a value on average that a map should have, or its groups do not show
-SPARE = 1.2  # cells for each item: some stay empty, between the groups
+ITEMS_PER_VALUE = 10  # on average; with fewer, a map shows no groups
+CELLS_PER_ITEM = 1.2  # the spare cells stay empty, between the groups
 
 
 def choose_items(items: ItemSet, rows: np.ndarray, n: int) -> tuple[np.ndarray, tuple[str, int, int] | None]:
-    """Up to n of some items at random, always the same. Where that leaves too few of a value of some condition to show
-    as a group, all items of a few of its values instead.
+    """Up to n items, drawn at random from a fixed seed. If that leaves too few items per value to show groups, all
+    items of a few values of that condition instead.
 
     Args:
-        rows: positions [R].
+        rows: positions [R] to choose from.
 
     Returns:
-        (positions, sorted; (condition, its values shown, its values in all) where only a few values are shown).
+        (sorted positions, None); or, if only a few values are shown, (sorted positions, (condition, number of values
+        shown, number of all its values)).
     """
     rng = np.random.default_rng(0)
     if len(rows) <= n:
@@ -29,7 +30,7 @@ def choose_items(items: ItemSet, rows: np.ndarray, n: int) -> tuple[np.ndarray, 
     columns = {name: items.labels[name][rows] for name, kind in items.conditions if kind == "categorical"}
     values = {name: np.unique(column[column != ""]) for name, column in columns.items()}
     most = max(values, key=lambda name: len(values[name]), default=None)
-    if most is None or len(values[most]) * EACH <= n:
+    if most is None or len(values[most]) * ITEMS_PER_VALUE <= n:
         return np.sort(rng.choice(rows, n, replace=False)), None
     order = rng.permutation(values[most])
     counts = np.array([(columns[most] == value).sum() for value in order])
@@ -41,7 +42,7 @@ def choose_items(items: ItemSet, rows: np.ndarray, n: int) -> tuple[np.ndarray, 
 
 
 def to_grid(places: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """Give each place a cell of its own, with the least sum of squared ways that is possible.
+    """Give each place its own cell, so that the sum of squared distances is as small as possible.
 
     Args:
         places: [n, 2], x to the right and y up.
@@ -51,7 +52,7 @@ def to_grid(places: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     """
     extent = np.maximum(np.ptp(places, axis=0), 1e-9)
     ratio = float(np.clip(extent[0] / extent[1], 0.8, 1.6))
-    n_cells = len(places) * SPARE
+    n_cells = len(places) * CELLS_PER_ITEM
     columns = max(1, round((n_cells * ratio) ** 0.5))
     lines = -(-int(n_cells + 0.999) // columns)
     target = np.stack(np.meshgrid(np.arange(columns), np.arange(lines)), axis=-1).reshape(-1, 2)  # x, y of each cell
@@ -62,13 +63,13 @@ def to_grid(places: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     return target[cell][:, ::-1], (lines, columns)
 
 
-def draw_map(pictures: np.ndarray, places: np.ndarray, title: str, told: str, *, ink: bool) -> bytes:
+def draw_map(pictures: np.ndarray, places: np.ndarray, title: str, subtitle: str, *, ink: bool) -> bytes:
     """A PNG of pictures at their cells.
 
     Args:
         pictures: uint8 [n, S, S, 1 or 3].
         places: [n, 2].
-        title, told: the head, and beside it what is shown.
+        title, subtitle: the head, and what is shown.
         ink: whether pixels are amounts of ink, to be drawn dark on white.
     """
     cells, (lines, columns) = to_grid(places)
@@ -79,7 +80,7 @@ def draw_map(pictures: np.ndarray, places: np.ndarray, title: str, told: str, *,
     sheet = Image.new("RGB", (width, top + lines * step + gap), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((gap, 6), fit(title, font_of(20), width - 2 * gap), fill="black", font=font_of(20))
-    draw.text((gap, 31), fit(told, font_of(13), width - 2 * gap), fill=GREY, font=font_of(13))
+    draw.text((gap, 31), fit(subtitle, font_of(13), width - 2 * gap), fill=GREY, font=font_of(13))
     for pixels, (line, column) in zip(pictures, cells, strict=True):
         picture = Image.fromarray((255 - pixels if ink else pixels).squeeze())
         if picture.width != side:

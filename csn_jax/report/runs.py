@@ -1,19 +1,20 @@
-"""Finished runs read side by side: which of them share a test, and which differ in their seed alone."""
+"""Finished runs side by side: which share a test, and which differ in nothing but their seed."""
 
 import dataclasses
 import json
 import math
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from csn_jax.config import VARIANTS
+from csn_jax.config import VARIANTS, Config
 from csn_jax.errors import UserError
 from csn_jax.model.run import Run, open_run
 from csn_jax.runtime.record import Record, Results
 
-# Settings that change no result, or whose effect the digests in data.json tell.
+# Settings that change no result, or whose effect the digests in data.json show.
 SILENT = ("seed", "variant", "feed", "log_every", "checkpoint_every", "data")
 
 
@@ -24,11 +25,19 @@ class Finished(NamedTuple):
     run: Run
     results: Results
 
+    @property
+    def config(self) -> Config:
+        return self.run.config
+
+    @property
+    def record(self) -> Record:
+        return self.run.record
+
 
 class Row(NamedTuple):
-    """Runs that differ in their seed alone, in its order.
+    """Runs that differ in nothing but their seed, in its order.
 
-    label: the variant, with what else sets it apart from the other rows.
+    label: the variant, and what else sets it apart from the other rows.
     series: the label without the number of training triplets.
     """
 
@@ -38,8 +47,8 @@ class Row(NamedTuple):
 
     @property
     def triplets(self) -> int:
-        """Training triplets, of all conditions together."""
-        return self.runs[0].run.record.triplets["train"]
+        """Training triplets of all conditions together."""
+        return self.runs[0].record.triplets["train"]
 
 
 class Section(NamedTuple):
@@ -50,17 +59,30 @@ class Section(NamedTuple):
 
     @property
     def record(self) -> Record:
-        """What data.json says of the data, which is true of all rows but for their training triplets."""
-        return self.rows[0].runs[0].run.record
+        """The record of the data. All rows share it, except for their training triplets."""
+        return self.rows[0].runs[0].record
 
 
 class Summary(NamedTuple):
-    """A figure over the seeds of a row: mean, with the sample standard deviation of several or the interval of one."""
+    """A figure over the seeds of a row: the mean, with the sample standard deviation or a single run's interval."""
 
     mean: float
     deviation: float | None
     interval: tuple[float, float] | None
     seeds: int
+
+
+def read_finished(names: Sequence[str]) -> tuple[list[Finished], list[str]]:
+    """The finished ones of some runs, and the names of the others.
+
+    Raises:
+        UserError: when a folder is not a workdir, a file in it is damaged, or no run is finished.
+    """
+    runs = {name: read_run(name) for name in dict.fromkeys(names)}
+    unfinished = [name for name, finished in runs.items() if finished is None]
+    if len(unfinished) == len(runs):
+        raise UserError(f"none of these runs is finished ({', '.join(unfinished)}); train them to the end first.")
+    return [finished for finished in runs.values() if finished], unfinished
 
 
 def read_run(name: str) -> Finished | None:
@@ -70,7 +92,7 @@ def read_run(name: str) -> Finished | None:
         UserError: when the folder is not a workdir, or a file in it is damaged.
     """
     if not Path(name).expanduser().is_dir():
-        raise UserError(f"{name} is not a folder; give workdirs of csn_jax.train.")
+        raise UserError(f"{name} is not a folder; give workdirs of csn_jax train.")
     run = open_run(name)
     if run.results is None:
         return None
@@ -85,17 +107,17 @@ def read_run(name: str) -> Finished | None:
 
 
 def test_of(finished: Finished) -> tuple[Any, ...]:
-    """What two runs share that were measured on the same test."""
-    results, record = finished.results, finished.run.record
+    """What is equal in two runs that were measured on the same test."""
+    results, record = finished.results, finished.record
     return results.conditions, results.split, record.items_sha256, record.triplets_sha256[results.split]
 
 
 def summarise(row: Row, measure: str, condition: str) -> Summary:
     """One figure over the seeds of a row."""
-    found = [finished.results.figure(condition, measure) for finished in row.runs]
-    values = [figure.value for figure in found]
-    if len(values) == 1:
-        return Summary(values[0], None, (found[0].low, found[0].high), 1)
+    figures = [finished.results.figure(condition, measure) for finished in row.runs]
+    if len(figures) == 1:
+        return Summary(figures[0].value, None, (figures[0].low, figures[0].high), 1)
+    values = [figure.value for figure in figures]
     return Summary(statistics.fmean(values), statistics.stdev(values), None, len(values))
 
 
@@ -103,54 +125,56 @@ def arrange(runs: Sequence[Finished]) -> list[Section]:
     """Runs as sections of rows: variants in the paper's order, fewer training triplets first.
 
     Raises:
-        UserError: when two are the same run, as a deviation over copies would be a lie.
+        UserError: when two are the same run: a deviation over copies would be wrong.
     """
     tests: dict[tuple[Any, ...], list[Finished]] = {}
-    for run in runs:
-        tests.setdefault(test_of(run), []).append(run)
-    return [Section(test[0], tuple(_rows(those))) for test, those in tests.items()]
+    for finished in runs:
+        tests.setdefault(test_of(finished), []).append(finished)
+    return [Section(test[0], tuple(_rows(group))) for test, group in tests.items()]
 
 
 def _rows(runs: Sequence[Finished]) -> list[Row]:
-    alike: dict[str, list[Finished]] = {}
-    for run in runs:
-        alike.setdefault(json.dumps([run.run.config.variant, _settings(run)], sort_keys=True), []).append(run)
-    for those in alike.values():
-        those.sort(key=lambda finished: finished.run.config.seed)
-        for one, other in zip(those, those[1:], strict=False):
-            if one.run.config.seed == other.run.config.seed:
+    groups: dict[str, list[Finished]] = {}
+    for finished in runs:
+        key = json.dumps([finished.config.variant, _settings(finished)], sort_keys=True)
+        groups.setdefault(key, []).append(finished)
+    for group in groups.values():
+        group.sort(key=lambda finished: finished.config.seed)
+        for first, second in pairwise(group):
+            if first.config.seed == second.config.seed:
                 raise UserError(
-                    f"{one.name} and {other.name} are the same run, seed {one.run.config.seed} of the same config on "
+                    f"{first.name} and {second.name} are the same run, seed {first.config.seed} of the same config on "
                     "the same data; give one of them."
                 )
-    settings = [_settings(those[0]) for those in alike.values()]
-    names = {name for found in settings for name in found}
-    differ = [name for name in sorted(names) if len({json.dumps(found.get(name)) for found in settings}) > 1]
-    numbers = {found["training triplets"] for found in settings}
-    if len(numbers) == len({found["which training triplets"] for found in settings}):
+    settings = [_settings(group[0]) for group in groups.values()]
+    names = {name for values in settings for name in values}
+    differ = [name for name in sorted(names) if len({json.dumps(values.get(name)) for values in settings}) > 1]
+    numbers = {values["training triplets"] for values in settings}
+    if len(numbers) == len({values["which training triplets"] for values in settings}):
         differ = [name for name in differ if name != "which training triplets"]  # their number tells them apart
     rows = []
-    for those, found in zip(alike.values(), settings, strict=True):
-        label = [those[0].run.config.variant, *(_told(name, found[name]) for name in differ)]
-        series = [word for word in label if not word.endswith(" training triplets")]
-        rows.append(Row(", ".join(label), ", ".join(series), tuple(those)))
-    rows.sort(key=lambda row: (VARIANTS.index(row.runs[0].run.config.variant), row.series, row.triplets, row.label))
+    for group, values in zip(groups.values(), settings, strict=True):
+        label = [group[0].config.variant, *(_words(name, values[name]) for name in differ)]
+        series = [words for words in label if not words.endswith(" training triplets")]
+        rows.append(Row(", ".join(label), ", ".join(series), tuple(group)))
+    rows.sort(key=lambda row: (VARIANTS.index(row.runs[0].config.variant), row.series, row.triplets, row.label))
     return rows
 
 
 def _settings(finished: Finished) -> dict[str, Any]:
-    """All that may make a run better or worse but for variant and seed, flat, by its name in the config."""
-    found: dict[str, Any] = {}
-    for name, value in dataclasses.asdict(finished.run.config).items():
+    """All settings that may make a run better or worse, except variant and seed: flat, by their name in the config."""
+    settings: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(finished.config).items():
         if name not in SILENT:
-            found |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
-    found["training triplets"] = finished.run.record.triplets["train"]
-    found["which training triplets"] = finished.run.record.triplets_sha256["train"][:8]
-    found["which validation triplets"] = finished.run.record.triplets_sha256["validation"][:8]
-    return found
+            settings |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    record = finished.record
+    settings["training triplets"] = record.triplets["train"]
+    settings["which training triplets"] = record.triplets_sha256["train"][:8]
+    settings["which validation triplets"] = record.triplets_sha256["validation"][:8]
+    return settings
 
 
-def _told(name: str, value: Any) -> str:
+def _words(name: str, value: Any) -> str:
     if name == "training triplets":
         return f"{value:,} training triplets"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -161,7 +185,7 @@ def _told(name: str, value: Any) -> str:
 def curve(finished: Finished, metric: str) -> tuple[list[int], list[float]]:
     """(steps, values) of `validation/triplet_error/overall` or `train/loss` in metrics.jsonl.
 
-    Of specialists, at the steps that all of them have: the error over all their validation triplets, the mean loss.
+    For specialists, at the steps that all of them have: the error over all validation triplets, and the mean loss.
 
     Raises:
         UserError: when the log is damaged.
@@ -188,7 +212,7 @@ def _read_curve(path: Path, metric: str) -> tuple[list[int], list[float]]:
                 steps.append(int(entry["step"]))
                 values.append(float(entry[metric]))
     except FileNotFoundError:
-        pass  # a run that was not trained here, as an adapted one
+        pass  # the run was not trained here: it was adapted or imported
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it from a copy.") from None
     kept = [i for i, value in enumerate(values) if math.isfinite(value)]

@@ -1,11 +1,11 @@
-"""The words and tables of a report: Markdown for people, CSV for programs."""
+"""The text of a report: Markdown for people, CSV for programs."""
 
 import csv
 import io
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from csn_jax.config import flags
@@ -13,7 +13,7 @@ from csn_jax.report.runs import Finished, Row, Section, Summary, summarise
 from csn_jax.runtime.record import at
 
 MARK = "<!-- written by csn_jax.report -->"
-MEASURES = {  # of retrieval: its name for people, and whether the Markdown shows it
+MEASURES = {  # of retrieval: the name for people, and whether the Markdown shows it
     "recall@1": ("recall@1", True),
     "recall@5": ("recall@5", False),
     "recall@10": ("recall@10", False),
@@ -24,32 +24,33 @@ MEASURES = {  # of retrieval: its name for people, and whether the Markdown show
 BASELINES = {"euclidean": "raw Euclidean", "cosine": "raw cosine", "linear_probe": "linear probes"}
 
 
-def markdown(
-    sections: Sequence[Section], pictures: Sequence[Sequence[tuple[str, str, str]]], notes: Sequence[str]
-) -> str:
+class Shown(NamedTuple):
+    """A picture in the text."""
+
+    file: str
+    title: str
+    caption: str
+
+
+def markdown(sections: Sequence[Section], pictures: Sequence[Sequence[Shown]], notes: Sequence[str]) -> str:
     """report.md.
 
     Args:
-        sections: a heading each.
-        pictures: of each section, (file, title, what it shows).
+        sections: one heading each.
+        pictures: of each section.
         notes: what is left out, and why.
     """
     parts = [MARK, "# Report"]
     if len(sections) > 1:
-        parts.append(
-            f"The runs were measured on {len(sections)} different tests, so they stand in tables of their own."
-        )
+        parts.append(f"The runs were measured on {len(sections)} different tests; each test has its own tables.")
     parts += [f"Note: {_text(note)}" for note in notes]
     for number, (section, shown) in enumerate(zip(sections, pictures, strict=True), 1):
         parts += _section(section, f"{number}. " if len(sections) > 1 else "")
         before = ""
-        for file, title, told in shown:
-            parts += [
-                f"### {_text(title)}",
-                *([_text(told)] if told != before else []),
-                f"![{_text(title)}]({quote(file)})",
-            ]
-            before = told
+        for file, title, caption in shown:
+            same = caption == before
+            parts += [f"### {_text(title)}", *([] if same else [_text(caption)]), f"![{_text(title)}]({quote(file)})"]
+            before = caption
     parts += ["## The commands that made these runs", "```bash"]
     commands = [_command(run) for section in sections for row in section.rows for run in row.runs]
     parts[-1] += "\n" + "\n".join(commands) + "\n```"
@@ -61,21 +62,21 @@ def _section(section: Section, number: str) -> list[str]:
     record, results = section.record, section.rows[0].runs[0].results
     split = results.split
     n_triplets = results.figure("overall").n
-    told = (
+    data = (
         f"{record.items[split]:,} {split} items and {n_triplets:,} {split} triplets (split by {record.split_unit}); "
         f"items `{record.items_sha256[:12]}`, triplets `{record.triplets_sha256[split][:12]}`."
     )
     names = [*section.conditions, "overall"]
     lines = [(row.label, len(row.runs), [_percent(summarise(row, "triplet_error", n)) for n in names])
              for row in section.rows]  # fmt: skip
-    found = results.baselines or {}
+    baselines = results.baselines or {}
     for key, name in BASELINES.items():
-        if key in found:
-            values = [at(found[key], n) for n in names]
+        if key in baselines:
+            values = [at(baselines[key], n) for n in names]
             lines.append((name, "", ["" if value is None else f"{value:.2%}" for value in values]))
     parts = [
         f"## {number}{_text(record.source)}: {_text(', '.join(section.conditions))}",
-        told,
+        data,
         f"### Triplet error on {split}",
         _table(["masks", "seeds", *names], lines),
         "Lower is better. " + _legend(section.rows),
@@ -91,27 +92,26 @@ def _section(section: Section, number: str) -> list[str]:
 
 
 def _off_task(section: Section) -> list[str]:
-    """What a linear probe tells of labels that are no condition, where results have it (csn_jax.evaluate --full)."""
+    """How well a linear probe predicts labels that are not conditions, if results have it (csn_jax evaluate --full)."""
     probed = [(row, run) for row in section.rows for run in row.runs if (run.results.off_task or {}).get("by_label")]
     if not probed:
         return []
     labels = list(dict.fromkeys(label for _, run in probed for label in run.results.off_task["by_label"]))
     lines = []
     for row, run in probed:
-        found = run.results.off_task
-        cells = []
-        for label in labels:
-            value = found["by_label"].get(label)
-            interval = found["ci95"]["by_label"].get(label)
-            cells.append("" if value is None else _percent(Summary(value, None, tuple(interval), 1)))
-        lines.append((row.label, run.run.config.seed, cells))
+        values, intervals = run.results.off_task["by_label"], run.results.off_task["ci95"]["by_label"]
+        cells = [
+            _percent(Summary(values[label], None, tuple(intervals[label]), 1)) if label in values else ""
+            for label in labels
+        ]
+        lines.append((row.label, run.config.seed, cells))
     return ["### Off-task: top-1 of a linear probe", _table(["masks", "seed", *labels], lines)]
 
 
 def shared_measures(section: Section) -> list[str]:
     """Measures of retrieval that all runs have for all conditions."""
 
-    def has(measure: str) -> bool:
+    def is_shared(measure: str) -> bool:
         try:
             return all(
                 run.results.figure(name, measure)
@@ -119,24 +119,24 @@ def shared_measures(section: Section) -> list[str]:
                 for run in row.runs
                 for name in section.conditions
             )
-        except (KeyError, TypeError, ValueError):  # older results lack some; a condition without labels has none
+        except (KeyError, TypeError, ValueError):  # older results, or a condition without labels
             return False
 
-    return [measure for measure in MEASURES if has(measure)]
+    return [measure for measure in MEASURES if is_shared(measure)]
 
 
-def _percent(found: Summary) -> str:
-    if found.interval:
-        low, high = found.interval
-        return f"{found.mean:.2%} ({100 * low:.2f} to {100 * high:.2f})"
-    return f"{100 * found.mean:.2f} ± {100 * found.deviation:.2f} %"
+def _percent(figure: Summary) -> str:
+    if figure.interval:
+        low, high = figure.interval
+        return f"{figure.mean:.2%} ({100 * low:.2f} to {100 * high:.2f})"
+    return f"{100 * figure.mean:.2f} ± {100 * figure.deviation:.2f} %"
 
 
 def _legend(rows: Sequence[Row]) -> str:
     parts = []
     if any(len(row.runs) == 1 for row in rows):
         parts.append(
-            "In brackets: the 95 % interval of one run, by a bootstrap over anchors (retrieval: over queries)."
+            "In brackets: the 95 % interval of a single run, by a bootstrap over anchors (retrieval: over queries)."
         )
     if any(len(row.runs) > 1 for row in rows):
         parts.append("±: the standard deviation over the seeds, which share one test.")
@@ -144,8 +144,7 @@ def _legend(rows: Sequence[Row]) -> str:
 
 
 def _command(finished: Finished) -> str:
-    config = finished.run.config
-    return shlex.join(["python", "-m", "csn_jax.train", *flags(config), f"--workdir={finished.name}"])
+    return shlex.join(["csn_jax", "train", *flags(finished.config), f"--workdir={finished.name}"])
 
 
 def _table(head: Sequence[str], lines: Sequence[tuple[str, Any, Sequence[str]]]) -> str:
@@ -154,11 +153,11 @@ def _table(head: Sequence[str], lines: Sequence[tuple[str, Any, Sequence[str]]])
 
 
 def _text(text: str) -> str:
-    """A name as plain text in Markdown: it can end no cell, and be no markup."""
+    """A name as plain text in Markdown: it cannot end a cell or be read as markup."""
     if set(text) <= set("-:"):
         return text
     text = " ".join(text.split())
-    return re.sub(r"([\\`*_{}\[\]<>#|!~&])", lambda found: f"&#{ord(found[1])};", text) if _odd(text) else text
+    return re.sub(r"([\\`*_{}\[\]<>#|!~&])", lambda match: f"&#{ord(match[1])};", text) if _odd(text) else text
 
 
 def _odd(text: str) -> bool:
@@ -166,40 +165,29 @@ def _odd(text: str) -> bool:
 
 
 def table_csv(sections: Sequence[Section]) -> str:
-    """Every figure of every row, a line each: mean and deviation over seeds, or the interval of one."""
-    head = (
-        "section",
-        "masks",
-        "training_triplets",
-        "measure",
-        "condition",
-        "seeds",
-        "mean",
-        "deviation",
-        "low",
-        "high",
-    )
+    """One line per figure of a row: the mean and deviation over seeds, or the interval of a single one."""
+    head = ("section", "masks", "training_triplets", "measure", "condition", "seeds", "mean", "deviation", "low",
+            "high")  # fmt: skip
 
     def lines() -> Iterator[Sequence[Any]]:
         for number, row, measure, condition in _cells(sections):
-            found = summarise(row, measure, condition)
-            deviation = "" if found.deviation is None else found.deviation
-            ends = found.interval or ("", "")
-            yield number, row.label, row.triplets, measure, condition, found.seeds, found.mean, deviation, *ends
+            figure = summarise(row, measure, condition)
+            deviation = "" if figure.deviation is None else figure.deviation
+            ends = figure.interval or ("", "")
+            yield number, row.label, row.triplets, measure, condition, figure.seeds, figure.mean, deviation, *ends
 
     return _csv(head, lines())
 
 
 def runs_csv(sections: Sequence[Section]) -> str:
-    """Every figure of every run, a line each."""
+    """One line per figure of a run."""
     head = ("section", "run", "variant", "seed", "step", "training_triplets", "measure", "condition", "value", "low",
             "high", "count")  # fmt: skip
 
     def lines() -> Iterator[Sequence[Any]]:
         for number, row, measure, condition in _cells(sections):
             for run in row.runs:
-                config = run.run.config
-                about = (run.name, config.variant, config.seed, run.results.step, row.triplets)
+                about = (run.name, run.config.variant, run.config.seed, run.results.step, row.triplets)
                 yield number, *about, measure, condition, *run.results.figure(condition, measure)
 
     return _csv(head, lines())

@@ -12,7 +12,7 @@ from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.model.model import Model
 from csn_jax.pictures import sheets as pictures
 from csn_jax.pictures.sheets import choose_queries, draw_all, draw_masks, draw_neighbours, nearest, order_dimensions
-from csn_jax.report import charts as report_pictures
+from csn_jax.report import charts
 
 
 def make_items(n: int = 400, side: int = 32, channels: int = 1) -> ItemSet:
@@ -230,4 +230,4 @@ def test_names_with_dollars_are_no_formulas(tmp_path):
     pictures.draw_masks(tmp_path / "a.png", MASKS, names)
     pictures.draw_masks(tmp_path / "b.png", MASKS, ("US$ % $", "a"))
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
-    report_pictures.draw_masks([("learned, backbone.init $^$", MASKS)], names)
+    charts.draw_masks([("learned, backbone.init $^$", MASKS)], names)

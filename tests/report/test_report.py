@@ -22,8 +22,7 @@ from csn_jax.config import Config, flags
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.errors import UserError
 from csn_jax.model.run import Run
-from csn_jax.report import charts as report_pictures
-from csn_jax.report import image_map
+from csn_jax.report import charts, folder, image_map
 from csn_jax.report import text as report_text
 from csn_jax.report.runs import Finished, arrange, curve, read_run, summarise
 from csn_jax.runtime.record import Record, Results
@@ -75,7 +74,7 @@ def test_runs_that_differ_in_their_seed_are_a_row_and_variants_keep_the_papers_o
     assert [run.name for run in section.rows[2].runs] == ["learned0", "learned1"]
 
 
-def test_labels_tell_what_differs_and_only_that():
+def test_labels_name_only_what_differs():
     runs = [make_run("a", config("learned")), make_run("b", config("learned", steps=2400, feed="device"))]
     runs += [make_run("c", config("standard", log_every=7))]
     (section,) = arrange(runs)
@@ -157,10 +156,10 @@ def test_the_table_says_what_results_say():
     ]
     # By hand: deviations of (10, 14), (32, 30) and (21, 22) with one degree of freedom.
     assert learned == ["learned", "2", "12.00 ± 2.83 %", "31.00 ± 1.41 %", "21.50 ± 0.71 %"]
-    assert text.startswith(report.MARK[1].decode()) and "Note: x: not finished" in text
+    assert text.startswith(report_text.MARK) and "Note: x: not finished" in text
     for run in runs:
-        words = re.search(rf"python -m csn_jax.train (.*)--workdir={run.name}\n", text)[1].split()
-        assert words == flags(run.run.config)
+        words = re.search(rf"csn_jax train (.*)--workdir={run.name}\n", text)[1].split()
+        assert words == flags(run.config)
 
 
 def test_csv_holds_every_figure_unrounded():
@@ -180,10 +179,10 @@ def test_csv_holds_every_figure_unrounded():
         run = next(run for run in runs if run.name == line["run"])
         part = run.results.triplet_error
         value = part["overall"] if line["condition"] == "overall" else part["by_condition"][line["condition"]]
-        assert float(line["value"]) == value and int(line["seed"]) == run.run.config.seed
+        assert float(line["value"]) == value and int(line["seed"]) == run.config.seed
 
 
-def test_what_results_have_besides_is_shown():
+def test_optional_parts_of_results_are_shown():
     """Retrieval that all runs have, an off-task probe, and what raw vectors do."""
     kinds = {"recall@1": 0.5, "map@r": 0.25}
     retrieval = {
@@ -223,7 +222,7 @@ def test_names_are_text_and_no_markup():
 # Reading
 
 
-def test_reading_tells_what_is_wrong(finished, tmp_path):
+def test_damaged_runs_are_reported(finished, tmp_path):
     def wrong(name):
         with pytest.raises(UserError) as caught:
             read_run(str(name))
@@ -297,9 +296,9 @@ def test_each_item_gets_a_cell_of_its_own_and_moves_little():
     assert moved(cells_) < 0.5 * min(moved(cells_[rng.permutation(len(cells_))]) for _ in range(20))
 
 
-def test_the_grid_is_the_best_there_is(monkeypatch):
-    """Against every other way to place a few items."""
-    monkeypatch.setattr(image_map, "SPARE", 1.6)
+def test_the_grid_is_optimal(monkeypatch):
+    """Against every other placement of a few items."""
+    monkeypatch.setattr(image_map, "CELLS_PER_ITEM", 1.6)
     places = np.random.default_rng(3).normal(size=(5, 2))
     cells_, (lines, columns) = image_map.to_grid(places)
     scaled = (places - places.min(0)) / np.ptp(places, axis=0) * [columns - 1, lines - 1]
@@ -308,12 +307,12 @@ def test_the_grid_is_the_best_there_is(monkeypatch):
     def cost(of) -> float:
         return sum((x - c) ** 2 + (lines - 1 - y - r) ** 2 for (x, y), (r, c) in zip(scaled, of, strict=True))
 
-    best = min(cost(some) for some in itertools.permutations(everywhere, 5))
+    best = min(cost(cells) for cells in itertools.permutations(everywhere, 5))
     assert cost(cells_.tolist()) == pytest.approx(best)
 
 
 @pytest.mark.parametrize("places", [np.zeros((7, 2)), np.arange(9.0)[:, None] * [1, 0], np.zeros((1, 2))])
-def test_hardly_any_map_has_cells_too(places):
+def test_degenerate_maps_have_cells(places):
     cells_, _ = image_map.to_grid(places)
     assert len({tuple(cell) for cell in cells_.tolist()}) == len(places)
 
@@ -377,25 +376,25 @@ def test_every_kind_of_picture_is_drawn(monkeypatch):
             if (variant, seed) < ("standard", 1)]  # fmt: skip
     (section,) = arrange(runs)
     log = {"train/loss": ([*range(1, 500)], [1 / step for step in range(1, 500)])}
-    monkeypatch.setattr(report_pictures, "curve", lambda run, metric: log.get(metric, ([], [])))
-    assert size_of(report_pictures.draw_curves(section)) == (11 * 130, 546)
-    assert size_of(report_pictures.draw_triplets(section)) == (975, 572)
-    assert size_of(report_pictures.draw_errors(section))[1] == 546
+    monkeypatch.setattr(charts, "curve", lambda run, metric: log.get(metric, ([], [])))
+    assert size_of(charts.draw_curves(section)) == (11 * 130, 546)
+    assert size_of(charts.draw_triplets(section)) == (975, 572)
+    assert size_of(charts.draw_errors(section))[1] == 546
     masks = [(name, np.random.default_rng(0).normal(1, 1, (2, 16)).clip(0)) for name in "abcd"]
-    width, height = size_of(report_pictures.draw_masks(masks, NAMES))
-    three = size_of(report_pictures.draw_masks(masks[:3], NAMES))
+    width, height = size_of(charts.draw_masks(masks, NAMES))
+    three = size_of(charts.draw_masks(masks[:3], NAMES))
     assert three[0] == int((1.5 + 3.6 * 3) * 130) and width == int((1.5 + 3.6 * 2) * 130) and height > three[1]
-    monkeypatch.setattr(report_pictures, "curve", lambda run, metric: ([], []))
-    assert report_pictures.draw_curves(section) is None
-    assert report_pictures.draw_triplets(arrange([make_run("a", config("learned"))])[0]) is None
+    monkeypatch.setattr(charts, "curve", lambda run, metric: ([], []))
+    assert charts.draw_curves(section) is None
+    assert charts.draw_triplets(arrange([make_run("a", config("learned"))])[0]) is None
 
 
 def test_thinned_curves_keep_their_mean():
     steps, values = np.arange(1, 1001), np.random.default_rng(0).normal(size=1000)
-    few_steps, few = report_pictures._thinned(steps, values)
+    few_steps, few = charts._thinned(steps, values)
     assert len(few) == 112 and few[0] == pytest.approx(values[:9].mean()) and few_steps[0] == 5
     assert few[-1] == pytest.approx(values[999:].mean())
-    same = report_pictures._thinned(steps[:100], values[:100])
+    same = charts._thinned(steps[:100], values[:100])
     assert (same[0] == steps[:100]).all() and (same[1] == values[:100]).all()
 
 
@@ -424,7 +423,7 @@ def test_one_command_makes_the_folder(finished, specialists, tmp_path):
     out = tmp_path / "report"
     done = tiny.command("report", *map(str, folders), f"--out={out}", "--items=60")
     assert done.returncode == 0, done.stderr
-    assert f"{out}/report.md tells of 4 runs, with 5 pictures beside it" in done.stdout
+    assert f"{out}/report.md compares 4 runs; 5 pictures lie beside it" in done.stdout
     assert [tiny.contents(folder) for folder in folders] == before
     assert "stopped: not finished, so left out" in done.stderr and "drawing maps" in done.stderr
     names = {"report.md", "table.csv", "runs.csv", "errors.png", "curves.png", "masks.png"}
@@ -441,7 +440,7 @@ def test_one_command_makes_the_folder(finished, specialists, tmp_path):
         assert 600 < width < 2500 and 200 < height < 2500
 
 
-def test_made_twice_it_is_the_same_and_replaces_itself(finished, tmp_path, capsys):
+def test_a_second_report_is_identical_and_replaces_the_first(finished, tmp_path, capsys):
     out = tmp_path / "report"
     report.main([str(finished), f"--out={out}", "--items=30"])
     first = {name: data for name, (data, _) in tiny.contents(out).items()}
@@ -469,28 +468,30 @@ def test_vectors_have_no_maps():
     record = dataclasses.replace(run.run.record, input_shape=(12,))
     run = run._replace(run=dataclasses.replace(run.run, record=record))
     with pytest.raises(UserError, match="are vectors"):
-        report.draw_maps(run, None, 100)
+        folder.draw_maps(run, None, 100)
 
 
-def test_mistakes_are_told(finished, tmp_path, capsys, monkeypatch):
-    def told(*arguments):
+def test_messages(finished, tmp_path, capsys, monkeypatch):
+    """Each mistake exits 2 with one line that has these words, and writes nothing."""
+    copy, unfinished = sibling(finished, tmp_path / "copy"), sibling(finished, tmp_path / "unfinished")
+    (unfinished / "results.json").unlink()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    out = f"--out={tmp_path / 'report'}"
+    for arguments, words in (
+        ((out,), ("workdirs", "csn_jax report --help")),
+        ((tmp_path / "none", out), ("none is not a folder",)),
+        ((tmp_path, out), ("no config.json",)),
+        ((finished, out, "--items=9"), ("--items is 9", "10 to 2,500")),
+        ((finished, out, "--item=9"), ("did you mean --items",)),
+        ((finished, copy, out), ("are the same run, seed 0", "copy")),
+        ((unfinished, out), ("none of these runs is finished", "unfinished")),
+        ((finished, f"--out={unfinished}"), ("which this command did not write", "unfinished")),
+    ):
         monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_:
             cli.run(report.main)
-        out, err = capsys.readouterr()
-        assert (exit_.value.code, out) == (2, "")
-        assert tiny.is_one_sentence(err.strip().removesuffix("."))
-        return err
-
-    out = f"--out={tmp_path / 'report'}"
-    assert "no run is given" in told(out)
-    assert "is not a folder" in told(tmp_path / "none", out)
-    assert "no config.json" in told(tmp_path, out)
-    assert "--items is 9" in told(finished, out, "--items=9")
-    assert "did you mean --items" in told(finished, out, "--item=9")
-    stopped = sibling(finished, tmp_path / "stopped")
-    assert "are the same run, seed 0" in told(finished, stopped, out)
-    (stopped / "results.json").unlink()
-    assert "none of these runs is finished" in told(stopped, out)
-    assert "which this command did not write" in told(finished, f"--out={stopped}")
-    assert [path.name for path in tmp_path.iterdir()] == ["stopped"]
+        output, message = capsys.readouterr()
+        assert (exit_.value.code, output) == (2, "")
+        assert tiny.is_one_sentence(message.strip().removesuffix("."))
+        assert all(word in message for word in words), message
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -1,0 +1,135 @@
+"""The folder of a report: its text, its tables, and the pictures of each section."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from csn_jax.errors import UserError
+from csn_jax.model.model import Model
+from csn_jax.pictures import maps
+from csn_jax.report.charts import draw_curves, draw_errors, draw_masks, draw_triplets
+from csn_jax.report.image_map import choose_items, draw_map
+from csn_jax.report.runs import Finished, Section, arrange, summarise
+from csn_jax.report.text import MARK, Shown, markdown, runs_csv, table_csv
+from csn_jax.runtime.whole import check_folder, write_folder
+from csn_jax.runtime.writer import say
+
+OURS = re.compile(r"(report\.md|(table|runs)\.csv|((errors|curves|masks|triplets)(_\d+)?|map(_\d+)?_.+)\.png)")
+MARKED = ("report.md", MARK.encode())
+
+
+class Picture(NamedTuple):
+    """A picture of a section. name: of its file, without the section's number."""
+
+    name: str
+    png: bytes
+    title: str
+    caption: str
+
+
+def check_place(out: Path) -> None:
+    """Refuse a folder that holds anything but an older report.
+
+    Raises:
+        UserError: naming what would be lost.
+    """
+    check_folder(out, OURS, MARKED)
+
+
+def write(out: Path, runs: Sequence[Finished], unfinished: Sequence[str], n_items: int) -> int:
+    """Write the report of some runs, and return how many pictures it has.
+
+    Args:
+        unfinished: names of runs that are left out.
+        n_items: the most items on an image map.
+    """
+    notes = [f"{', '.join(unfinished)}: not finished, so left out."] if unfinished else []
+    for note in notes:
+        say(note)
+    sections = arrange(runs)
+    pictures: dict[str, bytes] = {}
+    shown: list[list[Shown]] = []
+    for number, section in enumerate(sections, 1):
+        mark = f"_{number}" if len(sections) > 1 else ""
+        drawn, missing = draw_section(section, n_items)
+        notes += missing
+        shown.append([Shown(file_name(picture.name, mark), picture.title, picture.caption) for picture in drawn])
+        pictures |= {file_name(picture.name, mark): picture.png for picture in drawn}
+    texts = {"report.md": markdown(sections, shown, notes)}
+    texts |= {"table.csv": table_csv(sections), "runs.csv": runs_csv(sections)}
+    write_folder(out, pictures | {name: text.encode() for name, text in texts.items()}, OURS, MARKED)
+    return len(pictures)
+
+
+def file_name(name: str, mark: str) -> str:
+    """The file of a picture: map_1_font.png for map_font of the first section of several."""
+    kind, _, rest = name.partition("_")
+    return f"{kind}{mark}{'_' * bool(rest)}{rest}.png"
+
+
+def draw_section(section: Section, n_items: int) -> tuple[list[Picture], list[str]]:
+    """The pictures of a section, and a note for what could not be drawn."""
+    pictures = [Picture("errors", draw_errors(section), "Errors", "The triplet errors of the table.")]
+    if curves := draw_curves(section):
+        caption = "Validation error and training loss. Thin lines are single seeds; the bold line is their mean."
+        pictures.append(Picture("curves", curves, "Learning curves", caption))
+    if triplets := draw_triplets(section):
+        caption = "Overall triplet error against the number of training triplets of all conditions together."
+        pictures.append(Picture("triplets", triplets, "Error and training triplets", caption))
+    say("reading the models")
+    masked = {row.series: row for row in section.rows if not row.runs[0].run.specialists}
+    models = {row.label: row.runs[0].run.model() for row in masked.values()}  # the last row has the most triplets
+    if models:
+        # By name: csn_jax adapt may have added a mask that the results do not have.
+        panels = [(label, np.stack([*map(model.mask, section.conditions)])) for label, model in models.items()]
+        caption = "The masks as applied, of the first seed. Specialists have one network per condition and no masks."
+        pictures.append(Picture("masks", draw_masks(panels, section.conditions), "Masks", caption))
+    one_embedding = list(masked.values()) or section.rows  # specialists have one embedding per map
+    best = min(one_embedding, key=lambda row: summarise(row, "triplet_error", "overall").mean)
+    finished = best.runs[0]
+    model = models.get(best.label) or finished.run.model()
+    try:
+        pictures += draw_maps(finished, model, n_items)
+    except UserError as error:  # the data are missing or were changed: tables and curves do not need them
+        return pictures, [f"no image maps, as {error}"]
+    return pictures, []
+
+
+def draw_maps(finished: Finished, model: Model, n_items: int) -> list[Picture]:
+    """One map per condition of a run; conditions that share a mask share a map.
+
+    Raises:
+        UserError: when the run's data are missing, were changed, or are not pictures.
+    """
+    if len(finished.record.input_shape) != 3:
+        raise UserError(f"the items of {finished.name} are vectors, which have no pictures.")
+    say(f"image maps of {finished.name}: reading its data")
+    dataset = finished.run.dataset()
+    items, split = dataset.items, finished.results.split
+    total = dataset.rows(split)
+    rows, choice = choose_items(items, total, n_items)
+    if len(rows) < 2:
+        raise UserError(f"{finished.name} has too few {split} items.")
+    vectors = model.embed(items.inputs, rows)
+    shared: dict[bytes, list[int]] = {}
+    for row, mask in enumerate(model.masks):
+        shared.setdefault(mask.tobytes(), []).append(row)
+    firsts = [group[0] for group in shared.values()]
+    places = maps.draw_maps(vectors, model.masks[firsts], [model.conditions[row] for row in firsts])
+    chosen = f"all items of {choice[1]} of the {choice[2]} values of {choice[0]}" if choice else "drawn at random"
+    count = f"{len(rows):,} of {len(total):,} {split} items" + ("" if len(rows) == len(total) else f", {chosen}")
+    method = "t-SNE" if maps.has_tsne() else "the two main axes (openTSNE is not installed)"
+    caption = (
+        f"{finished.name}, the run with the lowest error: {count}, placed by {method} of the masked embeddings, then "
+        "each moved to a cell of its own, as little as possible."
+    )
+    pictures = []
+    for place, group in zip(places, shared.values(), strict=True):
+        names = " and ".join(model.conditions[row] for row in group)
+        subtitle = f"{count}; neighbours are alike under the mask of {names}"
+        png = draw_map(items.inputs[rows], place, f"By {names}", subtitle, ink=items.ink)
+        pictures.append(Picture(f"map_{model.conditions[group[0]]}", png, f"Map by {names}", caption))
+    return pictures
