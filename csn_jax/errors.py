@@ -1,8 +1,8 @@
-"""The two ways in which a command of this package fails, and the one in which it is stopped. All else is a bug."""
+"""The two ways in which a command fails, and the one in which it is stopped. Any other exception is a bug."""
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: one sentence that names place, value and remedy. A command exits 2."""
+    """A mistake in the user's input: one sentence that names the place, the value and the fix. A command exits 2."""
 
 
 class MachineError(Exception):
@@ -10,11 +10,11 @@ class MachineError(Exception):
 
 
 class Stopped(BaseException):
-    """A signal asked the run to end, and all that it had is saved. A command exits 143. Like KeyboardInterrupt no
-    Exception: it may come between any two lines, where no handler should take it for a failure of what was going on."""
+    """A signal asked the run to end, and its state is saved. A command exits 143. Like KeyboardInterrupt it is not an
+    Exception: it may come between any two lines, and a handler must not take it for a failure of the code there."""
 
     def __init__(self, signum: int, step: int | None = None):
         where = "" if step is None else f" at step {step}"
-        super().__init__(f"stopped by signal {signum}{where}; the same command goes on from there")
+        super().__init__(f"stopped by signal {signum}{where}; run the same command again to resume")
         self.signum = signum
         self.step = step

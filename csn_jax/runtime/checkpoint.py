@@ -1,8 +1,8 @@
 """Checkpoints of a run: Orbax's newest two and the best, each leaf with its SHA-256.
 
-Orbax alone survives SIGKILL, but it hands out silently wrong weights for a flipped bit, casts a wrong dtype without a
-word, deletes the best checkpoint when a metric is NaN, and tells of a full disk only at the next call. The options and
-checks below are there for these, each measured.
+Orbax alone survives SIGKILL. But after a flipped bit it returns wrong weights, it casts a wrong dtype silently, it
+deletes the best checkpoint when a metric is NaN, and it reports a full disk only at the next call. The options and
+checks below prevent these; each was measured.
 """
 
 import contextlib
@@ -31,18 +31,18 @@ FULL_DISK = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "Disk quot
 
 
 class Damaged(Exception):
-    """A step that cannot be trusted, and why."""
+    """A step is damaged; the text says how."""
 
 
 class Best(NamedTuple):
-    """The step with the lowest validation error yet."""
+    """The step with the lowest validation error so far."""
 
     step: int
     error: float
 
 
 class Checkpoints:
-    """The checkpoints below one folder. Saves are asynchronous; call `close` to know that the last one is whole.
+    """The checkpoints in one folder. Saves are asynchronous; after `close` the last one is whole.
 
     best: of the state that was restored or saved last.
     """
@@ -53,11 +53,11 @@ class Checkpoints:
         self._read_only = read_only
         self._saving: tuple[int, int] | None = None  # step and bytes of the save that may still be running
         _silence_orphans()
-        # Lightweight: otherwise a damaged file of any step stops the manager from opening at all.
+        # Lightweight: otherwise one damaged file stops the manager from opening.
         options = {"lightweight_initialize": True, "read_only": read_only}
         self._empty_trash()
         if not read_only:
-            # Deletion is one rename into trash (a killed plain deletion leaves half a step that is still listed).
+            # Deletion is one rename into trash: a killed plain deletion leaves half a step that is still listed.
             options |= {"preservation_policy": self, "todelete_subdir": "trash", "cleanup_tmp_directories": True}
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(
@@ -65,20 +65,20 @@ class Checkpoints:
         )
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Orbax asks at every save which steps to keep: the newest two and the best."""
+        """Which steps to keep, asked by Orbax at every save: the newest two and the best."""
         best = self.best.step if self.best else None
         return [i >= len(checkpoints) - 2 or info.step == best for i, info in enumerate(checkpoints)]
 
     def improves(self, error: float) -> bool:
-        """Whether a validation error is the lowest yet. One that is not finite never is."""
+        """Whether a validation error is the lowest so far. An error that is not finite never is."""
         return math.isfinite(error) and (self.best is None or error < self.best.error)
 
     def save(self, state: State, error: float | None = None) -> None:
         """Save asynchronously under the state's step.
 
         Args:
-            state: kept whole.
-            error: validation error, where it was measured; the lowest yet makes the step the best.
+            state: saved completely.
+            error: the validation error, if it was measured; the lowest so far makes the step the best.
 
         Raises:
             MachineError: when a value is not finite, or this or the previous save failed.
@@ -89,7 +89,7 @@ class Checkpoints:
         for name, leaf in leaves.items():
             if not np.isfinite(leaf).all():
                 raise MachineError(
-                    f"step {step} was not saved, since {name} is not finite; {self._last_whole()}: lower "
+                    f"step {step} was not saved because {name} is not finite; {self._last_whole()}: lower "
                     "config.learning_rate in a new --workdir, or look at the data."
                 )
         if error is not None and self.improves(error):
@@ -109,7 +109,7 @@ class Checkpoints:
             raise self._failure(failure) from failure
 
     def wait(self) -> None:
-        """Wait until the running save is committed: the only call that tells of a failed one."""
+        """Wait until the running save is committed. Only this call reports a failed save."""
         try:
             self._manager.wait_until_finished()
         except Exception as failure:
@@ -118,7 +118,7 @@ class Checkpoints:
         self._empty_trash()
 
     def close(self) -> None:
-        """Wait for the running save and let the folder go."""
+        """Wait for the running save and release the folder."""
         try:
             self.wait()
         except MachineError:
@@ -128,15 +128,15 @@ class Checkpoints:
         self._manager.close()
 
     def steps(self) -> list[int]:
-        """The steps that are there, oldest first."""
+        """The saved steps, oldest first."""
         return sorted(self._manager.all_steps())
 
     def restore_newest(self, target: State, say: Callable[[str], None] = print) -> State | None:
-        """The newest step that is whole, telling why a newer one was skipped; None when there is none.
+        """The newest whole step, or None when there is no step.
 
         Args:
-            target: a State of jax.ShapeDtypeStruct with shardings. Another number of devices than at saving is fine.
-            say: takes one sentence for each skipped step.
+            target: a State of jax.ShapeDtypeStruct with shardings. The number of devices may differ from that at saving.
+            say: takes one sentence per skipped step, with the reason.
 
         Raises:
             UserError: when the checkpoint is of another model, naming leaf, both values and remedy.
@@ -184,15 +184,15 @@ class Checkpoints:
         try:
             return self._restore(step, target)
         except Damaged as damage:
-            raise self._no_way_on(step, damage) from None
+            raise self._unusable(step, damage) from None
 
     def best_step(self) -> int | None:
-        """The step recorded as the best, the newest where none was measured, or None when there is no checkpoint.
+        """The step recorded as the best, the newest if none was measured, or None when there is no checkpoint.
 
-        Only the newest step's record is asked: an older one may know an older best.
+        The newest step's record decides: an older one may name an older best.
 
         Raises:
-            MachineError: when that record is damaged or the best step is not there.
+            MachineError: when that record is damaged, or the best step is missing.
         """
         steps = self.steps()
         if not steps:
@@ -200,7 +200,7 @@ class Checkpoints:
         try:
             best = self._read_record(steps[-1])["best"]
         except Damaged as damage:
-            raise self._no_way_on(steps[-1], damage) from None
+            raise self._unusable(steps[-1], damage) from None
         if best and best["step"] not in steps:
             raise MachineError(
                 f"{self.folder} lacks the best checkpoint, step {best['step']}; restore it from a copy, or train again "
@@ -214,7 +214,7 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         try:
             state = self._manager.restore(step, args=args).state
-        except Exception as error:  # a broken file shows as any of a dozen kinds
+        except Exception as error:  # a broken file raises one of a dozen kinds
             raise Damaged(f"it cannot be read ({_first_line(error)})") from error
         wrong = [
             name for name, leaf in _leaves(jax.device_get(state)).items() if _sha256(leaf) != record["leaves"][name][2]
@@ -235,14 +235,14 @@ class Checkpoints:
         return record
 
     def _compare(self, step: int, stored: dict[str, list], target: State) -> None:
-        """Compare tree, shapes and dtypes before restoring, since Orbax casts silently and names no leaf."""
+        """Compare tree, shapes and dtypes before restoring: Orbax casts silently and does not name the leaf."""
         wanted = {name: _kind(leaf) for name, leaf in _leaves(target).items()}
         for name in [*wanted, *sorted(stored.keys() - wanted.keys())]:
-            there, here = stored[name][:2] if name in stored else None, wanted.get(name)
-            if there != here:
+            saved, expected = stored[name][:2] if name in stored else None, wanted.get(name)
+            if saved != expected:
                 raise UserError(
-                    f"checkpoint {self.folder / str(step)} is of another model: {name} is {_describe(there)} there and "
-                    f"{_describe(here)} by config.json; restore the config of that run, or give another --workdir."
+                    f"checkpoint {self.folder / str(step)} is of another model: {name} is {_describe(saved)} in it and "
+                    f"{_describe(expected)} by config.json; restore the config of that run, or give another --workdir."
                 )
 
     def _empty_trash(self) -> None:
@@ -259,7 +259,7 @@ class Checkpoints:
         hosts.on_first(move)
         self._manager.reload()
 
-    def _no_way_on(self, step: int, damage: Damaged) -> MachineError:
+    def _unusable(self, step: int, damage: Damaged) -> MachineError:
         return MachineError(
             f"checkpoint {self.folder / str(step)} is damaged: {damage}; restore it from a copy, or train again in a "
             "new --workdir."
@@ -280,7 +280,7 @@ class Checkpoints:
 
 
 def has_steps(folder: Path) -> bool:
-    """Whether a checkpoint is in a folder, which need not be there."""
+    """Whether a folder exists and holds a checkpoint."""
     return folder.is_dir() and bool(Checkpoints(folder, read_only=True).steps())
 
 
@@ -308,22 +308,22 @@ def _sha256_of_json(value: Any) -> str:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
-    place = re.search(r"'path': '([^'/]+)/'", str(error))  # in TensorStore's description: the leaf, with dots
+    place = re.search(r"'path': '([^'/]+)/'", str(error))  # the leaf, with dots, in TensorStore's description
     return f"{type(error).__name__}: {text[:200]}" + (f" of {place[1]}" if place else "")
 
 
 @functools.cache
 def _silence_orphans() -> None:
-    """Have Orbax speak once, by what it raises. Where a file is broken or the disk is full it logs a traceback a thread
-    besides, and what TensorStore was doing at that time ends, by and by, as exceptions that nobody awaits."""
+    """Have Orbax report a failure once, by raising it. On a broken file or a full disk it also logs one traceback per
+    thread, and TensorStore's pending work ends later as exceptions that nobody awaits."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").addFilter(lambda record: "tensorstore" not in record.getMessage())
     warnings.filterwarnings("ignore", "coroutine 'Store.* was never awaited", RuntimeWarning)
-    told = sys.unraisablehook
+    report = sys.unraisablehook
 
-    def tell(orphan: Any) -> None:
+    def report_others(orphan: Any) -> None:
         place = getattr(getattr(orphan.object, "cr_code", None), "co_filename", "")
         if str(orphan.exc_value) != "Event loop is closed" and "orbax" not in place:
-            told(orphan)
+            report(orphan)
 
-    sys.unraisablehook = tell
+    sys.unraisablehook = report_others

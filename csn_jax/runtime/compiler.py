@@ -1,5 +1,5 @@
-"""jit with the compiler options that help a platform, where the installed compiler knows them, and with its programs
-kept for the next start."""
+"""jit with the compiler options that help a platform, if the installed compiler knows them. Compiled programs are kept
+for the next start."""
 
 import hashlib
 import os
@@ -18,8 +18,8 @@ CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 @lru_cache
 def compiler_options(platform: str) -> dict[str, str] | None:
-    """Options for `jax.jit(compiler_options=...)`. Never through XLA_FLAGS: an unknown flag there ends the process,
-    an unknown option here raises, and that is how an older or newer compiler is found out."""
+    """Options for `jax.jit(compiler_options=...)`. XLA_FLAGS would not do: an unknown flag there ends the process, while
+    an unknown option here raises, so an older or newer compiler is detected."""
     options = {"cpu": CPU_OPTIONS}.get(platform)
     return options if options and accepted(options) else None
 
@@ -35,28 +35,28 @@ def accepted(options: dict[str, str]) -> bool:
 
 @lru_cache
 def keep_programs() -> None:
-    """Have JAX keep what it compiles in the cache folder, unless the user has said where, or that it should not
-    (JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE). A damaged entry is compiled again, and where the folder
-    cannot be written nothing is kept; JAX warns of either."""
+    """Have JAX keep compiled programs in the cache folder, unless JAX_COMPILATION_CACHE_DIR or
+    JAX_ENABLE_COMPILATION_CACHE says otherwise. JAX warns of a damaged entry, which it compiles again, and of a folder
+    that cannot be written, where nothing is kept."""
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.jax_compilation_cache_dir:
         return
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled" / _processor()))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # many small ones make a start slow too
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # many small programs slow a start too
 
 
 def _processor() -> str:
-    """A digest of the processor's abilities: a home folder can be shared by machines that differ in them, and JAX takes
-    a program of another one for its own."""
+    """A digest of the processor's features. Machines with other processors may share a home folder, and JAX would load
+    their programs."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-        told = [line for line in lines if line.startswith(("flags", "Features", "model name"))]
+        features = [line for line in lines if line.startswith(("flags", "Features", "model name"))]
     except OSError:
-        told = [platform.processor()]
-    return hashlib.sha256(repr((platform.machine(), told)).encode()).hexdigest()[:12]
+        features = [platform.processor()]
+    return hashlib.sha256(repr((platform.machine(), features)).encode()).hexdigest()[:12]
 
 
 def jit(function, **arguments):
-    """`jax.jit` with the default platform's options. Nothing is compiled before it is called."""
+    """`jax.jit` with the default platform's options. Nothing is compiled before the first call."""
     keep_programs()
     return jax.jit(function, compiler_options=compiler_options(jax.default_backend()), **arguments)

@@ -1,7 +1,7 @@
 """TensorBoard event files of scalars: a TFRecord file of small protocol buffers, written here.
 
-tensorboardX imports PyTorch where it is installed (seconds at every start), writes from a thread, and waits for ever
-when that thread has died of a full disk.
+tensorboardX imports PyTorch if it is installed, which takes seconds at every start. It writes from a thread, and waits
+forever after a full disk has ended that thread.
 """
 
 import socket
@@ -23,10 +23,10 @@ TABLE = _crc_table()
 
 
 class EventFile:
-    """One event file; a folder may have many, which TensorBoard reads as one run."""
+    """One event file. TensorBoard reads all of a folder as one run."""
 
     def __init__(self, folder: Path, start: int):
-        """Open a new file, and have TensorBoard forget what earlier ones say of steps after `start`."""
+        """Open a new file, and have TensorBoard drop earlier values of steps after `start`."""
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{time.time_ns() % 10**9:09}"
         self._file = open(folder / name, "wb")
         self._event(0, _bytes(3, b"brain.Event:2"))

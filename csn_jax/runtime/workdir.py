@@ -19,12 +19,13 @@ FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def cache_folder() -> Path:
-    """$CSN_JAX_CACHE, or ~/.cache/csn_jax: what can be made again, of all runs."""
+    """$CSN_JAX_CACHE, or ~/.cache/csn_jax: files of all runs that can be made again."""
     return Path(os.environ.get("CSN_JAX_CACHE") or Path.home() / ".cache" / "csn_jax").expanduser().absolute()
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Readers see the old file or the whole new one, also after a power cut: file and folder are fsynced."""
+    """Write a file so that readers see the old one or the whole new one, also after a power cut: file and folder are
+    fsynced."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -109,7 +110,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 @contextmanager
 def full_disk_told(workdir: Path) -> Iterator[None]:
-    """Turn what Python raises on a full disk into one sentence.
+    """Turn Python's errors of a full disk into one sentence.
 
     Raises:
         MachineError: naming file, folder and free bytes.
@@ -140,10 +141,10 @@ def no_empty_folders(workdir: Path) -> Iterator[None]:
 
 
 def open_workdir(workdir: Path) -> Path:
-    """Make the folder if it is not there; its absolute path (Orbax fails late on a relative one).
+    """Make a folder if it does not exist, and return its absolute path (Orbax fails late on a relative one).
 
     Raises:
-        UserError: when it cannot be a folder.
+        UserError: when it cannot be made.
     """
     workdir = workdir.expanduser().absolute()
     try:
@@ -169,7 +170,7 @@ def check_config(workdir: Path, config: Config) -> None:
 
 
 def claim(workdir: Path, config: Config, record: Record) -> None:
-    """Write config.json and data.json, from when on the folder is this run's; where they are, check that they agree.
+    """Write config.json and data.json, which make the folder this run's; if they exist, check that they agree.
 
     Raises:
         UserError: naming the fields that differ.
@@ -191,7 +192,7 @@ def read_config(workdir: Path) -> Config:
     """The config of a run.
 
     Raises:
-        UserError: when the folder is none of a run's, or its config is damaged.
+        UserError: when the folder is not a run's, or its config is damaged.
     """
     path = workdir / "config.json"
     if not path.is_file():

@@ -17,32 +17,37 @@ from csn_jax import evaluate
 from csn_jax.config import VARIANTS
 
 
-def test_killed_and_stopped_commands_end_with_the_bytes_of_an_unbroken_run(finished, tmp_path):
+LONGER = ("--config.steps=240", "--config.eval_every=80", "--config.checkpoint_every=40")
+
+
+def test_killed_and_stopped_commands_end_with_the_bytes_of_an_unbroken_run(on_vectors, tmp_path):
     """The real command on the default feed: SIGKILL in its middle, then SIGTERM (143), then the end."""
-    workdir = tmp_path / "run"
-    argv = [sys.executable, "-m", "csn_jax.train", *tiny.ARGUMENTS, f"--workdir={workdir}"]
-    for number, lines, status in ((signal.SIGKILL, 5, -9), (signal.SIGTERM, 10, 143)):
+    workdir, unbroken = tmp_path / "run", tmp_path / "unbroken"
+    tiny.train(unbroken, *on_vectors, *LONGER)
+    flags = (*tiny.ARGUMENTS, *on_vectors, *LONGER, "--config.feed=tfdata")
+    argv = [sys.executable, "-m", "csn_jax.train", *flags, f"--workdir={workdir}"]
+    for number, lines, status in ((signal.SIGKILL, 30, -9), (signal.SIGTERM, 60, 143)):
         process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
         while not (workdir / "metrics.jsonl").exists() or (workdir / "metrics.jsonl").read_bytes().count(b"\n") < lines:
             assert process.poll() is None, process.stderr.read()
-            time.sleep(0.01)
+            time.sleep(0.005)
         process.send_signal(number)
-        told = process.communicate(timeout=60)[1]
-        assert process.returncode == status, told
+        stderr = process.communicate(timeout=60)[1]
+        assert process.returncode == status, stderr
         if status > 0:
-            assert "the same command goes on from there" in told.splitlines()[-1]
+            assert "run the same command again to resume" in stderr.splitlines()[-1]
     process = subprocess.run(argv, capture_output=True, text=True, timeout=120)
     assert process.returncode == 0, process.stderr
     assert "resuming from step" in process.stderr
-    ours, theirs = tiny.fingerprint(workdir), tiny.fingerprint(finished)
+    ours, theirs = tiny.fingerprint(workdir, 240), tiny.fingerprint(unbroken, 240)
     assert ours.pop("config.json") != theirs.pop("config.json")  # the feed is the only difference
     assert ours == theirs
     assert "learned masks, test split, step" in process.stdout and "overall" in process.stdout
 
 
-def test_the_automatic_feed_changes_no_byte(finished, tmp_path):
-    tiny.train(tmp_path, "--config.feed=auto")
-    ours, theirs = tiny.fingerprint(tmp_path), tiny.fingerprint(finished)
+def test_the_automatic_feed_changes_no_byte(on_vectors, finished_on_vectors, tmp_path):
+    tiny.train(tmp_path, *on_vectors, "--config.feed=auto")
+    ours, theirs = tiny.fingerprint(tmp_path), tiny.fingerprint(finished_on_vectors)
     assert ours.pop("config.json") != theirs.pop("config.json")
     assert ours == theirs
 
@@ -116,55 +121,69 @@ def test_a_run_killed_before_its_results_ends_with_the_same_bytes(finished, tmp_
     assert ".results.json.123.tmp" not in tiny.contents(workdir)
 
 
+D = 1024  # of tiny.on_vectors
+
+
+@pytest.fixture(scope="module")
+def specialists_on_vectors(on_vectors, tmp_path_factory):
+    """The workdir of finished tiny specialists on vectors. Copy it to change it."""
+    workdir = tmp_path_factory.mktemp("specialists_on_vectors") / "run"
+    tiny.train(workdir, *on_vectors, "--config.variant=specialists")
+    return workdir
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_trains_and_evaluate_agrees(variant, finished, specialists, tmp_path, capsys):
-    ready = {"learned": finished, "specialists": specialists}
+def test_every_variant_trains_and_evaluate_agrees(
+    variant, on_vectors, finished_on_vectors, specialists_on_vectors, tmp_path, capsys
+):
+    ready = {"learned": finished_on_vectors, "specialists": specialists_on_vectors}
     workdir = ready.get(variant, tmp_path / "run")
-    results = tiny.train(workdir, f"--config.variant={variant}")
+    results = tiny.train(workdir, *on_vectors, f"--config.variant={variant}")
     assert json.loads((workdir / "results.json").read_text()) == results and results["variant"] == variant
     capsys.readouterr()
     evaluate.main([f"--workdir={workdir}", "--json=True"])
     assert json.loads(capsys.readouterr().out) == results
     evaluate.main([f"--workdir={workdir}", "--split=validation"])
     assert f"{variant} masks, validation split" in capsys.readouterr().out
-    evaluate.main([f"--workdir={workdir}", f"--against={finished}", "--json"])
-    there, against = json.loads((finished / "results.json").read_text()), json.loads(capsys.readouterr().out)["against"]
+    evaluate.main([f"--workdir={workdir}", f"--against={finished_on_vectors}", "--json"])
+    there = json.loads((finished_on_vectors / "results.json").read_text())
+    against = json.loads(capsys.readouterr().out)["against"]
     for name, error in results["triplet_error"]["by_condition"].items():
         higher = there["triplet_error"]["by_condition"][name] - error
         assert against["difference"]["by_condition"][name] == pytest.approx(higher, abs=1e-12)
-    assert (against["difference"]["overall"] == 0) == (workdir == finished)
+    assert (against["difference"]["overall"] == 0) == (workdir == finished_on_vectors)
 
     model = csn_jax.load(workdir)
     masks = model.masks
-    assert model.conditions == ("character", "font") and masks.dtype == np.float32 and (masks >= 0).all()
+    assert model.conditions == ("category", "colour") and masks.dtype == np.float32 and (masks >= 0).all()
     if variant == "standard":
-        assert masks.shape == (2, 8) and (masks == 1).all()
+        assert masks.shape == (2, D) and (masks == 1).all()
     elif variant == "specialists":
-        assert masks.shape == (2, 16) and (masks == np.repeat(np.eye(2), 8, axis=1)).all()
-        one = csn_jax.load(workdir / "font")
-        images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1), np.uint8)
-        np.testing.assert_array_equal(one.embed(images), model.embed(images)[:, 8:])
-        x, y = model.embed(images[:2])
-        np.testing.assert_allclose(model.distance(x, y, "font"), one.distance(x[8:], y[8:], "font"), rtol=1e-6)
-        assert not (workdir / "font" / "results.json").exists()
+        assert masks.shape == (2, 2 * D) and (masks == np.repeat(np.eye(2), D, axis=1)).all()
+        alone = csn_jax.load(workdir / "colour")
+        vectors = np.random.default_rng(0).normal(size=(3, 12)).astype(np.float32)
+        np.testing.assert_array_equal(alone.embed(vectors), model.embed(vectors)[:, D:])
+        x, y = model.embed(vectors[:2])
+        np.testing.assert_allclose(model.distance(x, y, "colour"), alone.distance(x[D:], y[D:], "colour"), rtol=1e-6)
+        assert not (workdir / "colour" / "results.json").exists()
     elif variant == "fixed":
-        assert (masks == np.repeat(np.eye(2), 4, axis=1)).all()
+        assert (masks == np.repeat(np.eye(2), D // 2, axis=1)).all()
     else:
-        assert masks.shape == (2, 8) and len(np.unique(masks)) > 2
+        assert masks.shape == (2, D) and len(np.unique(masks)) > 2
 
 
-def test_specialists_go_on_after_a_kill_in_the_second(specialists, tmp_path):
+def test_specialists_resume_after_a_kill_in_the_second(on_vectors, specialists_on_vectors, tmp_path):
     """A first specialist that is whole is not trained again, and the end is that of an unbroken run."""
-    workdir = shutil.copytree(specialists, tmp_path / "run")
+    workdir = shutil.copytree(specialists_on_vectors, tmp_path / "run")
     (workdir / "results.json").unlink()
     for step in (tiny.STEPS, 20):
-        shutil.rmtree(workdir / "font" / "checkpoints" / str(step))
-    saved = {name: value for name, value in tiny.contents(workdir / "character").items() if "checkpoints" in name}
-    tiny.train(workdir, "--config.variant=specialists")
-    now = tiny.contents(workdir / "character")
+        shutil.rmtree(workdir / "colour" / "checkpoints" / str(step))
+    saved = {name: value for name, value in tiny.contents(workdir / "category").items() if "checkpoints" in name}
+    tiny.train(workdir, *on_vectors, "--config.variant=specialists")
+    now = tiny.contents(workdir / "category")
     assert {name: now[name] for name in saved} == saved
-    for name in ("results.json", "data.json", "character/metrics.jsonl", "font/metrics.jsonl", "font/config.json"):
-        assert (workdir / name).read_bytes() == (specialists / name).read_bytes()
+    for name in ("results.json", "data.json", "category/metrics.jsonl", "colour/metrics.jsonl", "colour/config.json"):
+        assert (workdir / name).read_bytes() == (specialists_on_vectors / name).read_bytes()
 
 
 def test_the_batch_an_item_is_embedded_in_does_not_matter(finished):
@@ -224,19 +243,19 @@ def test_the_paper_s_exact_schedule_and_a_bfloat16_network_train(tmp_path):
     assert record["split_unit"] == "font"
 
 
-def test_a_specialist_is_a_run_of_its_own(specialists, capsys):
+def test_a_specialist_is_a_run_of_its_own(specialists_on_vectors, capsys):
     """Its folder is evaluated as any other, on its condition's triplets."""
-    joined = csn_jax.load(specialists)
-    evaluate.main([f"--workdir={specialists / 'font'}", "--json"])
+    joined = csn_jax.load(specialists_on_vectors)
+    evaluate.main([f"--workdir={specialists_on_vectors / 'colour'}", "--json"])
     alone = json.loads(capsys.readouterr().out)
-    evaluate.main([f"--workdir={specialists}", "--json"])
+    evaluate.main([f"--workdir={specialists_on_vectors}", "--json"])
     both = json.loads(capsys.readouterr().out)
-    assert alone["conditions"] == ["font"] and joined.conditions == ("character", "font")
-    assert alone["triplet_error"]["overall"] == both["triplet_error"]["by_condition"]["font"]
+    assert alone["conditions"] == ["colour"] and joined.conditions == ("category", "colour")
+    assert alone["triplet_error"]["overall"] == both["triplet_error"]["by_condition"]["colour"]
 
 
-def test_a_home_folder_is_found(finished, monkeypatch, capsys):
+def test_a_home_folder_is_found(finished_on_vectors, monkeypatch, capsys):
     """No shell expands what follows `--workdir=`."""
-    monkeypatch.setenv("HOME", str(finished.parent))
-    evaluate.main([f"--workdir=~/{finished.name}", f"--against=~/{finished.name}", "--json"])
+    monkeypatch.setenv("HOME", str(finished_on_vectors.parent))
+    evaluate.main([f"--workdir=~/{finished_on_vectors.name}", f"--against=~/{finished_on_vectors.name}", "--json"])
     assert json.loads(capsys.readouterr().out)["against"]["difference"]["overall"] == 0
