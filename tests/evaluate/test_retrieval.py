@@ -292,7 +292,7 @@ def test_results_have_the_shape_of_results_json():
     sizes = {"by_condition": {"price": 7}}
     table = results_table(Results.from_object(head | {"retrieval": found}))
     value = found["by_condition"]["price"]["r_precision"]
-    assert table.count("\n\n") == 1 and f"{value:.2%}" in table and "R-precision" in table
+    assert table.count("\n\n") == 1 and f"{value:.2%}" in table and "R-prec." in table
     for part in (found["by_condition"]["price"]["precision@10"], found["chance"]["by_condition"]["price"]):
         assert f"{part:.2%}" in table
     old = {"by_condition": {"price": {"recall@1": 0.25, "r_precision": 0.5, "map@r": 0.125}}, "n_queries": sizes}

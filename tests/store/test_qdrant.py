@@ -305,7 +305,7 @@ def test_the_commands(of_pictures, folder, tmp_path):  # noqa: F811
     items = read_embeddings(tmp_path / "shoes.npz")
     argv = (f"--qdrant={tmp_path / 'store'}", f"--id={items.ids[40]}", "--condition=colour", "--json")
     done = tiny.command("search", *argv, "--collection=shoes", PYTHONWARNINGS="error")
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0 and done.stderr.startswith("next: ") and done.stderr.count("\n") == 1
     truth, _ = index_of(items).search(items.vectors[[40]], {"colour": 1}, 10, exclude=[40])
     assert [hit["id"] for hit in json.loads(done.stdout)["hits"]] == truth[0].tolist()
 
