@@ -135,7 +135,7 @@ class Checkpoints:
         """The newest whole step, or None when there is no step.
 
         Args:
-            target: a State of jax.ShapeDtypeStruct with shardings. The number of devices may differ from that at saving.
+            target: a State of jax.ShapeDtypeStruct with shardings. Another number of devices than at saving is fine.
             say: takes one sentence per skipped step, with the reason.
 
         Raises:

@@ -18,8 +18,8 @@ CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 @lru_cache
 def compiler_options(platform: str) -> dict[str, str] | None:
-    """Options for `jax.jit(compiler_options=...)`. XLA_FLAGS would not do: an unknown flag there ends the process, while
-    an unknown option here raises, so an older or newer compiler is detected."""
+    """Options for `jax.jit(compiler_options=...)`. Not XLA_FLAGS: an unknown flag there ends the process, while an
+    unknown option here raises, so an older or newer compiler is detected."""
     options = {"cpu": CPU_OPTIONS}.get(platform)
     return options if options and accepted(options) else None
 

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard, timing.jsonl, and the terminal."""
+"""What a run records (metrics.jsonl, timing.jsonl, TensorBoard events), and what the terminal shows of it."""
 
 import errno
 import io
@@ -18,13 +18,13 @@ from csn_jax.text import duration
 
 
 class Writer:
-    """Records of a run, which of several processes the first one writes.
+    """The records of a run. Of several processes only the first writes them.
 
     metrics.jsonl holds no wall-clock figure, so that a resumed run writes the same bytes.
     """
 
     def __init__(self, workdir: Path, start: int):
-        """Open the records, cutting back what was written after step `start`, which will be written again."""
+        """Open the records and remove what they have of later steps than `start`: the run writes these again."""
         self._metrics, self._timing = (_cut_back(workdir / f"{name}.jsonl", start) for name in ("metrics", "timing"))
         self._board = EventFile(workdir, start)
 
@@ -39,7 +39,7 @@ class Writer:
         self._board.scalars(step, {f"timing/{name}": value for name, value in values.items()})
 
     def flush(self) -> None:
-        """Force metrics.jsonl to the disk. Before a checkpoint of a step, so that the log never lags behind it."""
+        """Force metrics.jsonl to the disk. Call it before a checkpoint, so that the log never lags behind one."""
         os.fsync(self._metrics.fileno())
         self._board.flush()
 
@@ -50,7 +50,7 @@ class Writer:
 
 
 class NoWriter:
-    """The writer of a process that is not the first: it takes the same calls and writes nothing."""
+    """The writer of the other processes: it takes the same calls and writes nothing."""
 
     def log(self, step: int, values: dict[str, float]) -> None:
         pass
@@ -70,12 +70,12 @@ def open_writer(workdir: Path, start: int) -> Writer | NoWriter:
 
 def _append(file: io.FileIO, step: int, values: dict[str, float]) -> None:
     line = json.dumps({"step": step} | values).encode() + b"\n"
-    if file.write(line) < len(line):  # what happens just before a disk is full
+    if file.write(line) < len(line):  # the disk is about to be full
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
 
 def _cut_back(path: Path, step: int) -> io.FileIO:
-    """Open a log for appending, without its lines after a step and without a torn last line."""
+    """Open a log for appending, without the lines of later steps than `step` and without a torn last line."""
     kept = []
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
         try:
@@ -148,8 +148,8 @@ class Progress:
 
 
 def say(text: str) -> None:
-    """One line for people, on standard error, above the bar if there is one. Results alone go to standard output. Of
-    several processes only the first speaks."""
+    """Print a line on standard error, above the bar if there is one; standard output is for results. Of several
+    processes only the first prints."""
     if not hosts.is_first():
         return
     if sys.stderr.isatty():
