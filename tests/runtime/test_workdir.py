@@ -54,6 +54,37 @@ def test_a_second_writer_is_refused_by_host_and_process(tmp_path):
         pass
 
 
+def test_work_that_fails_before_it_writes_removes_its_lock_and_its_folders(tmp_path):
+    workdir = tmp_path / "runs" / "deep" / "one"
+    with pytest.raises(ZeroDivisionError), w.no_empty_folders(workdir), w.locked(w.open_workdir(workdir)):
+        1 / 0  # noqa: B018
+    assert os.listdir(tmp_path) == []
+
+
+def test_work_that_fails_later_keeps_what_it_wrote(tmp_path):
+    workdir = tmp_path / "runs" / "one"
+    with pytest.raises(ZeroDivisionError), w.no_empty_folders(workdir), w.locked(w.open_workdir(workdir)):
+        (workdir / "config.json").write_text("{}")
+        1 / 0  # noqa: B018
+    assert sorted(os.listdir(workdir)) == [".lock", "config.json"]
+    with w.locked(workdir):
+        pass
+    assert sorted(os.listdir(workdir)) == [".lock", "config.json"]  # the lock file is for the next process
+
+
+def test_a_lock_file_that_its_owner_removes_meanwhile_is_not_a_lock(tmp_path, monkeypatch):
+    """Two processes would hold it otherwise: one the file that is gone, one a new file."""
+    lock = w.fcntl.flock
+
+    def late(descriptor, operation):
+        (tmp_path / ".lock").unlink()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(w.fcntl, "flock", late)
+    with pytest.raises(UserError, match="in use a moment ago"), w.locked(tmp_path):
+        pass
+
+
 def test_a_training_refuses_a_second_one(tmp_path):
     """Before it writes anything into the folder."""
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
