@@ -206,7 +206,6 @@ HOMES = {
     ),
     "tensorflow_datasets": lambda module: module in ("csn_jax.data.sources.tfds_builders", "csn_jax.data.sources.tfds"),
     "orbax": lambda module: module == "csn_jax.runtime.checkpoint",
-    "tyro": lambda module: part_of(module) == "cli",
     "torch": lambda module: False,
     "pickle": lambda module: False,
     "safetensors": lambda module: module == "csn_jax.model.weight_files",
@@ -235,8 +234,8 @@ def test_data_imports_no_jax():
 
 @pytest.mark.parametrize("module", ["csn_jax", *(f"csn_jax.{name}" for name in ("cli", "config", *COMMANDS))])
 def test_importing_is_light(module):
-    """Neither JAX nor TensorFlow nor NumPy nor tyro, so that --help answers at once."""
-    code = f"import sys, {module}; print(sorted({{'jax', 'tensorflow', 'numpy', 'flax', 'tyro'}} & set(sys.modules)))"
+    """Neither JAX nor TensorFlow nor NumPy, so that --help answers at once."""
+    code = f"import sys, {module}; print(sorted({{'jax', 'tensorflow', 'numpy', 'flax'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 

@@ -1,4 +1,4 @@
-"""What triplets cost without masks: under the raw vectors, and under one linear probe for each condition."""
+"""The triplet error without masks: of the raw vectors, and of one linear probe per condition."""
 
 from collections import Counter
 from typing import Any
@@ -10,24 +10,24 @@ from csn_jax.data.triplets import Triplets, scale_of
 from csn_jax.evaluate.triplet_error import count
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # tried on validation, in units of a standardised feature's variance
-VALUES = 500  # the commonest values or members of a condition that a probe tells apart
+VALUES = 500  # the most common values or members of a condition; a probe predicts these
 CHUNK = 4096  # triplets at a time
 
 
 def results(items: ItemSet, triplets: dict[str, Triplets], split: str) -> dict[str, dict[str, Any]]:
-    """`baselines` of results.json: triplet errors of one split under other distances than a model's.
+    """`baselines` of results.json: triplet errors of one split under distances that need no masks.
 
-    euclidean and cosine: of the raw vectors. linear_probe: for each condition a ridge regression on the training items
-    to what its labels say (one answer a value or member, rare ones weighing as much as common ones; or one number),
-    and the distance between its answers; the ridge is the best on the validation triplets.
+    euclidean and cosine: of the raw vectors. linear_probe: per condition, the distance between the outputs of a ridge
+    regression. It is fitted on the training items to their labels: one output per value or member, rare ones weighted
+    like common ones; or one number. The ridge is the best on the validation triplets.
 
     Args:
-        items: whose inputs are vectors [N, F].
-        triplets: of each split.
+        items: their inputs are vectors [N, F].
+        triplets: per split.
 
     Returns:
-        {"euclidean" | "cosine" | "linear_probe": {"overall": x, "by_condition": {name: x}}}, None standing for a probe
-        of a condition without labels.
+        {"euclidean" | "cosine" | "linear_probe": {"overall": x, "by_condition": {name: x}}}; None for the
+        probe of a condition without labels.
     """
     x = np.asarray(items.inputs, np.float32)
     length = np.linalg.norm(x, axis=1, keepdims=True)
@@ -67,16 +67,16 @@ def wrong_by(vectors: np.ndarray, triplets: Triplets) -> np.ndarray:
 def probe(
     x: np.ndarray, training: np.ndarray, column: np.ndarray, kind: str, validation: Triplets
 ) -> np.ndarray | None:
-    """Answers [N, K] of the best ridge regression to a condition's labels; None where training has no label.
+    """The outputs [N, K] of the best ridge regression to a condition's labels; None if no training item has a label.
 
     Args:
         x: [N, F], standardised.
         training: bool [N].
         column: [N] labels.
         kind: the condition's.
-        validation: the condition's triplets, by which the ridge is chosen.
+        validation: the condition's triplets that choose the ridge.
     """
-    from scipy.linalg import solve  # late: 0.2 s of every start of a training, and of images there is no baseline
+    from scipy.linalg import solve  # here, as it takes 0.2 s, and images have no baselines
 
     rows = np.flatnonzero(training & (column != ""))
     if len(rows) == 0:
@@ -94,16 +94,16 @@ def probe(
 
 
 def _targets(column: np.ndarray, kind: str, rows: np.ndarray) -> np.ndarray:
-    """What the labels of some rows say, centred: float32 [R, K]."""
+    """The regression targets of some rows, centred: float32 [R, K]."""
     if kind in ("numeric", "ordinal"):
         numbers = scale_of(column, kind).values[rows]
         return ((numbers - numbers.mean()) / max(numbers.std(), 1e-12)).astype(np.float32)[:, None]
     members = [text.split(";") if kind == "set" else [text] for text in column[rows].tolist()]
-    commonest = Counter(member for those in members for member in those).most_common(VALUES)
-    column_of = {member: k for k, (member, _) in enumerate(commonest)}
-    targets = np.zeros((len(rows), len(commonest)), np.float32)
-    for row, those in enumerate(members):
-        for member in those:
+    frequent = Counter(member for group in members for member in group).most_common(VALUES)
+    column_of = {member: k for k, (member, _) in enumerate(frequent)}
+    targets = np.zeros((len(rows), len(frequent)), np.float32)
+    for row, group in enumerate(members):
+        for member in group:
             if member in column_of:
                 targets[row, column_of[member]] = 1
     return (targets - targets.mean(axis=0)) / np.sqrt(np.maximum(targets.sum(axis=0), 1))

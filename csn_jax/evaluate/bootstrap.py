@@ -1,4 +1,4 @@
-"""95 % intervals of a ratio of sums, by a bootstrap over whole groups (an anchor's triplets, a query, an item)."""
+"""95 % intervals of a ratio of sums, by a bootstrap over whole groups: the triplets of an anchor, a query, an item."""
 
 import numpy as np
 
@@ -10,14 +10,14 @@ def intervals(sums: np.ndarray, totals: np.ndarray, seed: int = 0) -> np.ndarray
     """The 95 % interval of sum / total for each of M measures: float [M, 2].
 
     Args:
-        sums: [M, G], what each of G groups adds to each measure.
-        totals: [G], what it adds to the denominator.
+        sums: [M, G], the share of each of G groups in each measure's numerator.
+        totals: [G], its share in the denominator.
         seed: seeds the draws, which all measures share.
 
-    G groups are drawn with replacement 1,000 times; percentiles 2.5 and 97.5 of the 1,000 ratios. What stands or falls
-    together belongs in one group, or the interval is too narrow.
+    G groups are drawn with replacement 1,000 times; the interval is from percentile 2.5 to 97.5 of the 1,000 ratios.
+    Observations that depend on each other belong in one group, or the interval is too narrow.
     """
-    # Groups with the same outcome are interchangeable, so a draw only has to say how many of each kind it holds.
+    # Groups with the same outcome are interchangeable: a draw is the number of each kind.
     kinds, times = np.unique(np.vstack([sums, totals]), axis=1, return_counts=True)  # [M + 1, kinds], [kinds]
     rng, drawn = np.random.default_rng(seed), []
     at_once = max(1, DRAWN // len(times))

@@ -1,4 +1,4 @@
-"""Leakage: what else each condition's space tells. A table of conditions against all labelled attributes."""
+"""Leakage: which other attributes each condition's space reveals, as a table of conditions by attributes."""
 
 import math
 from typing import Any
@@ -11,12 +11,12 @@ from csn_jax.data.item_set import ItemSet
 from csn_jax.evaluate.bootstrap import intervals
 from csn_jax.evaluate.retrieval import key_blocks, likeness, sample
 
-QUERIES = 5_000  # for each attribute, drawn with a fixed seed; the gallery stays whole
+QUERIES = 5_000  # per attribute, drawn with a fixed seed; the gallery stays whole
 
 
 @jax.jit
 def _nearest(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Whether the nearest item is alike, and how many are, for each query: keys [Q, N] -> [Q], [Q]."""
+    """Whether the nearest item is alike, and how many items are, per query: keys [Q, N] -> [Q], [Q]."""
     return jnp.min(keys, axis=1) & 1, jnp.sum(keys & 1, axis=1)
 
 
@@ -25,14 +25,13 @@ def outcomes(
 ) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """{condition: {attribute: (right, chance)}}, float64 [Q] each, over queries of a split.
 
-    right: 1 where the nearest other item by the condition's distance is alike in the attribute (shares its value; a
-    tie is wrong). chance: the share of all other items that is, which is how often a random space is right. Gallery
-    and queries are the split's items whose attribute is known; a query with nothing like it is not counted, and an
-    attribute without any query is left out. Nothing is fitted: the measure is of the distance that a search would use,
-    in which a dimension counts as much as its mask lets it.
+    right: 1 if the nearest other item under the condition is alike in the attribute (shares its value; a tie is wrong).
+    chance: the share of all other items that are alike, which is how often a random space is right. Gallery and queries
+    are the split's items whose attribute is known. A query with nothing like it is not counted, and an attribute
+    without a query is left out. Nothing is fitted: this measures the distance that a search uses.
 
     Args:
-        embeddings: [N, D], row i being item i of the ItemSet; only the split's are read.
+        embeddings: [N, D], row i for item i of the ItemSet; only the split's rows are read.
         masks: [C, D], as applied.
         items, split: whose items. Attributes are all label columns, the conditions' own among them.
     """
@@ -56,15 +55,6 @@ def outcomes(
                     n_alike[counted] / (n_known - 1),
                 )
     return found
-
-
-def leakage(embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, split: str) -> dict[str, tuple[float, int]]:
-    """{"condition/attribute": (sum over queries of right - chance, queries)}, for the caller to divide once."""
-    return {
-        f"{name}/{attribute}": (math.fsum(right - chance), len(right))
-        for name, attributes in outcomes(embeddings, masks, items, split).items()
-        for attribute, (right, chance) in attributes.items()
-    }
 
 
 def results(embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, split: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Off-task use (paper, section 4): what a linear probe on frozen embeddings tells of labels that nobody trained for."""
+"""Off-task use (paper, section 4): how well a linear probe on frozen embeddings predicts untrained labels."""
 
 import math
 from collections import Counter
@@ -11,15 +11,15 @@ from csn_jax.evaluate.bootstrap import intervals
 from csn_jax.evaluate.retrieval import sample
 
 FITTED_ON = 20_000  # training items at most, drawn with a fixed seed
-LEAST = 10  # training items of a value, or the probe does not learn it
-VALUES = 100  # at most: the most frequent
-DECAY = 1e-3  # on the squared weights, beside the mean cross entropy
+LEAST = 10  # training items that a value needs for the probe to learn it
+VALUES = 100  # that a probe learns at most, the most frequent ones
+DECAY = 1e-3  # weight of the squared weights, beside the mean cross entropy
 ITERATIONS = 500
 
 
 def off_task_labels(items: ItemSet) -> list[str]:
-    """Label columns of single values that are no condition of this run."""
-    kinds = {one.name: one.kind for one in items.attributes}
+    """Label columns of single values that are not conditions of this run."""
+    kinds = {attribute.name: attribute.kind for attribute in items.attributes}
     chosen = {condition.name for condition in items.conditions}
     return [
         name
@@ -45,12 +45,12 @@ def fit_probe(x: np.ndarray, y: np.ndarray, n_values: int) -> tuple[np.ndarray, 
 
     Args:
         x: [N, D], standardised.
-        y: [N] whole numbers below n_values.
+        y: [N] integers below n_values.
 
     Returns:
-        (weights [D, V], bias [V]) float64, of the least mean cross entropy + DECAY / 2 * |weights|^2.
+        (weights [D, V], bias [V]) float64, which minimise the mean cross entropy + DECAY / 2 * |weights|^2.
     """
-    import scipy.optimize  # late: 0.2 s of every start of a training
+    import scipy.optimize  # here, as it takes 0.2 s of every start
 
     x = np.concatenate([x, np.ones((len(x), 1))], axis=1, dtype=np.float64)  # the last row of weights is the bias
     decay, rows = np.full((x.shape[1], 1), DECAY), np.arange(len(x))
@@ -74,16 +74,16 @@ def fit_probe(x: np.ndarray, y: np.ndarray, n_values: int) -> tuple[np.ndarray, 
 
 
 def outcomes(embeddings: np.ndarray, items: ItemSet, split: str) -> dict[str, tuple[np.ndarray, float]]:
-    """{label: (right, chance)}: for each off-task label, whether the probe's first guess is right on each item of a
-    split, float64 [n], and how often the split's most frequent value would be.
+    """{label: (right, chance)}: per off-task label, whether the probe's first guess is right on each item of a split,
+    float64 [n], and how often the split's most frequent value is right.
 
-    A probe is fitted to the training items (`fitting_rows`) on all dimensions, unmasked. It learns values that at
-    least 10 of them have, the 100 most frequent at most; items of other or unknown values are not counted. A label
-    with fewer than two such values, or no item to count, is left out.
+    A probe is fitted on the training items (`fitting_rows`) and all dimensions, unmasked. It learns values that at
+    least 10 of them have, the 100 most frequent at most. Items with another or an unknown value are not counted. A
+    label with fewer than two such values, or without an item to count, is left out.
 
     Args:
-        embeddings: [N, D], row i being item i of the ItemSet; those of `fitting_rows` and of the split are read.
-        items, split: whose items to measure on.
+        embeddings: [N, D], row i for item i of the ItemSet; the rows of `fitting_rows` and of the split are read.
+        items, split: the items to measure on.
     """
     fitted, members, found = fitting_rows(items), np.flatnonzero(items.split == split), {}
     for label in off_task_labels(items):
@@ -99,11 +99,6 @@ def outcomes(embeddings: np.ndarray, items: ItemSet, split: str) -> dict[str, tu
         guess = np.argmax((embeddings[test] - mean) / scale @ weights + bias, axis=1)
         found[label] = (guess == y_test).astype(np.float64), np.bincount(y_test).max() / len(y_test)
     return found
-
-
-def off_task(embeddings: np.ndarray, items: ItemSet, split: str) -> dict[str, tuple[float, int]]:
-    """{label: (right guesses, items)}, for the caller to divide once."""
-    return {label: (math.fsum(right), len(right)) for label, (right, _) in outcomes(embeddings, items, split).items()}
 
 
 def results(embeddings: np.ndarray, items: ItemSet, split: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Retrieval: does a query find its like first under a condition's distance? Exact, in bounded memory."""
+"""Retrieval: whether a query's nearest items under a condition are like it. Exact, in bounded memory."""
 
 import math
 from collections.abc import Iterator
@@ -14,16 +14,16 @@ from csn_jax.data.triplets import scale_of
 from csn_jax.evaluate.bootstrap import intervals
 
 KS = (1, 5, 10)
-# `chance` is no metric but the precision of a random order, whatever its length.
+# `chance` is not a metric: it is the precision of a random order, whatever its length.
 METRICS = (*(f"recall@{k}" for k in KS), "precision@10", "r_precision", "map@r", "chance")
-BLOCK = 1 << 22  # pairs of query and gallery item at a time; a few arrays of 4 bytes a pair live at once
+BLOCK = 1 << 22  # pairs of query and gallery item at a time; a few arrays of 4 bytes per pair live at once
 LAST = np.uint32(0xFFFFFFFE)  # a key behind every distance, and not alike
 
 
 class Likeness(NamedTuple):
     """Labels as integers: item g is like query q where low[q, a] <= code[g, b] < high[q, a] for any a and b.
 
-    One column each for single values; as many as the fullest item has members for sets.
+    One column for single values; for sets, as many as the largest set has members.
     """
 
     known: np.ndarray  # [N] bool
@@ -32,30 +32,30 @@ class Likeness(NamedTuple):
     code: np.ndarray  # [N, L] int32
 
     def of(self, rows: np.ndarray) -> "Likeness":
-        """That of some items only."""
+        """The labels of some items."""
         return Likeness(*(part[rows] for part in self))
 
 
 def likeness(column: np.ndarray, kind: str) -> Likeness:
-    """Encode labels [N] str of a condition's kind, the empty string being unknown.
+    """Encode labels [N] str by the kind of their condition; the empty string is unknown.
 
-    Alike are equal values, sets that share a member, and of a numeric column numbers between which there is no clear
-    difference, which begins at a tenth of the range as it does in triplets.
+    Items are alike if their values are equal, their sets share a member, or their numbers differ by less than a tenth
+    of the range, the clear difference of triplets.
     """
     known = column != ""
     if kind == "set":
         members = [[name for name in text.split(";") if name] for text in column.tolist()]
-        number = {name: i for i, name in enumerate(sorted({name for those in members for name in those}))}
+        number = {name: i for i, name in enumerate(sorted({name for group in members for name in group}))}
         code = np.full((len(column), max([1, *map(len, members)])), -1, np.int32)
-        for row, those in enumerate(members):
-            code[row, : len(those)] = [number[name] for name in those]
-        high = np.where(code < 0, -1, code + 1)  # from -1 to -1 lies nothing: the filling is like no other filling
+        for row, group in enumerate(members):
+            code[row, : len(group)] = [number[name] for name in group]
+        high = np.where(code < 0, -1, code + 1)  # the range from -1 to -1 is empty: padding is like no other padding
         return Likeness(known, code, high, code)
     low, high, code = (np.zeros((len(column), 1), np.int32) for _ in range(3))
     values, number = np.unique(column[known].astype(float if kind == "numeric" else str), return_inverse=True)
     first, end = np.arange(len(values)), np.arange(len(values)) + 1
     if kind == "numeric" and len(values):
-        near = scale_of(column, kind).step * (1 - 1e-9)  # as in draws: rounding may take a hair from a whole step
+        near = scale_of(column, kind).step * (1 - 1e-9)  # as in draws: rounding may shorten a whole step
         values = values - values[0]  # from 0, where rounding is finest
         first = np.minimum(first, np.searchsorted(values, values - near, side="right"))
         end = np.maximum(end, np.searchsorted(values, values + near, side="left"))
@@ -65,8 +65,8 @@ def likeness(column: np.ndarray, kind: str) -> Likeness:
 
 @jax.jit
 def _masked(embeddings: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Masked embeddings [N, D] about their mean, which no distance feels but the rounding of squares does; and their
-    squares [N]. Distances below some 3e-4 of the spread drown in that rounding."""
+    """Masked embeddings [N, D] minus their mean, and their squares [N]. The mean changes no distance, but reduces the
+    rounding of squares. Distances below about 3e-4 of the spread are lost in that rounding."""
     x = embeddings * mask[None]
     x = x - jnp.mean(x, axis=0, keepdims=True)
     return x, jnp.sum(jnp.square(x), axis=1)
@@ -76,9 +76,9 @@ def _masked(embeddings: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Arra
 def _keys(x: jax.Array, squares: jax.Array, labels: Likeness, rows: jax.Array) -> jax.Array:
     """Sort keys uint32 [Q, N] of every gallery item for the queries `rows` [Q].
 
-    A key is the bits of the squared distance, which order as the float does since its sign bit is 0, moved up by one to
-    make room for 1 where the item is like the query. So one sort of integers ranks items and carries the labels along,
-    and at equal distance an item that is not alike comes first: a tie is wrong, as in the triplet error.
+    A key is the bits of the squared distance, which sort like the float because its sign bit is 0, shifted by one; the
+    last bit is 1 if the item is like the query. So one sort of integers ranks items and carries the labels. At equal
+    distance an item that is not alike comes first: a tie is wrong, as in the triplet error.
     """
     query = x[rows] + EPSILON
     inner = jnp.matmul(query, x.T, precision="highest")
@@ -99,7 +99,7 @@ def _keys(x: jax.Array, squares: jax.Array, labels: Likeness, rows: jax.Array) -
 def key_blocks(
     embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queries: np.ndarray
 ) -> Iterator[tuple[np.ndarray, jax.Array]]:
-    """(queries [q], keys [q, N] on the device) over all the given queries, so many at a time as bound the memory."""
+    """(queries [q], keys [q, N] on the device) over all queries, in blocks that bound the memory."""
     if not len(queries):
         return
     x, squares = _masked(jax.device_put(embeddings), jax.device_put(mask))
@@ -112,12 +112,12 @@ def key_blocks(
 
 
 def measure(embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queries: np.ndarray) -> np.ndarray:
-    """METRICS of each query that has another item like it, the others not counted: float64 [M, Q].
+    """METRICS per query that has another item like it: float64 [M, Q]. Other queries are not counted.
 
     Args:
-        embeddings: [N, D], queries and gallery in one; the query itself is never found.
+        embeddings: [N, D], both queries and gallery; a query is never its own hit.
         mask: [D], as applied.
-        labels: of the N items; an unknown one is in no gallery.
+        labels: of the N items; an item with an unknown label is not in the gallery.
         queries: [Q] positions of items whose label is known.
     """
     parts, n_others = [], int(labels.known.sum()) - 1
@@ -126,7 +126,7 @@ def measure(embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queries:
         n_alike = (keys & 1).sum(axis=1)  # [Q]: R
         keys, n_alike = keys[n_alike > 0], n_alike[n_alike > 0]
         depth = min(keys.shape[1], max(KS[-1], n_alike.max(initial=0)))
-        # Only the nearest R count, so the rest need no order.
+        # Only the nearest R count; the others stay unsorted.
         nearest = np.sort(np.partition(keys, depth - 1, axis=1)[:, :depth], axis=1) & 1  # [Q, depth]
         hits = np.cumsum(nearest, axis=1, dtype=np.int32)
         rank = np.arange(1, depth + 1)
@@ -140,7 +140,7 @@ def measure(embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queries:
 
 
 def sample(rows: np.ndarray, limit: int | None) -> np.ndarray:
-    """At most `limit` of the given positions, drawn with a fixed seed; all of them for None."""
+    """At most `limit` of the positions, drawn with a fixed seed; all of them for None."""
     if limit is None or len(rows) <= limit:
         return rows
     return np.sort(np.random.default_rng(0).choice(rows, limit, replace=False))
@@ -149,42 +149,31 @@ def sample(rows: np.ndarray, limit: int | None) -> np.ndarray:
 def outcomes(
     embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, split: str, limit: int | None = None
 ) -> dict[str, np.ndarray]:
-    """{condition: float64 [M, Q]}: METRICS of each query of a split under each condition that has labels.
+    """{condition: float64 [M, Q]}: METRICS per query of a split, under each condition that has labels.
 
     Queries and gallery are the split's items with a known label. A query with nothing like it is not counted, and a
-    condition without any query is left out. Recall@k: an alike item among the nearest k. Precision@10: the share of the
-    nearest 10 that is alike, and chance: the share of all others, which is that of a random order. With R alike items,
-    R-precision: the share of the nearest R that is alike; MAP@R: the mean over the nearest R of the precision up to
-    each alike one, and 0 for the others. At equal distance the item that is not alike comes first.
+    condition without a query is left out. Recall@k: whether an alike item is among the nearest k. Precision@10: the
+    share of the nearest 10 that are alike; chance: the share of all others that are, which a random order has. With R
+    alike items, R-precision: the share of the nearest R that are alike; MAP@R: the mean over the nearest R of the
+    precision up to each alike one, 0 for the others. At equal distance the item that is not alike comes first.
 
     Args:
-        embeddings: [N, D], row i being item i of the ItemSet; only the split's are read.
+        embeddings: [N, D], row i for item i of the ItemSet; only the split's rows are read.
         masks: [C, D], as applied.
-        items, split: whose items.
-        limit: at most so many queries a condition, drawn with a fixed seed; the gallery stays whole.
+        items, split: the items to measure on.
+        limit: the most queries per condition, drawn with a fixed seed; the gallery stays whole.
     """
     members = np.flatnonzero(items.split == split)
     embeddings, found = embeddings[members], {}
     for mask, condition in zip(masks, items.conditions, strict=True):
         if condition.name not in items.labels:
-            continue  # triplets that people gave need none
+            continue  # learned from triplets of people, without labels
         labels = likeness(items.labels[condition.name], condition.kind).of(members)
         queries = sample(np.flatnonzero(labels.known), limit)
         values = measure(embeddings, mask, labels, queries)
         if values.shape[1]:
             found[condition.name] = values
     return found
-
-
-def retrieval(
-    embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, split: str, limit: int | None = None
-) -> dict[str, tuple[float, int]]:
-    """{"condition/metric": (sum over queries, queries)}, for the caller to divide once; see `outcomes`."""
-    return {
-        f"{name}/{metric}": (math.fsum(column), len(column))
-        for name, values in outcomes(embeddings, masks, items, split, limit).items()
-        for metric, column in zip(METRICS, values, strict=True)
-    }
 
 
 def results(

@@ -11,8 +11,8 @@ from csn_jax.data.item_set import ItemSet
 from csn_jax.data.triplets import Triplets
 from csn_jax.evaluate.bootstrap import intervals
 
-FEW = 30  # groups, below which a bootstrap is too sure
-CHUNK = 16_384  # triplets at a time, padded to that size, so that one program serves all
+FEW = 30  # groups; with fewer, a bootstrap's interval is too narrow
+CHUNK = 16_384  # triplets at a time; the last chunk is padded, so one program serves all
 
 
 @jax.jit
@@ -26,9 +26,9 @@ def wrong_triplets(embeddings: np.ndarray, masks: np.ndarray, triplets: Triplets
     """Which triplets are wrong: bool [T].
 
     Args:
-        embeddings: [N, D], row i being item i of the ItemSet; rows that no triplet names are not read.
+        embeddings: [N, D], row i for item i of the ItemSet; rows that no triplet names are not read.
         masks: [C, D], as applied.
-        triplets: T of them.
+        triplets: [T].
     """
     n = len(triplets.anchor)
     wrong = np.empty(n, bool)
@@ -44,25 +44,25 @@ def wrong_triplets(embeddings: np.ndarray, masks: np.ndarray, triplets: Triplets
 def triplet_error(
     embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, triplets: Triplets
 ) -> dict[str, tuple[int, int]]:
-    """{"overall" and each condition: (wrong, total)}: exact counts, for the caller to divide once."""
+    """{"overall" and each condition: (wrong, total)}: exact counts, which the caller divides once."""
     return count(wrong_triplets(embeddings, masks, triplets), items, triplets)
 
 
 def count(wrong: np.ndarray, items: ItemSet, triplets: Triplets) -> dict[str, tuple[int, int]]:
-    """(wrong, total) overall and for each condition, from bool [T]."""
+    """(wrong, total) overall and per condition, from bool [T]."""
     counts = {"overall": (int(wrong.sum()), len(wrong))}
     for row, condition in enumerate(items.conditions):
-        of = wrong[triplets.condition == row]
-        counts[condition.name] = (int(of.sum()), len(of))
+        part = wrong[triplets.condition == row]
+        counts[condition.name] = (int(part.sum()), len(part))
     return counts
 
 
 def interval(wrong: np.ndarray, together: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the error of triplets [T], by a bootstrap over the groups [T] that stand or fall together, which
-    are those of an anchor item.
+    """95 % interval of the error of triplets [T], by a bootstrap over the groups of `together` [T]. Triplets of one
+    anchor depend on each other and form a group.
 
-    Of fewer than 30 groups it is no narrower than Wilson's interval of as many independent triplets: where none of a
-    few is wrong, a bootstrap would be certain that none ever is.
+    With fewer than 30 groups it is at least as wide as Wilson's interval for as many independent triplets: if none of a
+    few is wrong, a bootstrap would claim an error of exactly 0.
     """
     _, group = np.unique(together, return_inverse=True)
     low, high = intervals(np.bincount(group, weights=wrong)[None], np.bincount(group), seed)[0]
@@ -78,16 +78,16 @@ def interval(wrong: np.ndarray, together: np.ndarray, seed: int = 0) -> tuple[fl
 def difference(
     wrong: np.ndarray, other: np.ndarray, items: ItemSet, triplets: Triplets, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """How much higher the error of another model is on the same triplets, in pairs.
+    """How much higher another model's error is on the same triplets, compared in pairs.
 
-    Two models often fail on the same triplets, so that their difference is known far better than either error:
-    intervals that overlap do not say that two models are alike.
+    Two models often fail on the same triplets. So their difference is known far better than either error, and
+    overlapping intervals do not show that two models are equally good.
 
     Args:
         wrong, other: bool [T], which triplets each model has wrong.
 
     Returns:
-        `difference`, the other's error less this one's, and its 95 % interval `ci95` by a bootstrap over anchor items;
+        `difference`, the other's error minus this one's, and its 95 % interval `ci95` by a bootstrap over anchor items;
         each {"overall": x, "by_condition": {name: x}}.
     """
     more = other.astype(float) - wrong

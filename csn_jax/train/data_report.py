@@ -1,4 +1,4 @@
-"""The data report: what a training will learn from, as a table for people to look at before an hour is spent."""
+"""The data report: what training will learn from, as a table to read before an hour is spent."""
 
 import math
 from collections import Counter
@@ -13,32 +13,32 @@ from csn_jax.data.item_set import SPLITS, Condition, ItemSet
 from csn_jax.data.triplets import Triplets, scale_of
 from csn_jax.text import table
 
-RARE = 2  # a value seen so often or less
-ALIKE = 0.8  # normalised mutual information from which two conditions are nearly the same notion
+RARE = 2  # a value seen at most so often
+ALIKE = 0.8  # normalised mutual information from which two conditions are nearly the same
 WIDTH = 24  # characters of a name or value
 
 
 def report(config: Config, dataset: Dataset) -> str:
-    """Items, conditions and doubts of a data set, as lines.
+    """The items, conditions and doubtful points of a data set, as lines.
 
-    For every condition: kind, number of values, the share of items that have one, how many triplets the splits'
-    items allow, and the rarest values. Below, whatever else the source found, and conditions that are nearly the same.
+    Per condition: kind, number of values, the share of items with a value, how many triplets the splits allow, and the
+    rarest values. Below: notes of the source, and conditions that are nearly the same.
     """
     items = dataset.items
     counts = ", ".join(f"{int((items.split == name).sum()):,} {name}" for name in SPLITS)
     if dataset.record.split_unit == "triplet":
-        counts = "the triplets of your own are split, not the items"
+        counts = "your own triplets are split, not the items"
     head = f"data report: {config.data.path or config.data.source}, {len(items.ids):,} items ({counts})"
     rows = [("condition", "kind", "values", "known", "possible triplets", "rarest values")]
     for row, condition in enumerate(items.conditions):
         own = [triplets.of_condition(row) for triplets in dataset.triplets.values()] if config.data.triplets else None
         rows.append(_row(items, condition, own))
-    lines = [*_same_notions(dataset), *dataset.notes]
+    lines = [*_near_duplicates(dataset), *dataset.notes]
     return "\n".join([head, table(rows), *(f"- {_shown(line, 200)}" for line in lines)])
 
 
 def _row(items: ItemSet, condition: Condition, own: list[Triplets] | None) -> tuple[str, ...]:
-    """A condition's line; `own` are its triplets where people gave them."""
+    """The line of a condition. `own`: its triplets, if people gave them."""
     name, kind = condition
     column = items.labels.get(name)
     given = f"{sum(len(triplets.anchor) for triplets in own):,} given" if own else ""
@@ -65,12 +65,12 @@ def _row(items: ItemSet, condition: Condition, own: list[Triplets] | None) -> tu
 
 
 def _share(n: int, total: int) -> str:
-    """In per cent, rounded down: 100 % is said of all alone."""
+    """In per cent, rounded down: only all items are 100 %."""
     return f"{math.floor(1000 * n / total) / 1000:.1%}"
 
 
 def count_possible(column: np.ndarray, kind: str, members: np.ndarray) -> int:
-    """About how many triplets the items of one split, bool [N], allow; exact where there are few values."""
+    """About how many triplets the items of one split, bool [N], allow; exact for few values."""
     known = members & (column != "")
     if kind in ("numeric", "ordinal"):
         scale = scale_of(column, kind)
@@ -78,26 +78,27 @@ def count_possible(column: np.ndarray, kind: str, members: np.ndarray) -> int:
     return (draw.count_by_members if kind == "set" else draw.count_by_value)(column[known])
 
 
-def _same_notions(dataset: Dataset) -> list[str]:
-    """A line for each pair of conditions that are nearly the same."""
+def _near_duplicates(dataset: Dataset) -> list[str]:
+    """One line per pair of conditions that are nearly the same."""
     items = dataset.items
     codes = {name: _codes(items.labels[name], kind) for name, kind in items.conditions if name in items.labels}
     return [
-        f"{_shown(a)} and {_shown(b)} are nearly the same notion (normalised mutual information {shared:.2f} of 1)"
+        f"{_shown(a)} and {_shown(b)} are nearly the same condition (normalised mutual information {shared:.2f} of 1)"
         for a, b in combinations(codes, 2)
         if (shared := normalised_mutual_information(codes[a], codes[b])) >= ALIKE
     ]
 
 
 def _codes(column: np.ndarray, kind: str) -> np.ndarray:
-    """Labels as whole numbers [N], -1 where missing; numbers by the tenth of their range."""
+    """Labels as integers [N], -1 if missing; numbers by tenths of their range."""
     if kind == "numeric":
         return np.where(column == "", -1, scale_of(column, kind).bins)
     return np.where(column == "", -1, np.unique(column, return_inverse=True)[1])
 
 
 def normalised_mutual_information(x: np.ndarray, y: np.ndarray) -> float:
-    """Mutual information over the mean of both entropies, of codes [N] that are both known (not -1): 0 to 1."""
+    """Mutual information over the mean of both entropies, from 0 to 1, over items whose codes [N] are both known
+    (not -1)."""
     both = (x >= 0) & (y >= 0)
     if not both.any():
         return 0.0
@@ -120,6 +121,6 @@ def _large(n: int) -> str:
 
 
 def _shown(text: str, width: int = WIDTH) -> str:
-    """Text of a user's data on one line without control characters, cut to a width."""
+    """A user's text on one line, without control characters, cut to a width."""
     text = "".join(character if character.isprintable() else "?" for character in text)
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,7 +1,7 @@
 """Feeds: iterators over the batches of the steps from `start` to `stop`. Both kinds give the same batches.
 
-What a batch is made of is said by a function of the step alone, `batch_at(step)`, whose columns named in `ITEMS` are
-positions of items: those of `triplet_batches` or of `labelled_batches`.
+A batch is a function of the step alone, `batch_at(step)`, made by `triplet_batches` or `labelled_batches`. Its columns
+named in `ITEMS` are positions of items.
 """
 
 import os
@@ -22,7 +22,7 @@ from csn_jax.runtime.sharding import place, stacked
 
 AnyBatch = TypeVar("AnyBatch", Batch, LabelledBatch)
 
-SHARE = 4  # of a device's memory, a quarter may hold items; network, activations and optimizer need the rest
+SHARE = 4  # items may take a quarter of a device's memory; network, activations and optimizer need the rest
 
 
 def fits(inputs: np.ndarray) -> bool:
@@ -38,10 +38,10 @@ def fits(inputs: np.ndarray) -> bool:
 
 
 class Watched(Generic[AnyBatch]):
-    """A feed whose every batch is timed against the work of the one before: where that was done before the next batch
-    came, the device stood idle for want of it. Asks the device whether it is done, and never waits for it.
+    """A feed that measures how long the device waited for it: if the work on a batch was done before the next batch
+    came, the device was idle. It asks the device whether it is done, and never waits.
 
-    idle: seconds so far, at most; the filling of the feed before the first step is not among them.
+    idle: an upper bound in seconds so far, without the filling of the feed before the first step.
     """
 
     def __init__(self, feed: Iterable[AnyBatch]):
@@ -60,12 +60,12 @@ class Watched(Generic[AnyBatch]):
         return batch
 
     def working_on(self, result: jax.Array) -> None:
-        """What the device gives when it is done with the newest batch."""
+        """Set the result by which the device shows that it is done with the newest batch."""
         self._result = result
 
 
 def triplet_batches(triplets: Triplets, seed: int, batch_size: int, padded_size: int) -> Callable[[int], Batch]:
-    """batch_at(step) of triplets, as int32 [padded_size] columns, the padding repeating the first row."""
+    """batch_at(step) of triplets, as int32 [padded_size] columns; the padding repeats the first row."""
 
     def batch_at(step: int) -> Batch:
         rows, valid = _pad(batch_rows(seed, step, len(triplets.anchor), batch_size), padded_size)
@@ -75,7 +75,7 @@ def triplet_batches(triplets: Triplets, seed: int, batch_size: int, padded_size:
 
 
 def labelled_batches(items: ItemSet, seed: int, batch_size: int, padded_size: int) -> Callable[[int], LabelledBatch]:
-    """batch_at(step) of labelled items, each with its labels in all conditions; padded as triplets are."""
+    """batch_at(step) of labelled items, with their labels in all conditions; padded like triplets."""
     labelled = label_items(items)
 
     def batch_at(step: int) -> LabelledBatch:
@@ -91,7 +91,7 @@ def _pad(rows: np.ndarray, padded_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def gather(inputs: np.ndarray, batch: AnyBatch) -> AnyBatch:
-    """The batch with the items' rows in place of their positions, whole columns at a time: [padded_size, ...]."""
+    """The batch with rows of items in place of positions, one whole column at a time: [padded_size, ...]."""
     return batch._replace(**{column: inputs[getattr(batch, column)] for column in batch.ITEMS})
 
 
@@ -100,14 +100,14 @@ def device_feed(
 ) -> Generator[AnyBatch, None, None]:
     """Batches of positions, for a step that gathers from an array of all items on the device.
 
-    With `at_once` K, the batches of each K steps that begin at a multiple of K come stacked, [K, padded_size]; those
-    before the first multiple and after the last come one by one. Where a run begins thus changes no later call.
+    With `at_once` K, K steps that begin at a multiple of K come stacked, [K, padded_size]; steps before the first
+    multiple and after the last come one by one. So where a run starts does not change later calls.
     """
     step = start
     while step < stop:
         if at_once > 1 and step % at_once == 0 and step + at_once <= stop:
-            several = [batch_at(one) for one in range(step, step + at_once)]
-            yield place(jax.tree.map(lambda *columns: np.stack(columns), *several), stacked(sharding))
+            batches = [batch_at(later) for later in range(step, step + at_once)]
+            yield place(jax.tree.map(lambda *columns: np.stack(columns), *batches), stacked(sharding))
             step += at_once
         else:
             yield place(batch_at(step), sharding)
@@ -115,5 +115,5 @@ def device_feed(
 
 
 def steps_in(batch: AnyBatch) -> int:
-    """For how many steps a feed's batch is."""
+    """How many steps a feed's batch is for."""
     return 1 if batch.valid.ndim == 1 else len(batch.valid)

@@ -1,4 +1,4 @@
-"""The metrics of steps that may not be done yet, and what is said of the first bad one."""
+"""The metrics of steps that may still be running, and the message about the first bad one."""
 
 import json
 import math
@@ -16,14 +16,14 @@ from csn_jax.train.feed import AnyBatch
 
 
 class Pending:
-    """Metrics of the steps since the last look, still on the device, so that no step waits for the host."""
+    """Metrics of the steps since the last look. They stay on the device, so no step waits for the host."""
 
     def __init__(self, batch_at: Callable[[int], AnyBatch], ids: np.ndarray, workdir: Path, start: int):
         self._batch_at, self._ids, self._workdir = batch_at, ids, workdir
         self._step, self._metrics = start, []
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Scalars of one step, or columns [K] of the K steps of one call."""
+        """Add the scalars of one step, or the columns [K] of a call of K steps."""
         self._metrics.append(metrics)
 
     def take(self) -> dict[str, float]:
@@ -33,7 +33,7 @@ class Pending:
             MachineError: naming the first step whose loss or gradient is not finite, and its items.
         """
         fetched = jax.device_get(self._metrics)  # one wait for all of them
-        for metrics in (one for call in fetched for one in by_step(call)):
+        for metrics in (step for call in fetched for step in by_step(call)):
             self._step += 1
             if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"])):
                 raise MachineError(self._blame(metrics))
@@ -54,6 +54,6 @@ class Pending:
 
 
 def by_step(metrics: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-    """The scalars of each step of one call, whose metrics are scalars or columns [K]."""
+    """The scalars per step of one call, whose metrics are scalars or columns [K]."""
     for values in zip(*map(np.atleast_1d, metrics.values()), strict=True):
         yield dict(zip(metrics, values, strict=True))

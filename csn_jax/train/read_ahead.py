@@ -1,17 +1,17 @@
-"""Rows of a memory map asked for together, before they are read: page faults alone are far slower (docs/SCALE.md)."""
+"""Request rows of a memory map together before they are read: page faults alone are far slower (docs/SCALE.md)."""
 
 import mmap
 
 import numpy as np
 
-SMALL = 1 << 30  # bytes of a map that is left to the system, which soon has all of it in memory
+SMALL = 1 << 30  # bytes; the system soon has a smaller map in memory by itself
 
 
 def read_ahead(array: np.ndarray, rows: np.ndarray) -> None:
-    """Tell the system which rows of an array [N, ...] are wanted soon, and return at once.
+    """Tell the system which rows of an array [N, ...] will be read soon, and return at once.
 
-    Nothing happens where the array is no memory map, a small one, or the system takes no such advice. Rows that are in
-    memory already cost some microseconds each.
+    Nothing happens if the array is not a memory map, is small, or the system takes no advice. Each row that is
+    already in memory costs a few microseconds.
 
     Args:
         array: perhaps memory-mapped, C-contiguous.

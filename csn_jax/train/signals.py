@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 end a run: at once where nothing is lost, after saving where there is something to save."""
+"""SIGTERM and SIGUSR1 end a run: at once if nothing is lost, else after saving."""
 
 import functools
 import os
@@ -24,10 +24,10 @@ class StopRequest:
         self._asked = 0
 
     def asked(self) -> bool:
-        """Whether the run is to stop; to be asked after every step, and of several processes by all of them. They agree
-        on one step, whichever of them was signalled, a few steps after the signal."""
+        """Whether the run must stop. Every process asks after every step. They agree on one step, a few steps after the
+        signal, whichever of them was signalled."""
         if hosts.count() > 1:
-            # Counted here, since steps begin anew with each specialist and JAX wants them to rise.
+            # Counted here: JAX needs rising numbers, and steps start again with each specialist.
             self._asked += 1
             if multihost_utils.reached_preemption_sync_point(self._asked):
                 self.signum = signal.SIGTERM
@@ -35,7 +35,7 @@ class StopRequest:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Signals are only noted meanwhile; who asks for this looks at `signum`, saves, and raises Stopped."""
+        """Only note signals inside. The caller looks at `signum`, saves, and raises Stopped."""
         self._waiting = True
         try:
             yield
@@ -44,8 +44,8 @@ class StopRequest:
 
     @contextmanager
     def shielded(self) -> Iterator[None]:
-        """Signals wait for the end of this, and then raise Stopped. For calls into Orbax, whose event loop would print
-        and swallow what a handler raises inside it."""
+        """Raise Stopped at the end instead of inside: for calls into Orbax, whose event loop would print and swallow
+        what a handler raises."""
         with self.deferred():
             yield
         if self.signum is not None:
@@ -60,10 +60,10 @@ class StopRequest:
 
 @contextmanager
 def catch_stop() -> Iterator[StopRequest]:
-    """Raise Stopped at these signals instead of dying of them, or have them noted under `StopRequest.deferred`.
+    """Raise Stopped at these signals, or note them under `StopRequest.deferred`.
 
-    Outside the main thread Python allows no handlers: then nothing changes. Of several processes JAX takes SIGTERM and
-    tells it to all, which a handler of ours would keep from it: SIGUSR1 is passed on as one, and `asked` knows.
+    Outside the main thread Python allows no handlers, and nothing changes. With several processes, JAX handles SIGTERM
+    and informs them all, which a handler of ours would prevent. SIGUSR1 is forwarded as SIGTERM.
     """
     request = StopRequest()
     _raise_what_is_swallowed()
@@ -83,15 +83,15 @@ def catch_stop() -> Iterator[StopRequest]:
 
 @functools.cache
 def _raise_what_is_swallowed() -> None:
-    """Have a signal come again that came inside a finalizer or a weak reference's callback, where Python prints what is
-    raised and goes on."""
-    told = sys.unraisablehook
+    """Repeat a signal that came inside a finalizer or a weak reference's callback, where Python prints an exception and
+    continues."""
+    report = sys.unraisablehook
 
-    def tell(orphan: Any) -> None:
+    def repeat_or_report(orphan: Any) -> None:
         if isinstance(orphan.exc_value, Stopped):
-            # A little later, since what this hook raises is swallowed, too.
+            # A little later: an exception from this hook would be swallowed too.
             threading.Timer(0.01, os.kill, (os.getpid(), orphan.exc_value.signum)).start()
         else:
-            told(orphan)
+            report(orphan)
 
-    sys.unraisablehook = tell
+    sys.unraisablehook = repeat_or_report

@@ -12,7 +12,7 @@ from csn_jax.runtime.sharding import place
 from csn_jax.train.feed import AnyBatch, gather
 from csn_jax.train.read_ahead import read_ahead
 
-# Before the import, which prints a page of notices otherwise. oneDNN: we only use tf.data.
+# Before the import, which otherwise prints a page of notices. oneDNN: only tf.data is used.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 try:
@@ -31,8 +31,8 @@ def tf_feed(
 ) -> Generator[AnyBatch, None, None]:
     """Batches with their rows gathered from `inputs` [N, ...], which may be memory-mapped and larger than RAM.
 
-    Close it when you stop in between. One that is left for Python's own end can hang there for good: Python lets no
-    other thread run any more, and TensorFlow waits for its thread that gathers a batch.
+    Close it when you stop early. A feed that is left open can hang when Python exits: other threads no longer run, and
+    TensorFlow waits for the one that gathers a batch.
     """
     tf.config.set_visible_devices([], "GPU")  # the accelerator's memory belongs to JAX
     first = batch_at(start)
@@ -46,7 +46,7 @@ def tf_feed(
 
     options = tf.data.Options()
     options.deterministic = True
-    options.autotune.enabled = False  # nothing here is tuned, and its thread can sleep on for a minute after a close
+    options.autotune.enabled = False  # nothing here is tuned, and its thread can sleep for a minute after a close
     dataset = (
         tf.data.Dataset.range(start, stop)
         .map(lambda step: tf.numpy_function(rows, [step], dtypes), num_parallel_calls=2)
@@ -55,7 +55,7 @@ def tf_feed(
     )
     ready: deque[AnyBatch] = deque()
     for arrays in dataset.as_numpy_iterator():
-        # Returns at once; the copy overlaps the running step.
+        # `place` returns at once; the copy overlaps the running step.
         ready.append(place(type(first)(*arrays), sharding))
         if len(ready) > AHEAD:
             yield ready.popleft()

@@ -2,15 +2,25 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
 
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.evaluate import leakage as module
-from csn_jax.evaluate.leakage import leakage, outcomes, results
+from csn_jax.evaluate.leakage import outcomes, results
 from csn_jax.evaluate.table import results_table
 from csn_jax.runtime.record import Results
+
+
+def leakage(*arguments) -> dict[str, tuple[float, int]]:
+    """{"condition/attribute": (sum over queries of right - chance, queries)}."""
+    return {
+        f"{name}/{attribute}": (math.fsum(right - chance), len(right))
+        for name, attributes in outcomes(*arguments).items()
+        for attribute, (right, chance) in attributes.items()
+    }
 
 
 def world(n: int = 300, seed: int = 0):

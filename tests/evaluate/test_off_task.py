@@ -1,6 +1,7 @@
 """Off-task probes: against another library's optimum, and in worlds where the answer is known."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,10 +11,15 @@ import torch
 from csn_jax import evaluate
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.evaluate import off_task as module
-from csn_jax.evaluate.off_task import fit_probe, off_task, off_task_labels, outcomes, results
+from csn_jax.evaluate.off_task import fit_probe, off_task_labels, outcomes, results
 from csn_jax.evaluate.table import results_table
 from csn_jax.model.model import Model
 from csn_jax.runtime.record import Results
+
+
+def off_task(*arguments) -> dict[str, tuple[float, int]]:
+    """{label: (right guesses, items)}."""
+    return {label: (math.fsum(right), len(right)) for label, (right, _) in outcomes(*arguments).items()}
 
 
 def world(n: int = 900, seed: int = 0):

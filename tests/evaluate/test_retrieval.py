@@ -13,9 +13,18 @@ import pytest
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.evaluate import bootstrap
 from csn_jax.evaluate import retrieval as module
-from csn_jax.evaluate.retrieval import METRICS, likeness, measure, outcomes, results, retrieval
+from csn_jax.evaluate.retrieval import METRICS, likeness, measure, outcomes, results
 from csn_jax.evaluate.table import results_table
 from csn_jax.runtime.record import Results
+
+
+def retrieval(*arguments) -> dict[str, tuple[float, int]]:
+    """{"condition/metric": (sum over queries, queries)}."""
+    return {
+        f"{name}/{metric}": (math.fsum(column), len(column))
+        for name, values in outcomes(*arguments).items()
+        for metric, column in zip(METRICS, values, strict=True)
+    }
 
 
 def alike(kind: str, one: str, other: str, column: list[str]) -> bool:
