@@ -1,4 +1,4 @@
-"""A harness of this folder as a test runs it."""
+"""Runs a program of experiments/reliability as a test."""
 
 import json
 import os
@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+FOLDER = Path(__file__).parents[2] / "experiments" / "reliability"
+
 
 def report_of(name: str, *flags: str) -> dict:
-    """What a harness reports. One device is quicker, and a process that forks may have none."""
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *flags]
+    """The report of a program, which must find no fault. It runs on one device, which is quicker."""
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    command = [sys.executable, str(FOLDER / f"{name}.py"), *flags]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
     report = json.loads(done.stdout.splitlines()[-1])

@@ -1,11 +1,13 @@
-"""A short run of fuzz_readers.py, in a file of its own as it writes PyTorch's archives."""
+"""Short runs of fuzz_readers.py, in a file of their own because the program writes PyTorch archives."""
 
-import torch  # noqa: F401 - without it the harness has nothing to feed; .ci/run leaves such files out on Python 3.12
+import pytest
+import torch  # noqa: F401 - without PyTorch the program has nothing to feed; .ci/run leaves such files out elsewhere
 from harness import report_of
 
 
-def test_readers_take_damage_or_refuse_it():
-    readers = {one["reader"]: one for one in report_of("fuzz_readers", "--inputs=150")["readers"]}
+@pytest.mark.parametrize(("inputs", "refused"), [(150, 20), pytest.param(300, 40, marks=pytest.mark.slow)])
+def test_readers_read_damaged_files_or_refuse_them(inputs, refused):
+    readers = {reader["reader"]: reader for reader in report_of("fuzz_readers", f"--inputs={inputs}")["readers"]}
     assert len(readers) == 14
-    for one in readers.values():
-        assert one["read"] >= 1 and one["refused"] >= 20, one
+    for reader in readers.values():
+        assert reader["read"] >= 1 and reader["refused"] >= refused, reader

@@ -1,6 +1,6 @@
 """Write labels that would be markup or code into the page of explore and into a report, and open both in a browser.
 
-    python tests/faults/hostile_labels.py --labels=1000
+    python experiments/reliability/hostile_labels.py --labels=1000
 
 Each label is an item's id, its value in three columns, and in turn the name of a condition and of the run. In Chromium
 every item of the page is chosen once: elements and attributes must be those of a page with harmless labels, no script
@@ -24,7 +24,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 ITEMS, WIDTH, NOTIONS = 250, 8, 3  # of a page
 LOCAL = ("file:", "data:", "blob:")
@@ -110,10 +110,10 @@ def labels_of(n: int, seed: int) -> list[str]:
 
 def page_of(labels: list[str], out: Path) -> Path:
     """The page of explore over as many items as labels; its index.html."""
-    from csn_jax import explore
+    from csn_jax.explore import folder
     from csn_jax.data.item_set import Condition, ItemSet
     from csn_jax.runtime.record import Results
-    from csn_jax.runtime.whole_folder import write_folder
+    from csn_jax.runtime.whole import write_folder
 
     n, rng = len(labels), np.random.default_rng(0)
     names = [labels[0], labels[n // 2], labels[-1]]
@@ -126,8 +126,8 @@ def page_of(labels: list[str], out: Path) -> Path:
     results = Results.from_object(results_of(names) | {"variant": "learned", "split": "test", "step": 7})
     about = {"run": labels[1], "variant": "learned", "split": "test", "step": 7, "total": n, "seed": 0}
     vectors = rng.normal(size=(n, WIDTH)).astype(np.float32)
-    files = explore.page_files(model, items, np.arange(n), vectors, results, about)
-    write_folder(out, files, explore.OURS, explore.MARK)
+    files = folder.page_files(model, items, np.arange(n), vectors, results, about)
+    write_folder(out, files, folder.OURS, folder.MARK)
     return out / "index.html"
 
 

@@ -1,7 +1,7 @@
 """Let the disk fill at every place of a training: the last good step stays, and the next run needs no hand.
 
-    python tests/faults/fill_disk.py --step=32768
-    sudo python tests/faults/fill_disk.py --tmpfs --step=65536
+    python experiments/reliability/fill_disk.py --step=32768
+    sudo python experiments/reliability/fill_disk.py --tmpfs --step=65536
 
 No file may grow beyond a limit, which rises by `step` bytes until a whole training fits (RLIMIT_FSIZE); or the workdir
 lies on a file system of so many bytes (--tmpfs, which only root may mount). Ends with one line of JSON; exits 1 when a
@@ -23,16 +23,15 @@ import lives
 import tiny
 
 LEAST = 1 << 13  # room for what a run says, which goes to a file too
-ARGV = [*tiny.ARGUMENTS, "--config.feed=device"]
 
 
-def train(workdir: Path, limit: int | None):
+def train(flags: list[str], workdir: Path, limit: int | None):
     """A training that may write no file beyond a limit."""
 
     def run() -> None:
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        lives.command("train", [*ARGV, f"--workdir={workdir}"])()
+        lives.command("train", [*flags, "--config.feed=device", f"--workdir={workdir}"])()
 
     return run
 
@@ -51,10 +50,11 @@ def room(workdir: Path, size: int, tmpfs: bool):
         subprocess.run(["umount", workdir], check=True)
 
 
-def contest(step: int, tmpfs: bool, folder: Path) -> dict:
+def contest(step: int, tmpfs: bool, kind: str, folder: Path) -> dict:
     """Raise the limit until a training fits: the report."""
+    flags = lives.tiny_run(kind, folder)
     whole, log, told = folder / "whole", folder / "log", folder / "told"
-    if lives.lived(train(whole, None), log) != 0:
+    if lives.lived(train(flags, whole, None), log) != 0:
         return {"faults": ["the undisturbed run failed", log.read_text(errors="replace")[-5000:]]}
     expected, faults, failed, kept, began = tiny.fingerprint(whole), [], 0, 0, time.monotonic()
     limit, status = LEAST, 1
@@ -62,7 +62,7 @@ def contest(step: int, tmpfs: bool, folder: Path) -> dict:
         workdir = folder / "run"
         told.unlink(missing_ok=True)
         with room(workdir, limit, tmpfs) as make_room:
-            status = lives.lived(train(workdir, None if tmpfs else limit), told)
+            status = lives.lived(train(flags, workdir, None if tmpfs else limit), told)
             said = told.read_text(errors="replace")
             sentence = next((line for line in said.splitlines() if line.startswith("error: ")), "")
             if status not in (0, 1) or (status == 1 and not is_told(sentence)) or "Traceback" in said:
@@ -71,7 +71,7 @@ def contest(step: int, tmpfs: bool, folder: Path) -> dict:
             failed, kept = failed + (status != 0), kept + (status != 0 and reached > 0)
             make_room()
             told.unlink()
-            again = lives.lived(train(workdir, None), told)
+            again = lives.lived(train(flags, workdir, None), told)
             said = told.read_text(errors="replace")
             goes_on = f"resuming from step {reached}" in said if status and 0 < reached < tiny.STEPS else True
             if again != 0 or not goes_on or "damaged" in said or tiny.fingerprint(workdir) != expected:
@@ -94,8 +94,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--step", type=int, default=1 << 18, help="bytes by which the limit rises")
     parser.add_argument("--tmpfs", action="store_true", help="fill a file system instead; needs root")
+    parser.add_argument("--on", choices=("pictures", "vectors"), default="pictures")
     args = parser.parse_args()
-    return lives.contested("fill_disk", lambda folder: contest(args.step, args.tmpfs, folder))
+    return lives.contested("fill_disk", lambda folder: contest(args.step, args.tmpfs, args.on, folder))
 
 
 if __name__ == "__main__":

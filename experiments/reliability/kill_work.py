@@ -1,6 +1,6 @@
 """Kill long work other than training at random moments, give it again until it ends, and compare with an unbroken one.
 
-    python tests/faults/kill_work.py --work=embed --kills=40
+    python experiments/reliability/kill_work.py --work=embed --kills=40
 
 embed: a folder of images to an index; fonts: rendering a folder of fonts; table: decoding a table's images. The
 moments come from the seed: at a random second, or when some more pieces are there. After a kill there is nothing under

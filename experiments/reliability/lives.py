@@ -11,13 +11,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 
 def prepare(folder: Path, *, tensorflow: bool = True) -> None:
     """Import what a training needs. Programs are compiled once for all lives, and kept in `folder`."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     import matplotlib.backends.backend_agg
@@ -28,6 +28,13 @@ def prepare(folder: Path, *, tensorflow: bool = True) -> None:
 
     if tensorflow:
         import csn_jax.train.tf_feed  # noqa: F401
+
+
+def tiny_run(kind: str, folder: Path) -> list[str]:
+    """Arguments of a tiny training on `pictures`, or on `vectors` in a third of the time; its table is in `folder`."""
+    import tiny
+
+    return [*tiny.ARGUMENTS, *(tiny.on_vectors(folder) if kind == "vectors" else ())]
 
 
 def begin(function: Callable[[], object], log: Path) -> int:

@@ -1,6 +1,6 @@
 """Flip single bits in every file of a checkpoint, an item cache and an index: the right content or a word, no silence.
 
-    python tests/faults/flip_bits.py --flips=2000
+    python experiments/reliability/flip_bits.py --flips=2000
 
 Files take turns, and the bit is random. A flip is harmless where all that is read equals the original bit for bit. Else
 it must be told: of a checkpoint by step and leaf or file, and training goes on from the step before; of an index by its

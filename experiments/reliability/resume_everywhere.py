@@ -1,6 +1,6 @@
 """Stop a training after each of its steps and go on: the same batches, losses and final bytes as the unbroken run.
 
-    python tests/faults/resume_everywhere.py --steps=50
+    python experiments/reliability/resume_everywhere.py --steps=50
 
 Each stop is a SIGTERM that the training sends itself when it takes a step's batch. Of every batch that a feed delivers
 the digest of its arrays is kept, by its step. Ends with one line of JSON; exits 1 on any difference.
@@ -47,10 +47,10 @@ def life(workdir: Path, argv: list[str], batches: Path, stop_after: int | None):
     return run
 
 
-def contest(steps: int, feed: str, every: int, folder: Path) -> dict:
+def contest(steps: int, feed: str, every: int, kind: str, folder: Path) -> dict:
     """Stop after every `every`-th step: the report."""
     log, faults, checked, began = folder / "log", [], 0, time.monotonic()
-    argv = [*tiny.ARGUMENTS, f"--config.steps={steps}", "--config.log_every=1", f"--config.feed={feed}"]
+    argv = [*lives.tiny_run(kind, folder), f"--config.steps={steps}", "--config.log_every=1", f"--config.feed={feed}"]
     whole, batches = folder / "whole", folder / "whole_batches"
     if lives.lived(life(whole, argv, batches, None), log) != 0:
         return {"feed": feed, "faults": ["the unbroken run failed", log.read_text(errors="replace")[-5000:]]}
@@ -83,10 +83,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--every", type=int, default=1, help="stop after every n-th step only")
     parser.add_argument("--feed", choices=("tfdata", "device"), default="tfdata")
+    parser.add_argument("--on", choices=("pictures", "vectors"), default="pictures")
     args = parser.parse_args()
     return lives.contested(
         "resume_everywhere",
-        lambda folder: contest(args.steps, args.feed, args.every, folder),
+        lambda folder: contest(args.steps, args.feed, args.every, args.on, folder),
         tensorflow=args.feed == "tfdata",
     )
 

@@ -1,6 +1,6 @@
 """Start a training where another one is at work, then kill that one: refused by name each time, and never a stale lock.
 
-    python tests/faults/second_writer.py --tries=50
+    python experiments/reliability/second_writer.py --tries=50
 
 Ends with one line of JSON; exits 1 when a second writer was not refused by host and process id, a lock outlived its
 process, or the trainings that were killed and disturbed do not end as an undisturbed one.

@@ -1,6 +1,6 @@
 """Kill one of two processes at random moments, start both again until they end, and compare with an unbroken run.
 
-    python tests/faults/kill_pair.py --kills=40
+    python experiments/reliability/kill_pair.py --kills=40
 
 Every second kill meets the coordinator. The moments come from the seed: at a random line of the log, or at a random
 second of a life, so also while the two meet, restore, evaluate and say farewell. Who survives must end by itself within
@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 import pair
 from lives import lines
 

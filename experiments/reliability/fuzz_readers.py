@@ -1,6 +1,6 @@
 """Feed damaged files to every reader of untrusted input: it reads, or refuses by our own error, and nothing else.
 
-    python tests/faults/fuzz_readers.py --inputs=20000 --reader=all
+    python experiments/reliability/fuzz_readers.py --inputs=20000 --reader=all
 
 An input is a whole file with bytes, numbers, words or pieces changed, moved, cut out or doubled; of an archive also a
 member, so that its checksum is right. Readers run in a process of their own. A fault is any exception but ours, more
@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 SECONDS, MEMORY = 2.0, 512 << 20
 FORBIDDEN = """os.system subprocess.Popen os.exec os.posix_spawn os.fork os.remove os.rename os.mkdir os.rmdir

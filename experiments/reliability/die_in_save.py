@@ -1,6 +1,6 @@
 """Kill a process at the n-th file operation of a save, for every n: the newest whole checkpoint restores, bit for bit.
 
-    python tests/faults/die_in_save.py
+    python experiments/reliability/die_in_save.py
 
 Counted is what Python sees of a save: every open, rename, unlink, mkdir and rmdir, of all threads, by an audit hook.
 The array files are written by TensorStore in C++, where kill_training.py's random moments meet them. Ends with one line

@@ -1,6 +1,6 @@
 """Damage some of a table's images in ten ways: each is reported by its row and reason, and no good one is refused.
 
-    python tests/faults/damaged_images.py --images=5000 --damaged=1000
+    python experiments/reliability/damaged_images.py --images=5000 --damaged=1000
 
 The real command, `python -m csn_jax.train --check`, refuses them and then leaves out what is bad. Then bombs are read,
 one by one: files of some kilobytes that would be gigabytes of pixels, or as much as is allowed. Ends with one line of
@@ -9,6 +9,7 @@ JSON; exits 1 when a row is missing or too many, or a bomb cost more than 300 MB
 
 import argparse
 import io
+import itertools
 import json
 import os
 import random
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -118,13 +120,11 @@ def contest(images: int, damaged: int, seed: int, folder: Path) -> dict:
     return report | {"minutes": round((time.monotonic() - began) / 60, 1), "faults": faults}
 
 
-def bombs() -> dict[str, bytes]:
-    """Files that are small, and large when read."""
-    found = {
-        "60,000 x 60,000": png(60_000, 60_000, b"\0" * 10_000_000, 1),
-        "16,000 x 16,000": png(16_000, 16_000, bytes(16_000 * 2001), 1),
-        "8,000 x 8,000": png(8_000, 8_000, bytes(8_000 * 8_001)),
-    }
+def bombs() -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of files that are small, and large when read; made when they are asked for."""
+    yield "60,000 x 60,000", png(60_000, 60_000, b"\0" * 10_000_000, 1)
+    yield "16,000 x 16,000", png(16_000, 16_000, bytes(16_000 * 2001), 1)
+    yield "8,000 x 8,000", png(8_000, 8_000, bytes(8_000 * 8_001))
     side = LIMIT
     for name, colour, channels in (
         ("grey", 0, 1),
@@ -132,7 +132,7 @@ def bombs() -> dict[str, bytes]:
         ("grey with alpha", 4, 2),
         ("colour with alpha", 6, 4),
     ):
-        found[f"{side:,} x {side:,}, {name}"] = png(side, side, bytes(side * (channels * side + 1)), 8, colour)
+        yield f"{side:,} x {side:,}, {name}", png(side, side, bytes(side * (channels * side + 1)), 8, colour)
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
     for name, (mode, kind, size, options) in {
@@ -145,8 +145,7 @@ def bombs() -> dict[str, bytes]:
         "less, JPEG for print": ("CMYK", "JPEG", 4000, {}),
     }.items():
         Image.new(mode, (size, size), 1).save(buffer := io.BytesIO(), kind, **options)
-        found[f"{size:,} x {size:,}, {name}"] = buffer.getvalue()
-    return found
+        yield f"{size:,} x {size:,}, {name}", buffer.getvalue()
 
 
 def cost(path: Path) -> tuple[int, str]:
@@ -169,6 +168,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--damaged", type=int, default=40)
+    parser.add_argument("--bombs", type=int, help="read the first so many only")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="damaged_images_") as name:
@@ -176,7 +176,7 @@ def main() -> int:
         report = contest(args.images, args.damaged, args.seed, folder)
         (folder / "small.png").write_bytes(picture(np.random.default_rng(0), "PNG"))
         costs = {}
-        for bomb, data in bombs().items():
+        for bomb, data in itertools.islice(bombs(), args.bombs):
             (folder / "bomb").write_bytes(data)
             size, outcome = cost(folder / "bomb")
             costs[bomb] = [len(data), size >> 20, outcome]
