@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from csn_jax.adapt import fit as new_mask
-from csn_jax.adapt.lesson import of_run
+from csn_jax.adapt.labels import from_run
 from csn_jax.data.triplets import Triplets
 from csn_jax.model.run import open_run
 
@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("--condition", required=True, help="an attribute of the run's data that was not a condition")
     args = parser.parse_args()
     run = open_run(args.workdir)
-    lesson = of_run(run, args.condition, None).lesson
-    vectors = run.model().embed(lesson.inputs)
+    lesson = from_run(run, run.model(), args.condition, None)
+    vectors = lesson.items.embed(np.arange(len(lesson.items.ids)))
     gains = {split: new_mask.gains(vectors, *triplets[:3]) for split, triplets in lesson.triplets.items()}
 
     def error(weights: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """A mask for a new condition over dimensions that stay as they are: a convex fit, in NumPy and float64.
 
-Under a mask m the squared distance is linear in w = m^2 >= 0, so triplets ask for w >= 0 with w . gain > 0. A triplet's
-gain is the squared difference to the negative minus that to the positive, dimension by dimension.
+Under a mask m the squared distance is linear in w = m^2 >= 0. A triplet's gain is the squared difference to the
+negative minus that to the positive, per dimension. The triplet is right when w . gain > 0.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 FOLDS = 5
-STEPS, TOLERANCE = 200, 1e-9  # of the fit: at most so many, until weights move by less
+STEPS, TOLERANCE = 200, 1e-9  # the fit ends after so many steps, or when weights move less
 STRENGTHS = tuple(10.0**power for power in range(2, -6, -1))  # of the regularisation, from strong to weak
 
 
@@ -22,18 +22,15 @@ def gains(vectors: np.ndarray, anchor: np.ndarray, positive: np.ndarray, negativ
 def fit(gain: np.ndarray, strength: float, start: np.ndarray | None = None) -> np.ndarray:
     """The minimum of mean_t max(0, 1 - w . gain_t)^2 / 2 + strength / 2 * |w - mean(w)|^2 over w >= 0.
 
-    The second term draws towards equal weights of whatever size suits: with few triplets or a great strength, w is the
-    unmasked distance. Which of several losses hardly matters (test errors within 0.5 % on product photos), but that it
-    is the unmasked distance and not zero that weights shrink to does, where triplets are few.
+    The second term pulls towards equal weights of any size: with few triplets or a great strength, w is the unmasked
+    distance. For few triplets it matters that weights shrink to the unmasked distance and not to zero. The choice of
+    the loss hardly matters (test errors within 0.5 % on product photos).
 
-    Newton's method on the weights that are not held at 0 (Bertsekas 1982), which ends at the minimum in some ten steps.
+    Newton's method on the weights that are not held at 0 (Bertsekas 1982), which takes about ten steps.
 
     Args:
-        gain: [T, D], of a mean square near 1, on which the meaning of strength depends.
-        start: [D] weights to begin with, those of a near strength.
-
-    Returns:
-        w [D].
+        gain: [T, D], with a mean square near 1, which gives strength its scale.
+        start: [D], weights to begin with, such as those of a similar strength.
     """
     n, width = gain.shape
 
@@ -41,20 +38,20 @@ def fit(gain: np.ndarray, strength: float, start: np.ndarray | None = None) -> n
         return short @ short / (2 * n) + strength / 2 * np.square(w - w.mean()).sum()
 
     if start is None:
-        total = gain.sum(axis=1)  # the best size of equal weights, were no triplet right by 1
+        total = gain.sum(axis=1)  # for the best size of equal weights if no triplet has a margin of 1
         start = np.full(width, max(0.0, total.mean()) / max(np.square(total).mean(), 1e-300))
     w = start
-    short = np.maximum(0, 1 - gain @ w)  # [T], what a triplet lacks
+    short = np.maximum(0, 1 - gain @ w)  # [T], what each triplet lacks to a margin of 1
     for _ in range(STEPS):
         gradient = strength * (w - w.mean()) - gain.T @ short / n
         moved = np.abs(w - np.maximum(0, w - gradient)).max()
         if moved < TOLERANCE:
             break
-        # Weights next to 0 that would go below are held, or a step could not get past their bounds.
+        # Weights near 0 that would go below 0 are held, so that their bounds do not stop the step.
         free = (w > min(moved, 1e-3)) | (gradient < 0)
         rows = gain[short > 0][:, free]
         hessian = rows.T @ rows / n + strength * (np.eye(free.sum()) - 1 / width)
-        hessian[np.diag_indices_from(hessian)] += 1e-10  # equal weights of any size cost nothing where none lacks
+        hessian[np.diag_indices_from(hessian)] += 1e-10  # singular when no triplet lacks anything
         step = np.where(free, 0.0, -gradient)
         step[free] = -np.linalg.solve(hessian, gradient[free])
         before, length = value(w, short), 1.0
@@ -69,34 +66,34 @@ def fit(gain: np.ndarray, strength: float, start: np.ndarray | None = None) -> n
 
 
 def path(gain: np.ndarray) -> np.ndarray:
-    """The weights [S, D] that T >= 1 triplets ask for, one row for each of STRENGTHS; w . gain = 1 is their margin."""
+    """The weights [S, D] that fit T >= 1 triplets, one row per strength of STRENGTHS."""
     size = np.sqrt(np.square(gain).mean()) or 1.0
-    found: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
     for strength in STRENGTHS:
-        found.append(fit(gain / size, strength, found[-1] if found else None))
-    return np.array(found) / size
+        weights.append(fit(gain / size, strength, weights[-1] if weights else None))
+    return np.array(weights) / size
 
 
 def loss(weights: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """The mean squared hinge of `fit` under each of S weights [S, D], over T triplets: [S]."""
+    """The first term of `fit` for each of S weights [S, D]: [S]."""
     return np.square(np.maximum(0, 1 - weights @ gain.T)).mean(axis=1) / 2
 
 
 def wrong(weights: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """Which triplets are wrong under weights [D]: bool [T]. A tie is."""
+    """Which triplets are wrong under weights [D]: bool [T]. A tie is wrong."""
     return gain @ weights <= 0
 
 
 def learn(gain: np.ndarray, group: np.ndarray, validation: np.ndarray | None = None) -> tuple[np.ndarray, float]:
-    """(weights [D], strength) from triplets, the strength by the loss on others: of 30 drawings of 100 triplets of
-    product photos it left 26.7 % test error, their worst 27.9 %, and by the error of others 27.1 and 29.7 %.
+    """(weights [D], strength) with the lowest loss on other triplets; ones if the best weights are all zeros.
 
-    Where zeros are best, since negatives are nearer in all dimensions, weights are ones: no mask.
+    The loss chooses better than the error. With 100 triplets of product photos, drawn 30 times, the mean test error was
+    26.7 % and the worst 27.9 %, against 27.1 and 29.7 % when the error chose.
 
     Args:
         gain: [T, D].
-        group: [T], alike for triplets that stand or fall together; two different ones at least.
-        validation: gains of the other triplets; without them, `gain` is cross-validated.
+        group: [T], at least two different ones; a fold never separates triplets of one group.
+        validation: gains of the other triplets; None cross-validates `gain`.
     """
     weights = path(gain)
     if validation is None:
@@ -109,7 +106,7 @@ def learn(gain: np.ndarray, group: np.ndarray, validation: np.ndarray | None = N
 
 
 def held_out(gain: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Which triplets are wrong by what `learn` finds without their fold, strength and all: bool [T]."""
+    """Which triplets are wrong under what `learn` finds without their fold: bool [T]."""
     is_wrong = np.zeros(len(gain), bool)
     for train, test in _splits(group):
         is_wrong[test] = wrong(learn(gain[train], group[train])[0], gain[test])
@@ -117,25 +114,24 @@ def held_out(gain: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 
 def _splits(group: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows to learn from, rows held out) for each of FOLDS parts of T triplets; equal groups [T] share a part."""
+    """Yields (rows to learn from, rows held out) per fold; triplets of one group [T] share a fold."""
     _, number = np.unique(group, return_inverse=True)
     fold = (np.random.default_rng(0).permutation(number.max() + 1) % FOLDS)[number]
     return ((np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in np.unique(fold))
 
 
 def to_mask(weights: np.ndarray, masks: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """The mask [D] float32 of weights [D], of a size that makes its distances comparable to those of the masks there.
+    """The mask [D] float32 of weights [D], scaled so that its distances are comparable to those of the old masks.
 
-    Two items drawn at random are sum_d 2 w_d variance_d apart in squared distance, on average. That is made the mean of
-    what it is under the old masks [C, D], so that in a mixture of equal weights the new condition counts as much as the
-    others do on average. A factor changes no order under the condition itself.
+    Two random items have a mean squared distance of sum_d 2 w_d variance_d. It becomes the mean of that under the old
+    masks, so that the new condition counts as much as the others in an equal mix.
 
     Args:
-        weights: [D], the mask's square but for its size.
+        weights: [D], the square of the mask except for a factor.
         masks: [C, D], of the other conditions.
         variance: [D], of the embeddings.
     """
-    wanted = np.mean(np.square(masks.astype(np.float64)) @ variance)
-    given = weights @ variance
-    factor = wanted / given if wanted > 0 and given > 0 else 1.0
+    old = np.mean(np.square(masks.astype(np.float64)) @ variance)
+    new = weights @ variance
+    factor = old / new if old > 0 and new > 0 else 1.0
     return np.sqrt(weights * factor).astype(np.float32)

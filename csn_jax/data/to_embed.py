@@ -22,7 +22,7 @@ from csn_jax.errors import UserError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CHUNK = 512  # items read and embedded together
 
-# [k, ...] uint8 or float32 of the items of a chunk that could be read, and for each of its items the fault, or None.
+# [k, ...] uint8 or float32 of the readable items of a chunk, and what is wrong with each item of the chunk, or None.
 Chunk = tuple[np.ndarray, list[str | None]]
 
 
@@ -32,9 +32,9 @@ class ToEmbed(NamedTuple):
     ids: [N] str, unique.
     columns: {name: [N] str}, attributes; the empty string is a missing value.
     pictures: as in Embeddings.
-    chunks: from the item at a position that is a multiple of CHUNK, yields the chunks in order.
+    chunks: from a position that is a multiple of CHUNK, yields the chunks in order.
     made_from: JSON that changes when the items do.
-    notes: what the user should know, a line each.
+    notes: what the user should know, one line each.
     """
 
     ids: np.ndarray
@@ -46,23 +46,21 @@ class ToEmbed(NamedTuple):
 
 
 def from_folder(folder: Path, size: int, channels: int, flag: str = "--images") -> ToEmbed:
-    """The JPEG, PNG and WebP files in a folder and below it, hidden ones left out; ids are their relative paths.
+    """The JPEG, PNG and WebP files in a folder and below it, without hidden ones. Ids are their relative paths.
 
     Raises:
-        UserError: when it is no folder or holds no image file.
+        UserError: when it is not a folder or holds no image file.
     """
     if not folder.is_dir():
-        raise UserError(f"{flag}={folder} is no folder; give one that holds image files.")
+        raise UserError(f"{flag}={folder} is not a folder; give one that holds image files.")
     folder = folder.resolve()
     paths, others, links = [], 0, []
     for place, below, names in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith("."))
         links += [os.path.join(place, name) for name in below if os.path.islink(os.path.join(place, name))]
-        for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                paths.append(Path(place, name))
-            else:
-                others += 1
+        images = [name for name in sorted(names) if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+        paths += [Path(place, name) for name in images]
+        others += len(names) - len(images)
     if not paths:
         raise UserError(f"{flag}={folder} holds no file that ends in {', '.join(SUFFIXES)}; give another folder.")
     ids, faults = [], []
@@ -71,35 +69,32 @@ def from_folder(folder: Path, size: int, channels: int, flag: str = "--images") 
         try:
             name.encode()
         except UnicodeEncodeError:
-            name, fault = repr(os.fsencode(name)), "has a name that is no UTF-8 text"
-        if resolve(folder, str(path)) is None:
-            fault = "is a link to outside the folder"
+            name, fault = repr(os.fsencode(name)), "has a name that is not UTF-8 text"
         ids.append(name)
-        faults.append(fault)
-    notes = (f"left alone {others} files that are no JPEG, PNG or WebP by their name",) if others else ()
-    notes += tuple(f"not followed: {link} is a link to a folder" for link in links)
+        faults.append("is a link to outside the folder" if resolve(folder, str(path)) is None else fault)
+    notes = (f"skipped {others:,} files that do not end in {', '.join(SUFFIXES)}",) if others else ()
     return ToEmbed(
         ids=np.array(ids, object),
         columns={},
         pictures={"kind": "folder", "root": str(folder)},
         chunks=lambda start: decoded(paths, faults, size, channels, start),
         made_from=["folder", ids, _stamps(paths)],
-        notes=notes,
+        notes=notes + tuple(f"skipped {link}, which is a link to a folder" for link in links),
     )
 
 
 def from_table(path: Path, data: DataConfig, input_shape: Sequence[int]) -> ToEmbed:
-    """The rows of a CSV or Parquet table by the rules of training: pictures in the column `data.image`, or vectors in
+    """The rows of a CSV or Parquet table by the rules of training: images from the column `data.image`, or vectors from
     `data.vectors`; ids from `data.id`. All other columns but long texts are attributes.
 
     Raises:
-        UserError: when table or columns cannot be used, or the vectors are of another length than the model's.
+        UserError: when table or columns cannot be used, or the model takes vectors of another length.
     """
     if not path.is_file():
-        raise UserError(f"--table={path} is no file; give a CSV or Parquet table.")
+        raise UserError(f"--table={path} is not a file; give a CSV or Parquet table.")
     table = read_columns(path)
     if len(table) == 0:
-        raise UserError(f"{path} has no row; give a row for each item.")
+        raise UserError(f"{path} has no row; give one row per item.")
     of_vectors = len(input_shape) == 1
     names = table.text.get(data.image) if of_vectors else table.column(data.image, "--image")
     ids, id_column = item_ids(table, names, data, "--id")
@@ -114,8 +109,8 @@ def from_table(path: Path, data: DataConfig, input_shape: Sequence[int]) -> ToEm
                 f"{path} holds vectors of {vectors.shape[1]} numbers and the model takes {input_shape[0]}; give "
                 "vectors of the embedder that it was trained on."
             )
-        beside = _stamps([path.parent / data.vectors])
-        pictures, made_from = {}, ["vectors", file_digest(path), data.vectors, data.id, beside]
+        stamps = _stamps([path.parent / data.vectors])
+        pictures, made_from = {}, ["vectors", file_digest(path), data.vectors, data.id, stamps]
         chunks = lambda start: from_array(vectors, np.arange(len(ids)), start)  # noqa: E731
     else:
         folder = path.parent.resolve()
@@ -133,7 +128,7 @@ def from_table(path: Path, data: DataConfig, input_shape: Sequence[int]) -> ToEm
 
 
 def overridden(data: DataConfig, image: str, id_column: str, vectors: str) -> DataConfig:
-    """The column names of a run's own table, or else the usual ones, where none are given."""
+    """The given column names; those that are empty are from the run's own table, or else the defaults."""
     if data.source != "table":
         data = DataConfig()
     given = {"image": image, "id": id_column, "vectors": vectors}
@@ -141,15 +136,16 @@ def overridden(data: DataConfig, image: str, id_column: str, vectors: str) -> Da
 
 
 def from_array(inputs: np.ndarray, rows: np.ndarray, start: int) -> Iterator[Chunk]:
+    """Chunks of the given rows of inputs [N, ...], from a position among these rows."""
     for first in range(start, len(rows), CHUNK):
-        some = rows[first : first + CHUNK]
-        yield inputs[some], [None] * len(some)
+        chunk = rows[first : first + CHUNK]
+        yield inputs[chunk], [None] * len(chunk)
 
 
 def decoded(
     paths: list[Path | None], faults: list[str | None], size: int, channels: int, start: int
 ) -> Iterator[Chunk]:
-    """Chunks of image files, decoded in worker processes that may die; those with a fault already are not opened."""
+    """Chunks of image files, decoded in worker processes that may die. Files with a fault are not opened."""
     tasks = [
         (str(path), size, channels) for path, fault in zip(paths[start:], faults[start:], strict=True) if not fault
     ]
@@ -161,7 +157,7 @@ def decoded(
 
 
 def _stamps(paths: list[Path | None]) -> list[list[int] | None]:
-    """Length and time of change of files, which tell whether they are the same as before."""
+    """Size and modification time of each file, None if it is missing: a changed file has other stamps."""
     stamps = []
     for path in paths:
         try:

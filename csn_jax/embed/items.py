@@ -1,18 +1,44 @@
-"""The items of a run as what `embed` embeds."""
+"""What to embed, by the flags: a folder of images, a table, or the run's own items."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from csn_jax.data.sources.table import SPLIT
-from csn_jax.data.to_embed import ToEmbed, from_array
+from csn_jax.data.to_embed import ToEmbed, from_array, from_folder, from_table, overridden
 from csn_jax.errors import UserError
 from csn_jax.model.run import Run
 
+if TYPE_CHECKING:
+    from csn_jax.embed import Args
 
-def from_split(run: Run, split: str) -> ToEmbed:
-    """The items that a run was trained and measured on: those of one split, or all with their split as a column.
+
+def find_items(args: "Args", run: Run) -> ToEmbed:
+    """The items that --split, --images or --table names.
 
     Raises:
-        UserError: when the data is missing, or is other data.
+        UserError: when they are missing, or the model cannot embed them.
+    """
+    shape = run.record.input_shape
+    if args.split:
+        return from_split(run, args.split)
+    if args.images:
+        if len(shape) == 1:
+            raise UserError(
+                f"--images={args.images}: the model of {run.workdir} embeds vectors of {shape[0]} numbers, not images; "
+                "give a --table of vectors."
+            )
+        return from_folder(Path(args.images).expanduser(), *shape[1:])
+    data = overridden(run.config.data, args.image, args.id, args.vectors)
+    return from_table(Path(args.table).expanduser(), data, shape)
+
+
+def from_split(run: Run, split: str) -> ToEmbed:
+    """The run's own items: those of one split, or all with their split as a column.
+
+    Raises:
+        UserError: when the data is missing or is other data, or the split is empty.
     """
     dataset = run.dataset()
     items = dataset.items

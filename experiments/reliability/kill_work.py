@@ -63,7 +63,7 @@ def embedding(folder: Path) -> Work:
     def done(place: Path) -> int:
         return CHUNK * len(list(place.glob(".index.parquet.parts/[0-9]*.npz")))
 
-    return Work(work, ("*.parquet",), done, r"going on after ([\d,]+) of")
+    return Work(work, ("*.parquet",), done, r"resuming after ([\d,]+) of")
 
 
 def dataset(argv: list[str]) -> Work:

@@ -1,0 +1,158 @@
+"""Lessons from labels: triplets drawn from a column of a table, or from an attribute of the run's own data."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from csn_jax.adapt.lesson import MOST, Items, Lesson, own_items
+from csn_jax.config import DataConfig
+from csn_jax.data.columns import Columns
+from csn_jax.data.dataset import Dataset
+from csn_jax.data.duplicates import find_duplicates
+from csn_jax.data.item_set import SPLITS, Condition, ItemSet, Rows, split_rows
+from csn_jax.data.kinds import LONGEST, Attribute, attribute_of
+from csn_jax.data.order import check_labelled
+from csn_jax.data.sources.table import given_split
+from csn_jax.data.triplets import Triplets, draw_triplets
+from csn_jax.errors import UserError
+from csn_jax.model.model import Model
+from csn_jax.model.run import Run
+from csn_jax.text import did_you_mean, listed
+
+REMEDY = "label more items"
+
+
+def from_run(run: Run, model: Model, name: str, kind: str | None) -> Lesson | None:
+    """A lesson from an attribute of the run's own data.
+
+    None if the data cannot have one more condition: there is none, it has triplets instead of labels, or a condition
+    was learned from other data since. None also for an attribute that the run's in-batch loss cannot compare, since
+    evaluation reads the data as training does.
+
+    Raises:
+        UserError: when the data is missing or is other data, or has no such attribute.
+    """
+    config = run.config
+    elsewhere = any(not report["own_data"] for report in run.record.adapted)
+    if config.data.source == "imported" or config.data.triplets or elsewhere:
+        return None
+    if kind:
+        kinds = (*config.data.kinds, f"{name}={kind}")
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, kinds=kinds))
+    dataset = dataclasses.replace(run, config=config).dataset()
+    items, attributes = dataset.items, {attribute.name: attribute for attribute in dataset.items.attributes}
+    if name not in attributes:
+        near = did_you_mean(name, attributes)
+        raise UserError(f"--condition={name}{near} is not in the data of {run.workdir}; it has {listed(attributes)}.")
+    condition = attributes[name]
+    if config.loss.name != "triplet":
+        if condition.kind != "categorical":
+            return None
+        check_labelled(dataclasses.replace(items, conditions=(*items.conditions, condition)), config.batch_size)
+    counts = (config.data.train_triplets, config.data.validation_triplets, config.data.test_triplets)
+    drawn = _draw(dataclasses.replace(items, conditions=(condition,)), counts, config.data.seed)
+    wider = dataclasses.replace(config.data, conditions=(*run.record.names, name))
+    own = _extended(dataset, condition, drawn), dataclasses.replace(config, data=wider)
+    drawn["train"] = Triplets(*(column[:MOST] for column in drawn["train"]))
+    source = f"labels of {int((items.labels[name] != '').sum()):,} items of the run's own data"
+    return Lesson(condition, own_items(dataset, model), drawn, _anchors(drawn), source, own=own)
+
+
+def _extended(dataset: Dataset, condition: Condition, drawn: dict[str, Triplets]) -> Dataset:
+    """The data with one more condition and its triplets: what loading with this condition gives."""
+    items, row = dataset.items, len(dataset.items.conditions)
+    items = dataclasses.replace(items, conditions=(*items.conditions, condition))
+    triplets = {}
+    for split, old in dataset.triplets.items():
+        new = drawn[split]._replace(condition=np.full(len(drawn[split].anchor), row, np.int32))
+        triplets[split] = Triplets(*(np.concatenate(columns) for columns in zip(old, new, strict=True)))
+    record = dataclasses.replace(
+        dataset.record,
+        conditions=items.conditions,
+        triplets={split: len(columns.anchor) for split, columns in triplets.items()},
+        items_sha256=items.digest(),
+        triplets_sha256={split: columns.digest() for split, columns in triplets.items()},
+    )
+    return dataset._replace(items=items, triplets=triplets, record=record)
+
+
+def attribute_in(columns: Columns, name: str, kind: str | None) -> Attribute:
+    """The column of a table that --condition names.
+
+    Raises:
+        UserError: for a missing column, long texts, values of another kind, or fewer than two different values.
+    """
+    columns.column(name, "--condition")
+    attribute = attribute_of(columns, name, kind, "--kind=")
+    if attribute is None:
+        raise UserError(
+            f"column {name!r} of {columns.path} holds texts of more than {LONGEST} characters, which cannot be "
+            "compared; name another column."
+        )
+    different = set(attribute.values) - {""}
+    if len(different) < 2:
+        amount = f"one value only, {different.pop()!r}" if different else "no value"
+        raise UserError(f"column {name!r} of {columns.path} has {amount}, which separates no items; name another one.")
+    return attribute
+
+
+def from_table(
+    columns: Columns, ids: Sequence[str], name: str, kind: str | None, items: Items, data: DataConfig
+) -> Lesson:
+    """A lesson from a column of labels. Triplets are drawn within each split.
+
+    Items keep the split of `items`. Without one, the table's column `split` gives it. Without that column, items are
+    split 70 / 10 / 20 %, equal vectors together.
+
+    Args:
+        columns: the table.
+        ids: of its rows.
+        name: of the column, and of the new condition.
+        kind: of the labels; None infers it.
+        items: include every item of the table.
+        data: numbers of triplets and seed: training with this condition draws the same triplets.
+
+    Raises:
+        UserError: for an unusable column, an unknown item, or a split without triplets.
+    """
+    attribute = attribute_in(columns, name, kind)
+    row_of = {item: row for row, item in enumerate(items.ids.tolist())}
+    for i, item in enumerate(ids):
+        if item not in row_of:
+            raise UserError(
+                f"{columns.where(i)}: {item!r} is not an item of {items.origin}{items.near(item)}; remove that row, or "
+                "give --index a file of vectors that has it."
+            )
+    rows = np.array([row_of[item] for item in ids])
+    labels = np.full(len(items.ids), "", dtype=object)
+    labels[rows] = attribute.values
+    labels, split = labels.astype(str), items.split
+    if split is None:
+        split = np.full(len(items.ids), "", dtype="<U10")
+        split[rows] = _split(items, rows, given_split(columns), data.seed)
+    condition = Condition(name, attribute.kind)
+    no_inputs = np.empty((len(items.ids), 0))  # drawing reads none
+    labelled = ItemSet(no_inputs, items.ids, {name: labels}, split, (condition,))
+    counts = (min(data.train_triplets, MOST), data.validation_triplets, data.test_triplets)
+    triplets = _draw(labelled, counts, data.seed)
+    source = f"labels of {int((labels != '').sum()):,} items in {columns.path.name}"
+    return Lesson(condition, items, triplets, _anchors(triplets), source, attribute.note)
+
+
+def _split(items: Items, rows: np.ndarray, given: np.ndarray | None, seed: int) -> np.ndarray:
+    vectors = items.embed(rows)[rows]
+    together = find_duplicates(vectors).group
+    return split_rows(Rows(vectors, items.ids[rows], {}, (), given, together), DataConfig(seed=seed))[0]
+
+
+def _draw(items: ItemSet, counts: Sequence[int], seed: int) -> dict[str, Triplets]:
+    """Triplets of the items' only condition, per split. A condition's triplets do not depend on the others."""
+    return {
+        split: draw_triplets(items, split, count, seed, REMEDY) for split, count in zip(SPLITS, counts, strict=True)
+    }
+
+
+def _anchors(triplets: dict[str, Triplets]) -> dict[str, np.ndarray]:
+    """The groups of drawn triplets: those of one anchor."""
+    return {split: columns.anchor for split, columns in triplets.items()}

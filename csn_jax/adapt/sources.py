@@ -1,0 +1,126 @@
+"""What to learn a condition from, by what the user gives: labels or triplets; the run's data, a table or an index."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from csn_jax.adapt import labels, people
+from csn_jax.adapt.lesson import Items, Lesson, own_items
+from csn_jax.config import DataConfig
+from csn_jax.data.columns import Columns, read_columns
+from csn_jax.data.item_set import SPLITS
+from csn_jax.data.sources.table import SPLIT, item_ids
+from csn_jax.data.to_embed import from_table, overridden
+from csn_jax.errors import UserError
+from csn_jax.model.model import Model
+from csn_jax.model.run import Run
+from csn_jax.runtime.writer import Progress, say
+from csn_jax.store.index import Index
+
+if TYPE_CHECKING:
+    from csn_jax.adapt import Args
+
+
+def find_lesson(args: "Args", run: Run, model: Model) -> Lesson:
+    """The triplets to learn --condition from, and the items that they name.
+
+    Raises:
+        UserError: when there are none, or they cannot be used.
+    """
+    name, columns, ids, items = args.condition, None, None, None
+    kind = None if args.kind == "inferred" else args.kind
+    data = overridden(run.config.data, args.image, args.id, args.vectors)
+    if args.table:
+        path = Path(args.table).expanduser()
+        if not path.is_file():
+            raise UserError(f"--table={args.table} is not a file; give a CSV or Parquet table.")
+        columns = read_columns(path)
+        if len(columns) == 0:
+            raise UserError(f"{path} has no row; give one row per item or triplet.")
+    if args.index:
+        index = Index.open(args.index).of_model(model.sha256, model.conditions, model.masks)
+        split = index.columns.get(SPLIT)
+        if split is not None and set(split.tolist()) != set(SPLITS):  # another attribute, or not a whole split
+            split = None
+        items = Items(index.ids, split, args.index, index.vectors)
+        if columns is None:
+            text = {column: values.tolist() for column, values in index.columns.items()}
+            columns, ids = Columns(Path(args.index), text, None, None), index.ids.tolist()
+    if columns is not None and people.holds_triplets(columns, name):
+        embeds_files = len(model.input_shape) == 3 and not args.index
+        return people.from_triplets(columns, name, items or _of_run(run, model), model if embeds_files else None)
+    if columns is not None:
+        labels.attribute_in(columns, name, kind)  # an unusable column is reported before anything slow
+    if columns is None or (items is None and columns.path.resolve() == _table_of(run)):
+        lesson = labels.from_run(run, model, name, kind)
+        if lesson:
+            return lesson
+    if columns is None:
+        raise UserError(
+            f"{run.workdir} has no labels of its own to learn {name!r} from (it was imported, trained on triplets from "
+            "people or with an in-batch loss, or adapted by other data since); give --table."
+        )
+    if items is None:
+        columns, ids, items = _of_table(columns, run, data, model)
+    return labels.from_table(columns, ids or _ids_of(columns, data), name, kind, items, run.config.data)
+
+
+def _of_run(run: Run, model: Model) -> Items | None:
+    """The run's own items, or None when they are missing or are other data."""
+    try:
+        return own_items(run.dataset(), model)
+    except UserError:
+        return None
+
+
+def _of_table(columns: Columns, run: Run, data: DataConfig, model: Model) -> tuple[Columns, list[str], Items]:
+    """The usable rows of a table, their ids, and their items: those that the table has images or vectors of, else those
+    of the run. A table of images beside the run's own table may name items of the run only. Then these are meant, and
+    they keep their split."""
+    images, beside, own_table = len(model.input_shape) == 3, False, _table_of(run)
+    if images:
+        has_inputs = data.image in columns.text
+        beside = own_table is not None and columns.path.resolve().parent == own_table.parent
+    else:
+        in_column = columns.arrow is not None and data.vectors in columns.arrow.column_names
+        has_inputs = in_column or data.vectors.endswith((".npy", ".npz"))
+    if not has_inputs:
+        return columns, _ids_of(columns, data), own_items(run.dataset(), model)
+    if beside:
+        items, ids = _of_run(run, model), _ids_of(columns, data)
+        if items and set(ids) <= set(items.ids.tolist()):
+            return columns, ids, items
+    return _embedded(columns, data, model)
+
+
+def _embedded(columns: Columns, data: DataConfig, model: Model) -> tuple[Columns, list[str], Items]:
+    """`_of_table` for a table with inputs of its own, which are embedded here. Unreadable images are left out."""
+    source = from_table(columns.path, data, model.input_shape)
+    unit, vectors, faults = "image" if source.pictures else "vector", [], []
+    with closing(Progress("embedding", len(source.ids), unit=unit)) as progress:
+        for inputs, chunk_faults in source.chunks(0):
+            vectors += [model.embed(inputs)] if len(inputs) else []
+            faults += chunk_faults
+            progress.advance(len(chunk_faults))
+    for name, fault in zip(source.ids, faults, strict=True):
+        if fault:
+            say(f"left out {name}, which {fault}")
+    kept = [row for row, fault in enumerate(faults) if not fault]
+    if not kept:
+        raise UserError(f"{columns.path}: none of the {len(faults):,} images can be read; the first {faults[0]}.")
+    text = {name: [values[row] for row in kept] for name, values in columns.text.items()}
+    lines = [columns.lines[row] for row in kept] if columns.lines else None
+    items = Items(source.ids[kept], None, str(columns.path), np.concatenate(vectors))
+    return Columns(columns.path, text, lines, None), items.ids.tolist(), items
+
+
+def _table_of(run: Run) -> Path | None:
+    """The table that a run was trained on, or None if its source is another one."""
+    data = run.config.data
+    return Path(data.path).expanduser().resolve() if data.source == "table" else None
+
+
+def _ids_of(columns: Columns, data: DataConfig) -> list[str]:
+    return item_ids(columns, columns.text.get(data.image), data, "--id")[0]
