@@ -1,1 +1,1 @@
-"""Where items come from; each source yields rows once."""
+"""Sources of items. Each yields its rows once."""

@@ -1,9 +1,9 @@
-"""Source `tfds`: any data set of TensorFlow Datasets that has an image feature and label features.
+"""Source `tfds`: any data set of TensorFlow Datasets with an image feature and label features.
 
-Labels are flattened: `attributes/Male` of celeb_a is the condition `Male`, or `attributes.Male` where two features are
-called so. Class labels and booleans are categorical, sequences are sets, and what kind numbers and texts are is
-inferred as for a table. A set with splits for train, validation and test keeps them; all the items of another are split
-70 / 10 / 20 %.
+Labels are flattened: `attributes/Male` of celeb_a is the condition `Male`, or `attributes.Male` if two features are
+called `Male`. Class labels and booleans are categorical, sequences are sets; the kinds of numbers and texts are
+inferred as for a table. A data set with splits for train, validation and test keeps them. Otherwise all its
+items are split 70 / 10 / 20 %.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from PIL import Image
 
 from csn_jax.config import Config, DataConfig
 from csn_jax.data.cache import Made, cached
-from csn_jax.data.columns import Columns, number_text
+from csn_jax.data.columns import Columns, number_text, set_text
 from csn_jax.data.decode import resize_and_crop
 from csn_jax.data.duplicates import find_duplicates
 from csn_jax.data.images import as_shown
@@ -27,14 +27,14 @@ from csn_jax.data.item_set import SPLITS, Rows
 from csn_jax.data.sources.table import attributes, item_ids
 from csn_jax.errors import UserError
 from csn_jax.runtime.writer import Progress, say
-from csn_jax.text import did_you_mean
+from csn_jax.text import did_you_mean, first_sentence, listed
 
-ALL_DIFFER = "all_differ"  # in a set's metadata: what is alike in it is so for good reason, as an l in two fonts
-VALIDATION = ("validation", "val", "valid", "dev")  # what sets call it
+ALL_DIFFER = "all_differ"  # metadata of a data set whose equal-looking items are not duplicates: an l in two fonts
+VALIDATION = ("validation", "val", "valid", "dev")  # names of this split in TFDS
 
 
 class Label(NamedTuple):
-    """A feature that can be a label: where it is in an example, how its value reads, and its kind if that is plain."""
+    """A feature that can be a label: its path in an example, its value as text, its kind if the feature gives it."""
 
     name: str
     path: tuple[str, ...]
@@ -43,22 +43,22 @@ class Label(NamedTuple):
 
 
 def read(config: Config) -> Rows:
-    """The examples of a set as items, prepared by TFDS if need be, and resized and cached."""
+    """The examples of a data set as items, resized and cached. TFDS prepares the set if needed."""
     data = config.data
     builder = _builder(data.name, data.path)
     say(f"reading {builder.info.full_name} from {builder.data_dir}")
     try:
         builder.download_and_prepare()
-    except Exception as error:  # networks, archives, licences: each set fails in its own ways
-        told = " ".join(str(error).split())[:300].rstrip(".")
+    except Exception as error:  # each data set fails in its own ways: networks, archives, licences
         raise UserError(
-            f"config.data.name={data.name} cannot be prepared by TFDS ({type(error).__name__}: {told}); prepare it as "
-            "its page on tensorflow.org/datasets says, and give its folder as config.data.path if it is not TFDS' own."
+            f"TFDS cannot prepare config.data.name={data.name} ({type(error).__name__}: {first_sentence(error)}); "
+            "prepare it as its page on tensorflow.org/datasets says, and give its folder as config.data.path if it is "
+            "not the default."
         ) from None
     image, labels = _features(builder.info.features, data.image, data.name)
     given = _given_splits(builder.info.splits)
     parts = {}
-    for name in given or list(builder.info.splits) or ["train"]:  # a mocked set does not know its splits
+    for name in given or list(builder.info.splits) or ["train"]:  # a mocked data set does not know its splits
         parts[name] = builder.as_dataset(split=name, shuffle_files=False)
     sizes = {name: int(part.cardinality()) for name, part in parts.items()}
     size, channels = config.preprocess.size, len(config.preprocess.mean)
@@ -67,30 +67,30 @@ def read(config: Config) -> Rows:
     shape = (sum(sizes.values()), size, size, channels)
     inputs, notes = cached(key, shape, partial(_decode_all, parts, shape, image, labels))
     columns = Columns(Path(data.name), _as_columns([label.name for label in labels], notes), None, None)
-    of = [split for split, _ in notes]  # the set's own
-    names = [f"{split}/{row}" for split in dict.fromkeys(of) for row in range(of.count(split))]
-    own = columns.text.get(data.id, [])
-    if data.id == DataConfig.id and (len(set(own)) < len(own) or "" in own):  # a feature of that name that names none
+    own_split = [split for split, _ in notes]
+    names = [f"{split}/{row}" for split in dict.fromkeys(own_split) for row in range(own_split.count(split))]
+    own_ids = columns.text.get(data.id, [])
+    if data.id == DataConfig.id and (len(set(own_ids)) < len(own_ids) or "" in own_ids):  # a feature `id` that repeats
         ids, id_column = names, ""
     else:
         ids, id_column = item_ids(columns, names, data)
-    plain = tuple(f"{label.name}={label.kind}" for label in labels if label.kind)
-    kinds = dataclasses.replace(data, kinds=(*plain, *data.kinds))  # what the user says comes last and counts
-    texts, conditions, others, told = attributes(columns, kinds, {id_column})
+    given_kinds = tuple(f"{label.name}={label.kind}" for label in labels if label.kind)
+    data = dataclasses.replace(data, kinds=(*given_kinds, *data.kinds))  # the last setting counts: the user's
+    texts, conditions, others, kind_notes = attributes(columns, data, {id_column})
     return Rows(
         inputs=inputs,
         ids=np.array(ids),
         labels=texts,
         conditions=conditions,
-        split=np.array([given[split] for split in of]) if given else None,
+        split=np.array([given[split] for split in own_split]) if given else None,
         together=None if given or (builder.info.metadata or {}).get(ALL_DIFFER) else find_duplicates(inputs).group,
-        notes=told,
+        notes=kind_notes,
         others=others,
     )
 
 
 def _tensorflow_datasets() -> Any:
-    # Before the import, which prints a page of notices otherwise. oneDNN: we compute nothing in it.
+    # Before the import: it prints a page of notices, and oneDNN is not needed.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
@@ -106,7 +106,7 @@ def _tensorflow_datasets() -> Any:
 
 
 def _versions() -> list[str]:
-    """What decodes: another version may give other pixels."""
+    """The versions of the decoders: others may give other pixels."""
     import tensorflow as tf
 
     return [tf.__version__, Image.__version__]
@@ -115,23 +115,23 @@ def _versions() -> list[str]:
 def _builder(name: str, path: str) -> Any:
     tfds = _tensorflow_datasets()
     if not name:
-        raise UserError("config.data.name is empty; give the name of a TFDS set, as --config.data.name=celeb_a.")
+        raise UserError("config.data.name is empty; give a TFDS data set, such as --config.data.name=celeb_a.")
     try:
-        return tfds.builder(name, data_dir=os.path.expanduser(path) or None)  # no Path, which would spoil gs://
+        return tfds.builder(name, data_dir=os.path.expanduser(path) or None)  # a Path would spoil gs://
     except tfds.core.DatasetNotFoundError:
         near = did_you_mean(name, tfds.list_builders(with_community_datasets=False))
         raise UserError(
-            f"config.data.name is {name!r}, which is no TFDS set{near}; see `tfds.list_builders()`."
+            f"config.data.name is {name!r}, which is not a TFDS data set{near}; see `tfds.list_builders()`."
         ) from None
-    except Exception as error:  # of the name's form, a version, a config
-        told = " ".join(str(error).split())[:300].rstrip(".")
+    except Exception as error:  # a malformed name, a version, a config
         raise UserError(
-            f"config.data.name is {name!r}, which TFDS cannot open ({told}); give NAME, NAME/CONFIG or NAME:VERSION."
+            f"config.data.name is {name!r}, which TFDS cannot open ({first_sentence(error)}); give NAME, "
+            "NAME/CONFIG or NAME:VERSION."
         ) from None
 
 
 def _given_splits(splits: Any) -> dict[str, str]:
-    """{the set's name of a split: ours} where there are all three, else nothing."""
+    """{split of the data set: split of ours} if it has all three, else {}."""
     validation = next((name for name in VALIDATION if name in splits), None)
     if validation and "train" in splits and "test" in splits:
         return dict(zip(("train", validation, "test"), SPLITS, strict=True))
@@ -139,10 +139,10 @@ def _given_splits(splits: Any) -> dict[str, str]:
 
 
 def _features(features: Any, wanted: str, name: str) -> tuple[tuple[str, ...], list[Label]]:
-    """The path of the image, and all labels.
+    """(path of the image, labels).
 
     Raises:
-        UserError: when there is no image, or several of which none is named, or no label.
+        UserError: when there is no image or no label, or several images and `wanted` is not among them.
     """
     images, labels = {}, []
     for path, feature, many in _leaves(features):
@@ -150,16 +150,16 @@ def _features(features: Any, wanted: str, name: str) -> tuple[tuple[str, ...], l
         if isinstance(feature, tfds.features.Image) and not many:
             images[".".join(path)] = path
         elif text := _reader(tfds, feature):
-            plain = isinstance(feature, tfds.features.ClassLabel) or feature.np_dtype == np.bool_
-            kind = "set" if many else "categorical" if plain else None
+            is_name = isinstance(feature, tfds.features.ClassLabel) or feature.np_dtype == np.bool_
+            kind = "set" if many else "categorical" if is_name else None
             if not (many and np.dtype(feature.np_dtype).kind == "f"):
                 labels.append(Label(path[-1], path, partial(_members, text) if many else text, kind))
     if not images:
-        raise UserError(f"TFDS set {name} has no image feature; it has {', '.join(features)}.")
+        raise UserError(f"TFDS data set {name} has no image feature; it has {listed(features)}.")
     if wanted not in images and len(images) > 1:
-        raise UserError(f"TFDS set {name} has several images; name one with --config.data.image: {', '.join(images)}.")
+        raise UserError(f"TFDS data set {name} has several images; set --config.data.image to one of {listed(images)}.")
     if not labels:
-        raise UserError(f"TFDS set {name} has no feature that could be a label; it has {', '.join(features)}.")
+        raise UserError(f"TFDS data set {name} has no feature that can be a label; it has {listed(features)}.")
     times = Counter(label.name for label in labels)
     labels = [label if times[label.name] == 1 else label._replace(name=".".join(label.path)) for label in labels]
     return images.get(wanted) or next(iter(images.values())), labels
@@ -168,7 +168,7 @@ def _features(features: Any, wanted: str, name: str) -> tuple[tuple[str, ...], l
 def _leaves(
     feature: Any, path: tuple[str, ...] = (), many: bool = False
 ) -> Iterator[tuple[tuple[str, ...], Any, bool]]:
-    """(path, feature, whether an example has any number of it) of every feature, dicts and sequences opened once."""
+    """(path, feature, whether it is a sequence) of each feature. Dicts are opened, and sequences once."""
     tfds = _tensorflow_datasets()
     if isinstance(feature, tfds.features.FeaturesDict):
         for name, inner in feature.items():
@@ -180,12 +180,12 @@ def _leaves(
 
 
 def _reader(tfds: Any, feature: Any) -> Callable[[Any], str] | None:
-    """From a value of a single-valued feature to its text; None for what is no label."""
+    """A function from the value of a single feature to its text; None for a feature that cannot be a label."""
     if isinstance(feature, tfds.features.ClassLabel):
         names = feature.names if feature.num_classes is not None else None
         return lambda value: "" if value < 0 else names[value] if names else str(value)
-    plain = isinstance(feature, (tfds.features.Text, tfds.features.Tensor)) and feature.shape == ()
-    return _plain_text if plain and np.dtype(feature.np_dtype).kind in "biufOSU" else None
+    is_scalar = isinstance(feature, (tfds.features.Text, tfds.features.Tensor)) and feature.shape == ()
+    return _plain_text if is_scalar and np.dtype(feature.np_dtype).kind in "biufOSU" else None
 
 
 def _plain_text(value: Any) -> str:
@@ -199,23 +199,23 @@ def _plain_text(value: Any) -> str:
 
 
 def _members(text: Callable[[Any], str], values: Any) -> str:
-    return ";".join(sorted({text(value).replace(";", ",") for value in values} - {""}))
+    return set_text(text(value).replace(";", ",") for value in values)
 
 
 def _decode_all(
     parts: dict[str, Any], shape: tuple[int, ...], image: tuple[str, ...], labels: list[Label], made: Made
 ) -> Iterator[tuple[np.ndarray, list[Any]]]:
-    """(pixels, [split, texts of the labels]) of every example after those that were made."""
+    """(pixels, [split, texts of the labels]) of each example after those already made."""
     tfds = _tensorflow_datasets()
     progress = Progress("reading images", shape[0], len(made), unit="image")
     before = len(made)
     for split, part in parts.items():
-        skipped = max(0, min(before, int(part.cardinality())))  # of some sets negative: unknown
+        skipped = max(0, min(before, int(part.cardinality())))  # some cardinalities are negative: unknown
         before -= skipped
         for example in tfds.as_numpy(part.skip(skipped)):
             pixels = _at(example, image)
             if pixels.dtype not in (np.uint8, np.uint16):
-                raise UserError(f"the images of this TFDS set hold {pixels.dtype}; only 8 and 16 bits are read.")
+                raise UserError(f"the images of this TFDS data set hold {pixels.dtype}; choose one of 8 or 16 bits.")
             if pixels.dtype == np.uint16:
                 pixels = (pixels >> 8).astype(np.uint8)
             picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -1,15 +1,15 @@
-"""TFDS builders of two sources, from the same rows: `Fonts` and `Zappos50k`. Importing this module registers them.
+"""TFDS builders of two sources: `Fonts` and `Zappos50k`. Importing this module registers them.
 
     tfds build fonts --imports=csn_jax.data.sources.tfds_builders --config=64 --manual_dir=FOLDER
     tfds build zappos50k --imports=csn_jax.data.sources.tfds_builders --manual_dir=FOLDER
 
-The command `tfds` cannot start without Apache Beam, which the extra `beam` of this package adds. Python can:
+The command `tfds` needs Apache Beam, which the extra `beam` of this package installs. Python needs none:
 
     import tensorflow_datasets as tfds, csn_jax.data.sources.tfds_builders
     tfds.builder("fonts/64").download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=FOLDER))
 
-FOLDER holds the font files, or the two unpacked archives of UT-Zappos50K. A set has one split, `train`, with all items:
-csn_jax splits them by item, font or product as a run asks. The digest of the source files is in the set's metadata.
+FOLDER holds the font files, or the two unpacked archives of UT-Zappos50K. A data set has one split, `train`, with all
+items; csn_jax splits them by item, font or product. The metadata holds the digest of the source files.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from csn_jax.data.sources import fonts, zappos50k
 from csn_jax.data.sources.tfds import ALL_DIFFER
 
 Examples = Iterator[tuple[str, dict[str, Any]]]
-FONTS_AT_A_TIME = 64  # in one element of a Beam pipeline, so that starting a reader process pays
+FONTS_AT_A_TIME = 64  # per element of a Beam pipeline: each element starts a worker process
 
 CITATION = r"""
 @inproceedings{veit2017conditional,
@@ -48,7 +48,7 @@ ZAPPOS_CITATION = r"""
 
 @dataclasses.dataclass(kw_only=True)
 class FontsConfig(tfds.core.BuilderConfig):
-    """size: height and width of an image in pixels. beam: render in an Apache Beam pipeline, for very many fonts."""
+    """size: height and width of an image in pixels. beam: render in an Apache Beam pipeline, for many fonts."""
 
     size: int = 64
     beam: bool = False
@@ -87,7 +87,7 @@ class Fonts(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         files = fonts.font_files(Path(dl_manager.manual_dir))
         self.info.metadata["sha256"] = _digest_of(files)
-        self.info.metadata[ALL_DIFFER] = True  # of two fonts that draw the same, one is left out
+        self.info.metadata[ALL_DIFFER] = True  # fonts that draw the same pixels are left out
         return {"train": self._generate_examples(files)}
 
     def _generate_examples(self, files: dict[str, Path]) -> Any:
@@ -96,7 +96,7 @@ class Fonts(tfds.core.GeneratorBasedBuilder):
 
 
 def render_here(files: dict[str, Path], size: int) -> Examples:
-    """The characters of all usable fonts, rendered by the processes of this machine."""
+    """The characters of all usable fonts, rendered on this machine."""
     for images, (name, fault, twin) in fonts.render_all(files, size):
         fonts.say_left_out(name, fault, twin)
         if images is not None:
@@ -104,7 +104,7 @@ def render_here(files: dict[str, Path], size: int) -> Examples:
 
 
 def render_on_beam(files: dict[str, Path], size: int) -> Any:
-    """The same as a Beam transform, rendered by its workers; of fonts that draw the same pixels the first is kept."""
+    """The same as a Beam transform. The first of the fonts that draw the same pixels is kept."""
     import apache_beam as beam
 
     numbered = [(number, name, str(path)) for number, (name, path) in enumerate(files.items())]
@@ -113,13 +113,13 @@ def render_on_beam(files: dict[str, Path], size: int) -> Any:
         beam.Create(batches)
         | "spread" >> beam.Reshuffle()
         | "render" >> beam.FlatMap(_render_batch)
-        | "first of twins" >> beam.CombinePerKey(min)  # by its number among all, which none shares
+        | "first of twins" >> beam.CombinePerKey(min)  # the smallest number
         | "characters" >> beam.FlatMapTuple(lambda _, face: glyph_examples(face[1], face[2]))
     )
 
 
 def _render_batch(batch: tuple[list[tuple[int, str, str]], int]) -> Iterator[tuple[bytes, tuple[int, str, bytes]]]:
-    """(digest of the pixels, (number, name, pixels)) of each usable font."""
+    """(digest of the pixels, (number, name, pixels)) of each usable font of a batch."""
     numbered, size = batch
     faces = fonts.render_files({name: Path(path) for _, name, path in numbered}, size, workers=1)
     for (number, _, _), (name, images, _) in zip(numbered, faces, strict=True):
@@ -129,14 +129,14 @@ def _render_batch(batch: tuple[list[tuple[int, str, str]], int]) -> Iterator[tup
 
 
 def glyph_examples(name: str, images: np.ndarray | bytes) -> Examples:
-    """(id, example) of each of a font's 62 characters, from its images [62, S, S] uint8 or the bytes of these."""
+    """(id, example) of each character of a font, from its images uint8 [62, S, S] or their bytes."""
     if isinstance(images, bytes):
         side = round((len(images) / len(fonts.CHARACTERS)) ** 0.5)
         images = np.frombuffer(images, np.uint8).reshape(-1, side, side)
     rows = fonts.glyph_rows(images[None], [name])
-    for i, one in enumerate(rows.ids.tolist()):
+    for i, name in enumerate(rows.ids.tolist()):
         labels = {label: str(column[i]) for label, column in rows.labels.items()}
-        yield one, {"id": one, "image": rows.inputs[i], **labels}
+        yield name, {"id": name, "image": rows.inputs[i], **labels}
 
 
 class Zappos50k(tfds.core.GeneratorBasedBuilder):
@@ -179,12 +179,12 @@ class Zappos50k(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(folder)}
 
     def _generate_examples(self, folder: Path) -> Examples:
-        for one, example in zappos50k.examples(folder):
-            yield one, {"id": one, **example}
+        for name, example in zappos50k.examples(folder):
+            yield name, {"id": name, **example}
 
 
 def _digest_of(files: dict[str, Path]) -> str:
-    """SHA-256, in hex, over names and contents of source files."""
+    """SHA-256, in hex, of the names and contents of source files."""
     hasher = hashlib.sha256()
     for name, path in files.items():
         hasher.update(f"{name}\0{file_digest(path)}\n".encode())

@@ -1,8 +1,8 @@
 """Source `zappos50k`: UT-Zappos50K as its authors distribute it; conditions class, closure, gender and heel.
 
-`data.path` is the folder that holds the two unpacked archives (vision.cs.utexas.edu/projects/finegrained/utzap50k):
+`data.path` is the folder with the two unpacked archives of vision.cs.utexas.edu/projects/finegrained/utzap50k:
 `ut-zap50k-images/<Category>/<SubCategory>/<Brand>/<PID>.<CID>.jpg` and `ut-zap50k-data/meta-data.csv`. The table names
-a shoe `<PID>-<CID>`. Some folders are called `Levi%27s%C2%AE%20Kids`: these escapes are the real names on disk.
+a shoe `<PID>-<CID>`. Escapes such as in `Levi%27s%C2%AE%20Kids` are part of the folders' names on disk.
 """
 
 from collections import Counter
@@ -13,21 +13,22 @@ from typing import NamedTuple
 import numpy as np
 
 from csn_jax.config import Config
-from csn_jax.data.columns import Columns, read_columns
+from csn_jax.data.columns import Columns, read_columns, set_text
 from csn_jax.data.duplicates import find_duplicates
 from csn_jax.data.images import decode_files, resolve
-from csn_jax.data.item_set import Condition, Pictures, Rows
+from csn_jax.data.item_set import Pictures, Rows
 from csn_jax.errors import UserError
+from csn_jax.runtime.record import Condition
 
 IMAGES, TABLE = "ut-zap50k-images", "ut-zap50k-data/meta-data.csv"
 HEELS = ("Flat", "Under 1in", "1in - 1 3/4in", "2in - 2 3/4in", "3in - 3 3/4in", "4in - 4 3/4in", "5in & over")
-CONDITIONS = (  # the reference's, in its order and by its names
+CONDITIONS = (  # with the names and the order of the reference
     Condition("class", "categorical"),
     Condition("closure", "set"),
     Condition("gender", "set"),
     Condition("heel", "ordinal"),
 )
-OTHERS = (  # conditions when named; brand is the paper's off-task label
+OTHERS = (  # conditions only if named; the paper probes brand
     Condition("subcategory", "categorical"),
     Condition("insole", "set"),
     Condition("material", "set"),
@@ -35,7 +36,7 @@ OTHERS = (  # conditions when named; brand is the paper's off-task label
     Condition("brand", "categorical"),
     Condition("product", "categorical"),
 )
-COLUMNS = {  # label: column of the table
+COLUMNS = {  # {label: column of the table}
     "class": "Category",
     "closure": "Closure",
     "gender": "Gender",
@@ -50,8 +51,8 @@ COLUMNS = {  # label: column of the table
 class Shoe(NamedTuple):
     """One picture.
 
-    id: its path below ut-zap50k-images, as in the reference's filenames.json.
-    labels: {name: value}; a set's members sorted, between `;`; the heel's level 0 to 6 as text; empty where unknown.
+    id: the path below ut-zap50k-images, as in filenames.json of the reference.
+    labels: {name: value}; sets with sorted members and `;` between them, the heel as a level 0 to 6; unknown is empty.
     """
 
     id: str
@@ -71,8 +72,8 @@ def read(config: Config) -> Rows:
     if bad and not data.skip_bad:
         more = f"; {len(bad) - 1} more cannot be read" if len(bad) > 1 else ""
         raise UserError(
-            f"{folder / IMAGES}: image {bad[0][0].id!r} {bad[0][1]}{more}; unpack the archive again, or train without "
-            f"by --config.data.skip_bad=True."
+            f"{folder / IMAGES}: image {bad[0][0].id!r} {bad[0][1]}{more}; unpack the archive again, or pass "
+            "--config.data.skip_bad=True to train without."
         )
     notes += [f"left out image {shoe.id!r}: {fault}" for shoe, fault in bad]
     shoes = [shoe for shoe, fault in zip(shoes, faults, strict=True) if not fault]
@@ -93,16 +94,16 @@ def read(config: Config) -> Rows:
 
 
 def read_catalogue(folder: Path, skip_bad: bool = False) -> tuple[list[Shoe], list[str]]:
-    """(shoes, notes): the rows of meta-data.csv with their files and labels, and what was left out or unknown.
+    """(shoes of meta-data.csv with their files and labels, notes on what was left out or is unknown).
 
     Raises:
-        UserError: when a part of the data set is not there, or, unless bad rows may be skipped, a row has no image.
+        UserError: when a part of the data set is missing, or a row has no image unless skip_bad.
     """
-    for part, is_there in ((IMAGES, (folder / IMAGES).is_dir()), (TABLE, (folder / TABLE).is_file())):
-        if not is_there:
+    for part, exists in ((IMAGES, (folder / IMAGES).is_dir()), (TABLE, (folder / TABLE).is_file())):
+        if not exists:
             raise UserError(
-                f"config.data.path={folder} holds no {part}; give the folder into which the two archives of "
-                "UT-Zappos50K, images and data, are unpacked."
+                f"config.data.path={folder} holds no {part}; give the folder with the two unpacked archives of "
+                "UT-Zappos50K, images and data."
             )
     table = read_columns(folder / TABLE)
     names = table.column("CID", "source zappos50k")
@@ -111,16 +112,16 @@ def read_catalogue(folder: Path, skip_bad: bool = False) -> tuple[list[Shoe], li
     missing = [row for row, name in enumerate(names) if name not in files]
     if missing and (not skip_bad or len(missing) == len(names)):
         name = names[missing[0]]
-        more = f", nor have {len(missing) - 1} more rows" if len(missing) > 1 else ""
+        more = f", and {len(missing) - 1} more rows have none" if len(missing) > 1 else ""
         raise UserError(
             f"{table.where(missing[0])}: {name!r} has no image {name.replace('-', '.', 1)}.jpg in {folder / IMAGES}"
-            f"{more}; unpack the archive of images again, or train without by --config.data.skip_bad=True."
+            f"{more}; unpack the archive of images again, or pass --config.data.skip_bad=True to train without."
         )
     _refuse_twice(table, names)
     unknown, shoes = Counter(), []
     for row, name in enumerate(names):
         if name in files:
-            labels = {label: _members(column[row]) for label, column in values.items()}
+            labels = {label: set_text(column[row].split(";")) for label, column in values.items()}
             heel = labels["heel"]
             labels["heel"] = str(HEELS.index(heel)) if heel in HEELS else ""
             unknown[heel] += heel not in ("", *HEELS)
@@ -130,22 +131,20 @@ def read_catalogue(folder: Path, skip_bad: bool = False) -> tuple[list[Shoe], li
     notes = [f"left out {table.where(row)}: no image of {names[row]!r}" for row in missing]
     extra = len(files) - len(shoes)
     notes += [f"{extra} images have no row in {TABLE} and are left out"] if extra else []
-    notes += [
-        f"heel {value!r} of {n} shoes is no single height and counts as unknown" for value, n in (+unknown).items()
-    ]
+    notes += [f"heel {value!r} of {n} shoes is not a single height: unknown" for value, n in (+unknown).items()]
     return shoes, notes
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Images by the name that the table has for them."""
+    """{name in the table: path} of all images."""
     files, outside = {}, {}
     for path in sorted(folder.glob("*/*/*/*.jpg")):
-        # Resolving 50,025 paths takes ten seconds, and a path leaves the folder only by a link.
-        for one in (path, path.parent, path.parent.parent, path.parent.parent.parent):
-            if one not in outside:
-                outside[one] = one.is_symlink() and resolve(folder, one.relative_to(folder).as_posix()) is None
-            if outside[one]:
-                raise UserError(f"{one} is a link out of {folder}; unpack the archive of images again.")
+        # Resolving 50,025 paths takes ten seconds, and only a link can leave the folder.
+        for part in (path, *path.parents[:3]):
+            if part not in outside:
+                outside[part] = part.is_symlink() and resolve(folder, part.relative_to(folder).as_posix()) is None
+            if outside[part]:
+                raise UserError(f"{part} is a link to outside {folder}; unpack the archive of images again.")
         name = path.stem.replace(".", "-", 1)
         if files.setdefault(name, path) != path:
             raise UserError(f"{path} and {files[name]} are both images of {name!r}; remove one of them.")
@@ -159,12 +158,8 @@ def _refuse_twice(table: Columns, names: list[str]) -> None:
             raise UserError(f"{table.where(row)} has the same CID as row {first[name] + 1}, {name!r}; remove one.")
 
 
-def _members(text: str) -> str:
-    return ";".join(sorted({member.strip() for member in text.split(";")} - {""}))
-
-
 def examples(folder: Path) -> Iterator[tuple[str, dict[str, object]]]:
-    """(id, {"image": path, label: value}) of every shoe, for a builder of TFDS; sets as lists."""
+    """(id, {"image": path, label: value}) of each shoe, with sets as lists, for a TFDS builder."""
     kinds = dict((*CONDITIONS, *OTHERS))
     for shoe in read_catalogue(folder)[0]:
         labels = {

@@ -86,8 +86,8 @@ def test_glyphs_are_whole_and_centred_and_keep_their_proportions(size):
 
 
 def test_all_formats_are_read_in_all_subfolders(folder, monkeypatch):
-    """ttf, otf, woff and woff2, also with suffixes in capitals. Other files are ignored. Two files of one name keep their
-    suffixes."""
+    """ttf, otf, woff and woff2, also with suffixes in capitals. Other files are ignored. Two files of one name keep
+    their suffixes."""
     (folder / "a/b").mkdir(parents=True)
     (folder / "plain.ttf").write_bytes(small())
     (folder / "a/web.woff").write_bytes(as_woff("woff", monkeypatch))

@@ -1,4 +1,4 @@
-"""The glyph pack inside the package."""
+"""The typefaces inside the package."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ def pack() -> tuple[list[str], np.ndarray]:
 
 
 def test_faces_and_shape(pack):
-    """At least 300 faces with distinct names, 62 characters each, 32x32 grey levels from black to white."""
+    """At least 300 faces with different names; 62 characters of 32x32 pixels with 16 grey levels each."""
     faces, images = pack
     assert len(faces) == len(set(faces)) >= 300 and all(faces)
     assert images.shape == (len(faces), len(CHARACTERS), 32, 32) and len(CHARACTERS) == 62
@@ -29,8 +29,8 @@ def test_faces_and_shape(pack):
     assert len(np.unique(images)) == 16
 
 
-def test_no_blank_and_no_equal_glyphs(pack):
-    """Every glyph has ink, no two of a face are equal, and no two faces are."""
+def test_glyphs_are_not_blank_and_differ(pack):
+    """Within a face; faces differ too."""
     faces, images = pack
     assert images.any(axis=(2, 3)).all()
     for face, glyph in zip(faces, images, strict=True):
@@ -39,7 +39,7 @@ def test_no_blank_and_no_equal_glyphs(pack):
 
 
 def test_glyphs_are_whole_and_centred(pack):
-    """A free border on every side; the middle of the ink within a pixel of the image's."""
+    """Each has a free border, and its ink is centred to a pixel."""
     _, images = pack
     ink = images.reshape(-1, 32, 32) > 0
     for lines in (ink.any(axis=2), ink.any(axis=1)):
@@ -48,9 +48,9 @@ def test_glyphs_are_whole_and_centred(pack):
         assert np.abs(before - after).max() <= 2
 
 
-def test_characters_stand_where_they_are_named(pack):
-    """The mean picture of each character is nearest to that of the same character over the other half of the faces,
-    in all but a few look-alikes."""
+def test_characters_are_in_the_order_of_their_names(pack):
+    """The mean image of a character over half of the faces is nearest to its mean image over the other half, except for
+    a few look-alikes."""
     _, images = pack
     halves = [images[i::2].astype(np.float64).mean(axis=0).reshape(62, -1) for i in (0, 1)]
     nearest = np.linalg.norm(halves[0][:, None] - halves[1][None], axis=-1).argmin(axis=1)
@@ -58,7 +58,7 @@ def test_characters_stand_where_they_are_named(pack):
 
 
 def test_licences_cover_every_face(pack):
-    """One row for each face, in order, with an open licence and a copyright line."""
+    """One row per face, in order, with an open licence and a copyright line."""
     faces, _ = pack
     with open(glyphs.LICENCES, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -67,8 +67,8 @@ def test_licences_cover_every_face(pack):
     assert all(row["copyright"].strip() and row["package"] and row["version"] for row in rows)
 
 
-def test_pack_is_small_and_holds_no_pickle():
-    """Below 2.5 MB, plain arrays only."""
+def test_pack_is_small_and_holds_plain_arrays():
+    """Below 2.5 MB."""
     assert glyphs.PACK.stat().st_size < 2_500_000
     with zipfile.ZipFile(glyphs.PACK) as archive:
         assert archive.namelist() == ["faces.npy", "packed.npy"]
@@ -78,12 +78,12 @@ def test_pack_is_small_and_holds_no_pickle():
 
 
 def test_pack_is_package_data(tmp_path):
-    """A wheel of this project holds both files, under csn_jax/data."""
-    files = resources.files("csn_jax.data")
+    """A wheel of this project holds both files."""
+    files = resources.files("csn_jax.data.sources")
     assert files.joinpath("glyph_pack.npz").is_file() and files.joinpath("glyph_pack_licences.csv").is_file()
-    root = glyphs.PACK.parents[2]
+    root = glyphs.PACK.parents[3]
     if not (root / "setup.cfg").is_file():
-        pytest.skip("the package is installed: the files are there, which is what the wheel is for")
+        pytest.skip("the package is installed, and the files are there")
     built = subprocess.run(
         [sys.executable, "-c", WHEEL, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=120
     )
@@ -93,7 +93,7 @@ def test_pack_is_package_data(tmp_path):
     )
 
 
-# What setuptools would put into a wheel, without building one: the pure modules' data files.
+# Prints the data files that setuptools would put into a wheel, without building one.
 WHEEL = """
 import sys
 from setuptools import Distribution
