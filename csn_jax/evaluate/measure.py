@@ -31,16 +31,18 @@ def measure(model: Model, dataset: Dataset, split: str, variant: str, full: bool
 def _measured(model: Model, dataset: Dataset, embeddings: np.ndarray, split: str, variant: str, full: bool) -> Results:
     """The results, from the embeddings of all items that take part."""
     items, triplets = dataset.items, dataset.triplets
+    errors = triplet_error.results(embeddings, model.masks, items, triplets[split])
     found = retrieval.results(embeddings, model.masks, items, split, None if full else QUERIES)
     if dataset.record.split_unit == "triplet":  # training has seen every item
         found["seen_in_training"] = True
     return Results(
-        variant,
-        model.conditions,
-        split,
-        model.step,
-        **triplet_error.results(embeddings, model.masks, items, triplets[split]),
+        variant=variant,
+        conditions=model.conditions,
+        split=split,
+        step=model.step,
+        **errors,
         baselines=baselines.results(items, triplets, split) if items.inputs.ndim == 2 else None,
+        primary_metric={"name": "triplet_error", "value": errors["triplet_error"]["overall"]},
         retrieval=found,
         leakage=leakage.results(embeddings, model.masks, items, split) if full else None,
         off_task=off_task.results(embeddings, items, split) if full else None,

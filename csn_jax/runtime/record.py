@@ -4,7 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from csn_jax.errors import UserError
 
@@ -24,10 +24,36 @@ class Condition(NamedTuple):
     kind: str
 
 
-@dataclass(frozen=True)
-class Record:
-    """data.json: what a run was trained on. A field that is None or empty is left out of the file.
+class _Form:
+    """The one JSON form of a dataclass: its fields in their order, without those that are None or empty tuples."""
 
+    def as_object(self) -> dict[str, Any]:
+        """The JSON object of the file."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: _plain(value) for name, value in values.items() if value is not None and value != ()}
+
+    @classmethod
+    def from_object(cls, raw: dict[str, Any]) -> Self:
+        """What `as_object` gave; fields that this version does not know are left out.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: for anything else.
+        """
+        fields = {field.name: raw[field.name] for field in dataclasses.fields(cls) if field.name in raw}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    return [part._asdict() if isinstance(part, Condition) else part for part in value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(_Form):
+    """data.json: what a run was trained on.
+
+    checkpoint, checkpoint_sha256, rectified: of a model that csn_jax.port imported.
     conditions: in the order of the masks' rows.
     split_unit: what the split keeps together: `item`, `triplet`, or a column's name.
     input_shape: of one input: [H, W, ch] or [F].
@@ -35,61 +61,37 @@ class Record:
     items_sha256, triplets_sha256: digests, of the triplets per split.
     init_sha256: of the weight file that training started from.
     adapted: what csn_jax.adapt reported of each condition that it added.
-    checkpoint, checkpoint_sha256, rectified: of a model that csn_jax.port imported.
     """
 
     source: str
+    checkpoint: str | None = None
+    checkpoint_sha256: str | None = None
     conditions: tuple[Condition, ...]
+    split_unit: str | None = None
     input_shape: tuple[int, ...]
     items: dict[str, int]
     triplets: dict[str, int]
-    split_unit: str | None = None
     items_sha256: str | None = None
     triplets_sha256: dict[str, str] | None = None
+    rectified: bool | None = None
     init_sha256: str | None = None
     adapted: tuple[dict[str, Any], ...] = ()
-    checkpoint: str | None = None
-    checkpoint_sha256: str | None = None
-    rectified: bool | None = None
 
-    # The order of the keys in the file.
-    ORDER: ClassVar[tuple[str, ...]] = (
-        *("source", "checkpoint", "checkpoint_sha256", "conditions", "split_unit", "input_shape", "items", "triplets"),
-        *("items_sha256", "triplets_sha256", "rectified", "init_sha256", "adapted"),
-    )
+    @classmethod
+    def from_object(cls, raw: dict[str, Any]) -> "Record":
+        conditions = [Condition(condition["name"], condition["kind"]) for condition in raw["conditions"]]
+        record = super().from_object(raw | {"conditions": conditions})
+        numbers = [*record.input_shape, *record.triplets.values(), *record.items.values()]
+        if not all(isinstance(name, str) for name in record.names) or not all(isinstance(n, int) for n in numbers):
+            raise TypeError("a name is not text, or a number is not an integer")
+        if not all(isinstance(report["own_data"], bool) for report in record.adapted):
+            raise TypeError("own_data is not a truth value")
+        return record
 
     @property
     def names(self) -> tuple[str, ...]:
         """The conditions' names."""
         return tuple(condition.name for condition in self.conditions)
-
-    @staticmethod
-    def from_object(raw: dict[str, Any]) -> "Record":
-        """The record that `as_object` gave.
-
-        Raises:
-            KeyError, TypeError, ValueError, AttributeError: for anything else.
-        """
-        known = {field.name: raw[field.name] for field in dataclasses.fields(Record) if field.name in raw}
-        known["conditions"] = tuple(Condition(condition["name"], condition["kind"]) for condition in raw["conditions"])
-        record = Record(**known | {name: tuple(raw.get(name, ())) for name in ("input_shape", "adapted")})
-        numbers = [*record.input_shape, *record.triplets.values(), *record.items.values()]
-        if not all(isinstance(name, str) for name in record.names) or not all(isinstance(n, int) for n in numbers):
-            raise TypeError("a name is not text, or a number is not whole")
-        if not all(isinstance(report["own_data"], bool) for report in record.adapted):
-            raise TypeError("adapted")
-        return record
-
-    def to_json(self) -> bytes:
-        """The content of data.json."""
-        return to_json(self.as_object())
-
-    def as_object(self) -> dict[str, Any]:
-        """The JSON object, without fields that do not apply."""
-        values = {name: getattr(self, name) for name in self.ORDER}
-        values["conditions"] = [condition._asdict() for condition in self.conditions]
-        values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-        return {name: value for name, value in values.items() if value not in (None, [])}
 
     def check(self, new: "Record", workdir: Path) -> None:
         """Refuse data other than this record's; `new` may leave fields out. Conditions that csn_jax.adapt learned from
@@ -118,15 +120,15 @@ class Figure(NamedTuple):
     n: int
 
 
-@dataclass(frozen=True)
-class Results:
-    """results.json: what was measured on one split. A part that is None was not measured, and is left out of the file.
+@dataclass(frozen=True, kw_only=True)
+class Results(_Form):
+    """results.json: what was measured on one split. A part that is None was not measured.
 
     triplet_error, ci95, n_triplets: {"overall": x, "by_condition": {name: x}}; ci95 holds [low, high].
     baselines: the same triplets under raw vectors and linear probes.
     retrieval, leakage, off_task: as csn_jax/evaluate measures them.
     adapted: what csn_jax.adapt reported of the conditions that it added.
-    against: the errors of another run, less these.
+    against: the errors of another run, minus these.
     """
 
     variant: str
@@ -137,11 +139,19 @@ class Results:
     ci95: dict[str, Any]
     n_triplets: dict[str, Any]
     baselines: dict[str, Any] | None = None
+    primary_metric: dict[str, Any] | None = None
     retrieval: dict[str, Any] | None = None
     leakage: dict[str, Any] | None = None
     off_task: dict[str, Any] | None = None
     adapted: tuple[dict[str, Any], ...] = ()
     against: dict[str, Any] | None = None
+
+    @classmethod
+    def from_object(cls, raw: dict[str, Any]) -> "Results":
+        results = super().from_object(raw)
+        for condition in (*results.conditions, "overall"):
+            results.figure(condition)
+        return results
 
     def figure(self, condition: str, measure: str = "triplet_error") -> Figure:
         """A measure under a condition.
@@ -163,28 +173,6 @@ class Results:
             )
             n = found["n_queries"]["by_condition"][condition]
         return Figure(float(value), float(low), float(high), int(n))
-
-    @staticmethod
-    def from_object(raw: dict[str, Any]) -> "Results":
-        """The results that `as_object` gave.
-
-        Raises:
-            KeyError, TypeError, ValueError, AttributeError: for anything else.
-        """
-        known = {field.name: raw[field.name] for field in dataclasses.fields(Results) if field.name in raw}
-        results = Results(**known | {"conditions": tuple(raw["conditions"]), "adapted": tuple(raw.get("adapted", ()))})
-        for condition in (*results.conditions, "overall"):
-            results.figure(condition)
-        return results
-
-    def as_object(self) -> dict[str, Any]:
-        """The JSON object of results.json."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-        values = {name: value for name, value in values.items() if value is not None and (value or name != "adapted")}
-        primary = {"primary_metric": {"name": "triplet_error", "value": self.triplet_error["overall"]}}
-        first = [name for name in values if name not in ("retrieval", "leakage", "off_task", "adapted", "against")]
-        return {name: values.pop(name) for name in first} | primary | values
 
 
 def at(part: dict[str, Any], condition: str) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from csn_jax.config import Config, differences
 from csn_jax.errors import MachineError, UserError
 from csn_jax.runtime import hosts
-from csn_jax.runtime.record import Record, read_record
+from csn_jax.runtime.record import Record, read_record, to_json
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -185,7 +185,7 @@ def _claim(workdir: Path, config: Config, record: Record) -> None:
     if (workdir / "data.json").exists():
         read_record(workdir).check(record, workdir)
     else:
-        write_atomically(workdir / "data.json", record.to_json())
+        write_atomically(workdir / "data.json", to_json(record.as_object()))
 
 
 def read_config(workdir: Path) -> Config:

@@ -51,7 +51,7 @@ def test_the_record_says_what_the_data_is(dataset):
     """data.json names source, conditions with kinds, split unit, counts, and digests of items and triplets; it
     survives JSON, and is the same when loaded again."""
     record = dataset.record
-    assert Record.from_object(json.loads(record.to_json())) == record == load_dataset(config()).record
+    assert Record.from_object(json.loads(json.dumps(record.as_object()))) == record == load_dataset(config()).record
     assert record.source == "glyphs" and record.split_unit == "item" and record.input_shape == (32, 32, 1)
     assert record.conditions == tuple(Condition(name, "categorical") for name in ("character", "font"))
     assert sum(record.items.values()) == len(dataset.items.ids)

@@ -231,7 +231,7 @@ def test_evaluation_embeds_each_item_once():
 
     masks, shape = np.ones((2, 4), np.float32), inputs.shape[1:]
     model = Watched(("x", "y"), masks, 7, shape, False, network, network, str, make_shardings())
-    record = Record("none", conditions, shape, {}, {})
+    record = Record(source="none", conditions=conditions, input_shape=shape, items={}, triplets={})
     found, embeddings = measure(model, Dataset(items, {"test": triplets}, record), "test", "learned")
     np.testing.assert_array_equal(np.sort(np.concatenate(asked)), np.flatnonzero(split == "test"))
     assert embeddings.shape == (n, 4) and not embeddings[split == "train"].any()
