@@ -16,15 +16,15 @@ from csn_jax.backbones.small import Small
 from csn_jax.backbones.vgg import VGG
 from csn_jax.config import STAGES, BackboneConfig
 
-HEAD = "fc"  # the last linear layer, in every backbone: what pretrained weights need not have and freezing leaves free
+HEAD = "fc"  # the last linear layer of every backbone: pretrained weights may lack it, and it is never frozen
 
 
 class Backbone(NamedTuple):
-    """A network as two pure functions, so that nothing else needs to know what built it."""
+    """A network as pure functions, so that other modules need not know Flax."""
 
     init: Callable[..., tuple[Any, Any]]  # (seed, input shape without B) -> (params, statistics), NumPy leaves
     apply: Callable[..., tuple[jax.Array, Any]]  # (params, statistics, x, train=, valid=) -> ([B, D], statistics)
-    features: Callable[..., jax.Array]  # (params, statistics, x) -> [B, F], what the last linear layer is given
+    features: Callable[..., jax.Array]  # (params, statistics, x) -> [B, F], the input of the last linear layer
 
 
 def build(config: BackboneConfig) -> Backbone:
@@ -42,7 +42,7 @@ def build(config: BackboneConfig) -> Backbone:
 
 
 def _frozen(config: BackboneConfig) -> Callable[[str], bool]:
-    """Whether a module of the network, by its name, stays as it starts."""
+    """A function of a module's name: whether the module keeps its initial values."""
     if config.freeze == "all":
         return lambda module: module != HEAD
     stages = STAGES[config.name] if config.freeze else ()
@@ -53,8 +53,7 @@ def _frozen(config: BackboneConfig) -> Callable[[str], bool]:
 def from_module(module: nn.Module, frozen: Callable[[str], bool] = lambda module: False) -> Backbone:
     """Wrap a Linen module whose call is (x, *, train, valid) -> [B, D]; statistics live in `batch_stats`.
 
-    Frozen submodules get no gradient, from which Adam makes no update, and their batch norms work as in evaluation
-    while the others train.
+    Frozen submodules get no gradient, hence no update by Adam, and their batch norms work as in evaluation.
     """
 
     def init(seed: int, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
@@ -78,25 +77,25 @@ def from_module(module: nn.Module, frozen: Callable[[str], bool] = lambda module
         return module.apply(variables, x, train=False), statistics
 
     def features(params, statistics, x):
-        given = []
+        inputs = []
 
         def note(call, args, kwargs, context):
             if context.module.path == (HEAD,):
-                given.append(args[0])
+                inputs.append(args[0])
             return call(*args, **kwargs)
 
         with nn.intercept_methods(note):
             module.apply({"params": params, "batch_stats": statistics}, x, train=False)
-        return given[0]
+        return inputs[0]
 
     return Backbone(init, apply, features)
 
 
 def _draw(tree: Any, rng: np.random.Generator | None) -> Any:
-    """Initial values as torchvision and PyTorch draw them; Linen's defaults differ.
+    """Initial values as in torchvision and PyTorch; Linen's defaults differ.
 
     Convolutions N(0, sqrt(2 / (k * k * C_out))), linear weight and bias U(-1, 1) / sqrt(fan_in), norms 1 and 0.
-    Drawn by NumPy: jitted draws cost seconds of compilation.
+    NumPy draws them: jitted draws cost seconds of compilation.
     """
     drawn = {}
     for name, leaf in sorted(tree.items()):

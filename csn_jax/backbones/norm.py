@@ -1,7 +1,7 @@
-"""Batch normalisation as PyTorch does it, and max-pooling, both with gradients in closed form.
+"""Batch normalisation as in PyTorch, and max-pooling, both with gradients in closed form.
 
-Two reasons for our own. Numbers: PyTorch's running variance is unbiased, Linen's is biased. Speed: on CPU, XLA's
-automatic gradients of both cost a fifth of a ResNet's training step.
+PyTorch's running variance is unbiased; Linen's is biased. On CPU, XLA's automatic gradients of both cost a fifth of a
+ResNet's training step.
 """
 
 from functools import partial
@@ -14,14 +14,14 @@ import numpy as np
 
 EPSILON = 1e-5
 MOMENTUM = 0.1  # PyTorch's: the weight of the new batch
-ROWS = 16  # at most, of an image, that are added to each other first
+ROWS = 16  # the most rows of an image that are summed first
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, optionally followed by ReLU.
 
-    In training it normalises by the biased variance of the valid rows and moves the running statistics by
-    0.9 * running + 0.1 * batch, with the unbiased variance. Statistics are float32 at least, whatever x is.
+    Training normalises by the biased variance of the valid rows and sets the running statistics to
+    0.9 * running + 0.1 * batch, with the unbiased variance. Statistics are at least float32.
     """
 
     relu: bool = False
@@ -49,27 +49,26 @@ class BatchNorm(nn.Module):
 
 
 def _count(x: jax.Array, valid: jax.Array, dtype: Any) -> jax.Array:
-    """The number of values in each channel's mean, [] in dtype."""
+    """The number of values per channel in the valid rows, [] in dtype."""
     pixels = x.size // (x.shape[0] * x.shape[-1])
     return jnp.sum(valid.astype(dtype)) * pixels
 
 
 def _rows(x: jax.Array, valid: jax.Array) -> jax.Array:
-    """bool [B] -> 1 or 0 for each row of x, [B, 1, ..., 1]."""
+    """bool [B] -> 1 or 0 per row of x, [B, 1, ..., 1]."""
     return valid.astype(widen(x).dtype).reshape((-1,) + (1,) * (x.ndim - 1))
 
 
 def _spread(values: jax.Array, like: jax.Array) -> jax.Array:
-    """[ch] -> [1, ..., ch] to the rank of `like`."""
+    """[ch] -> [1, ..., ch] with the rank of `like`."""
     return values.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
 def _channel_sum(x: jax.Array) -> jax.Array:
     """The sum over all axes but the last, [ch].
 
-    On CPUs, XLA's own writes down what it sums, reads it again, and does all on one core with as many numbers in hand
-    as there are channels. So some rows of every image are added to each other first, which is done where they are
-    computed, and by a product with ones then, which is shared out: a ResNet's step takes two thirds of the time.
+    On CPU, XLA stores the summands and then sums them on one core. Here it sums up to 16 rows of every image while
+    computing them, then multiplies by ones, which all cores share: a ResNet's step takes two thirds of the time.
     """
     if jax.default_backend() != "cpu":
         return jnp.sum(x, axis=tuple(range(x.ndim - 1)))
@@ -82,12 +81,11 @@ def _channel_sum(x: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def kept(x: jax.Array) -> jax.Array:
-    """x, which a CPU is to compute once and keep.
+    """x, computed once and kept in memory on CPU.
 
-    The weight gradient of a convolution wants its input transposed, and XLA would rather compute an activation again
-    for that, number by number in the wrong order, than read what lies there: five times as slow, and a quarter of a
-    ResNet's step. What ends in a division is too dear to it to be done twice. By a one that it cannot foresee: x could
-    be no number.
+    The weight gradient of a convolution reads its input transposed. For that XLA recomputes the activation element by
+    element instead of reading it: five times as slow, a quarter of a ResNet's step. Divide by a 1 that XLA cannot fold
+    (x may be NaN): it treats a division as too expensive to recompute.
     """
     return x / jnp.where(x == x, 1, x) if jax.default_backend() == "cpu" else x
 
@@ -96,12 +94,12 @@ kept.defvjp(lambda x: (kept(x), None), lambda _, g: (g,))
 
 
 def widen(x: jax.Array) -> jax.Array:
-    """x in float32, or as it is where it is wider."""
+    """x in float32, or in its own type when that is wider."""
     return x.astype(np.promote_types(x.dtype, np.float32))
 
 
 def _normalise(x, scale, bias, mean, var, relu):
-    """Arithmetic in float32 at least; the result in x's dtype."""
+    """Normalised x in its own dtype; the arithmetic is at least float32."""
     y = (widen(x) - _spread(mean, x)) * _spread(jax.lax.rsqrt(var + EPSILON) * scale, x) + _spread(bias, x)
     return (jax.nn.relu(y) if relu else y).astype(x.dtype)
 
@@ -112,12 +110,12 @@ def batch_norm(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(y, mean [ch], biased var [ch]) of x [B, ..., ch] by the statistics of its valid rows, bool [B].
 
-    y is rectified if `relu`. No gradient flows through the returned statistics: they feed the running ones only.
+    y is rectified if `relu`. The returned statistics have no gradient: they only update the running ones.
     """
     wide, rows = widen(x), _rows(x, valid)
     n = _count(x, valid, wide.dtype)
     mean = _channel_sum(wide * rows) / n
-    # Two passes: the mean of squares minus the squared mean loses the digits that parity needs.
+    # Two passes: the mean of squares minus the squared mean loses digits that parity needs.
     var = _channel_sum(jnp.square(wide - _spread(mean, x)) * rows) / n
     return _normalise(x, scale, bias, mean, var, relu), mean, var
 
@@ -128,13 +126,13 @@ def _batch_norm_forward(x, scale, bias, valid, relu):
 
 
 def _batch_norm_backward(relu, saved, gradients):
-    """dx = scale / std * (g - (mean(g) + x_hat * mean(g * x_hat)) on valid rows): the textbook's form, with padding."""
+    """dx = scale / std * (g - (mean(g) + x_hat * mean(g * x_hat))) on valid rows: the textbook form, with padding."""
     x, scale, bias, valid, mean, var = saved
     g, rows = gradients[0].astype(mean.dtype), _rows(x, valid)
     n = _count(x, valid, mean.dtype)
     inverse = jax.lax.rsqrt(var + EPSILON)
     x_hat = (widen(x) - _spread(mean, x)) * _spread(inverse, x)
-    if relu:  # recomputed from x, so that the activation need not be kept
+    if relu:  # recomputed from x, so that the activation is not kept
         g = jnp.where(x_hat * _spread(scale, x) + _spread(bias, x) > 0, g, 0)
     d_bias, d_scale = _channel_sum(g), _channel_sum(g * x_hat)
     dx = _spread(inverse * scale, x) * (g - rows * (_spread(d_bias / n, x) + x_hat * _spread(d_scale / n, x)))
@@ -146,12 +144,12 @@ batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
-    """Max-pooling of x [B, H, W, ch], symmetric padding; at a tie the first of the window takes the gradient."""
+    """Max-pooling of x [B, H, W, ch] with symmetric padding. In a tie the first of the window takes the gradient."""
     return _max_pool_forward(x, window, stride, padding)[0]
 
 
 def _window_slices(shape: tuple[int, ...], window: int, stride: int, padding: int):
-    """For each place in the window, the strided slice of the padded input that it sees, row by row."""
+    """The strided slice of the padded input per position in the window, row by row."""
     out = [(size + 2 * padding - window) // stride + 1 for size in shape[1:3]]
     for i in range(window):
         for j in range(window):
@@ -166,8 +164,8 @@ def _max_pool_forward(x, window, stride, padding):
     border = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = jnp.pad(x, border, constant_values=-jnp.inf)
     best, winner = None, None
-    for k, place in enumerate(_window_slices(x.shape, window, stride, padding)):
-        value = padded[place]
+    for k, position in enumerate(_window_slices(x.shape, window, stride, padding)):
+        value = padded[position]
         if best is None:
             best, winner = value, jnp.zeros(value.shape, jnp.int8)
         else:
@@ -181,7 +179,7 @@ def _max_pool_backward(window, stride, padding, saved, g):
     height, width = shape[1] + 2 * padding, shape[2] + 2 * padding
     dx = None
     for k, (_, rows, columns) in enumerate(_window_slices(shape, window, stride, padding)):
-        # Spread the part of g that place k won back over the input: padding between and around, no scatter.
+        # Put the part of g that position k won back into the input by padding between and around: no scatter.
         part = jax.lax.pad(
             jnp.where(winner == k, g, 0),
             jnp.zeros((), g.dtype),

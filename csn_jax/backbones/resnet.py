@@ -12,7 +12,7 @@ from csn_jax.backbones.norm import BatchNorm, kept, max_pool, widen
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; the shortcut is a 1x1 convolution where shape changes."""
+    """Two 3x3 convolutions and a shortcut. The shortcut is a 1x1 convolution where the shape changes."""
 
     features: int
     stride: int
@@ -20,7 +20,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array | None) -> jax.Array:
-        # Padding is explicit: 'SAME' at stride 2 pads one side only and is another function.
+        # Explicit padding: 'SAME' at stride 2 pads one side only, which is another function.
         conv = partial(nn.Conv, self.features, use_bias=False, dtype=self.dtype)
         norm = partial(BatchNorm, relu=False)
         y = conv((3, 3), self.stride, padding=1, name="conv1")(x)
@@ -36,7 +36,7 @@ class BasicBlock(nn.Module):
 
 class Bottleneck(nn.Module):
     """Convolutions 1x1, 3x3 and 1x1 to four times the features, and a shortcut. The stride is in the 3x3 ("v1.5"), as
-    torchvision and timm train it; the paper has it in the first 1x1."""
+    in torchvision and timm; the paper has it in the first 1x1."""
 
     features: int
     stride: int
@@ -61,13 +61,13 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """[B, H, W, 3] -> [B, D]: conv 7x7/2, max-pool 3x3/2, stages of blocks from 64 features, global mean, linear.
 
-    112x112 in the paper; the global mean takes other sizes too and equals the reference's 7x7 pooling there.
+    112x112 in the paper, where the global mean equals the reference's 7x7 pooling. Other sizes work too.
     """
 
     embedding_dim: int
     dtype: Any = None
     block: type[nn.Module] = BasicBlock
-    depths: tuple[int, ...] = (2, 2, 2)  # blocks in each stage; a stage has twice the features of the one before
+    depths: tuple[int, ...] = (2, 2, 2)  # blocks per stage; each stage doubles the features
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array | None = None) -> jax.Array:
@@ -90,7 +90,7 @@ resnet50 = partial(ResNet, block=Bottleneck, depths=(3, 4, 6, 3))
 
 
 def stage_of(module: str) -> str:
-    """The stage that one of a ResNet's modules is in: `stem`, `layer1`.. or `fc`."""
+    """The stage of a ResNet's module: `stem`, `layer1`.. or `fc`."""
     return "stem" if module in ("conv1", "bn1") else module.partition("_")[0]
 
 
@@ -98,7 +98,7 @@ LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "runnin
 
 
 def torch_name(path: str) -> str:
-    """The name that torchvision and timm give to a parameter or statistic of ours.
+    """The name in torchvision and timm of a parameter or statistic.
 
     `layer2_0/downsample_bn/var` -> `layer2.0.downsample.1.running_var`.
     """

@@ -11,8 +11,8 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512))
 
 
 class VGG(nn.Module):
-    """[B, H, W, ch] -> [B, D], 64x64 grey in the paper. Trained from scratch, so each convolution has a batch norm;
-    the paper gives neither widths nor norms, these are VGG-16's first nine layers."""
+    """[B, H, W, ch] -> [B, D], 64x64 grey in the paper. Each convolution has a batch norm, for training from scratch.
+    The paper gives neither widths nor norms; these are VGG-16's first nine layers."""
 
     embedding_dim: int
     dtype: Any = None

@@ -1,4 +1,4 @@
-"""Whole networks: forward, gradients and running statistics against PyTorch, and how they are drawn."""
+"""Whole networks: forward, gradients and running statistics against PyTorch, and initial values."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def inputs(shape):
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def both(request):
-    """(ours, theirs) for one network in float64: arrays by name, from one batch with a padding row."""
+    """(ours, theirs) of a network in float64: arrays by name, from one batch with a padding row."""
     network, shape = NETWORKS[request.param]
     backbone = build(request.param)
     params, statistics = backbone.init(1, shape)
@@ -72,7 +72,7 @@ def test_network_equals_torch(both):
 
 
 def test_comparison_sees_layout(both):
-    """Every kernel's gradient differs from its own mirror and transpose, so a wrong layout cannot hide."""
+    """A mirrored kernel gradient fails, so a wrong layout would too."""
     ours, theirs = both
     for name in [name for name in ours if name.endswith("kernel")]:
         axes = (0, 1) if ours[name].ndim == 4 else (0,)
@@ -82,7 +82,7 @@ def test_comparison_sees_layout(both):
 
 
 def test_global_mean_equals_7x7_pooling_at_112():
-    """The reference's AvgPool 7x7 at its own image size, in float32."""
+    """The reference's AvgPool 7x7 at its image size, in float32."""
     backbone, shape = build("resnet18_csn"), (112, 112, 3)
     params, statistics = backbone.init(1, shape)
     x = inputs(shape)[:1].astype(np.float32)
@@ -111,7 +111,7 @@ def test_initial_values(name):
             std = np.sqrt(2 / (height * width * features))
             assert abs(leaf.std() / std - 1) < 5 / np.sqrt(2 * leaf.size), key
             assert abs(leaf.mean()) < 5 * std / np.sqrt(leaf.size), key
-            assert np.abs(leaf).max() > 2.5 * std, key  # a normal has tails, a uniform of this deviation ends at 1.73
+            assert np.abs(leaf).max() > 2.5 * std, key  # a uniform of this deviation ends at 1.73
         elif kind == "kernel" or key.removesuffix("bias") + "kernel" in leaves:
             bound = 1 / np.sqrt(leaves[key.rsplit("/", 1)[0] + "/kernel"].shape[0])
             assert np.abs(leaf).max() <= bound, key
@@ -125,7 +125,7 @@ def test_initial_values(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_initial_values_are_seeded(name):
-    """The same seed gives the same bits, another seed other values in every drawn leaf, and no two leaves are alike."""
+    """The same seed gives the same bits, another seed other values in every random leaf. No two leaves are equal."""
     shape = NETWORKS[name][1]
     first, again, other = (flat(build(name).init(seed, shape)[0]) for seed in (0, 0, 1))
     assert_close(first, again, 0)
@@ -152,7 +152,7 @@ def test_embedding_dimension_and_input_shape(name, shape, dim):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_bfloat16_touches_only_the_layers(name):
+def test_bfloat16_is_used_inside_layers_only(name):
     """Every convolution computes in bfloat16; embeddings, running statistics and gradients are float32."""
     shape = NETWORKS[name][1]
     narrow = build(name, "bfloat16")
@@ -171,7 +171,7 @@ def test_bfloat16_touches_only_the_layers(name):
 
 
 def test_bfloat16_embeds_nearly_the_same():
-    """Three of the digits of float32, on the network that compiles fastest."""
+    """Within bfloat16 rounding, on the network that compiles fastest."""
     shape = NETWORKS["small"][1]
     params, statistics = build("small").init(0, shape)
     x = jnp.asarray(inputs(shape), jnp.float32)

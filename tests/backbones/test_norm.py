@@ -24,7 +24,7 @@ def x64():
 
 
 def values(shape=SHAPE, dtype=np.float64):
-    """x, scale, bias and a cotangent; scales of both signs and channels far from zero mean."""
+    """x, scale, bias and a cotangent, with scales of both signs and channels whose mean is far from 0."""
     rng = np.random.default_rng(0)
     channels = shape[-1]
     x = rng.normal(rng.normal(0, 2, channels), rng.uniform(0.5, 3, channels), shape)
@@ -43,7 +43,7 @@ def plain_batch_norm(x, scale, bias, valid, relu):
 
 
 def gradients(function, valid, relu, inputs, g):
-    """Output, statistics and gradients by name, the gradients under a cotangent of the output alone."""
+    """Output, statistics and gradients by name. The cotangent is of the output alone."""
 
     def apply(x, scale, bias):
         y, mean, var = function(x, scale, bias, valid, relu)
@@ -57,7 +57,7 @@ def gradients(function, valid, relu, inputs, g):
 @pytest.mark.parametrize("n_valid", N_VALID)
 @pytest.mark.parametrize("relu", [False, True])
 def test_batch_norm_gradients_equal_autodiff(x64, relu, n_valid):
-    """With and without ReLU, with and without padding rows, which have outputs and so gradients of their own."""
+    """With and without ReLU and padding rows. Padding rows have outputs, hence gradients."""
     *inputs, g = values()
     valid = jnp.arange(5) < n_valid
     assert_close(
@@ -67,7 +67,7 @@ def test_batch_norm_gradients_equal_autodiff(x64, relu, n_valid):
 
 @pytest.mark.parametrize("n_valid", N_VALID)
 def test_batch_norm_equals_loops(x64, n_valid):
-    """Values and statistics, a channel at a time over the valid rows."""
+    """Values and statistics per channel, over the valid rows."""
     x, scale, bias, _ = values()
     valid = np.arange(5) < n_valid
     actual = dict(zip("ymv", norm.batch_norm(x, scale, bias, jnp.asarray(valid), False), strict=True))
@@ -75,7 +75,7 @@ def test_batch_norm_equals_loops(x64, n_valid):
 
 
 def torch_batch_norm(x, scale, bias, g, n_valid, relu):
-    """Everything from PyTorch on the valid rows: outputs, running statistics after one move, gradients."""
+    """PyTorch on the valid rows: outputs, running statistics after one step, gradients."""
     module = torch.nn.BatchNorm2d(x.shape[-1]).double()
     with torch.no_grad():
         module.weight.copy_(torch.tensor(scale))
@@ -96,7 +96,7 @@ def torch_batch_norm(x, scale, bias, g, n_valid, relu):
 
 
 def module_batch_norm(x, scale, bias, g, n_valid, relu):
-    """The same from the Linen module, whose padding rows have no cotangent."""
+    """The same from the Linen module, with a cotangent of 0 in padding rows."""
     valid = jnp.arange(len(x)) < n_valid
     module = norm.BatchNorm(relu=relu)
     statistics = {"mean": jnp.zeros(x.shape[-1]), "var": jnp.ones(x.shape[-1])}
@@ -120,7 +120,7 @@ def module_batch_norm(x, scale, bias, g, n_valid, relu):
 @pytest.mark.parametrize("n_valid", N_VALID)
 @pytest.mark.parametrize("relu", [False, True])
 def test_batch_norm_module_equals_torch(x64, relu, n_valid):
-    """Outputs, gradients, and running statistics by 0.9 and 0.1 with the unbiased variance."""
+    """Outputs, gradients, and running statistics: 0.9 and 0.1 with the unbiased variance."""
     assert_close(module_batch_norm(*values(), n_valid, relu), torch_batch_norm(*values(), n_valid, relu), EXACT)
 
 
@@ -135,17 +135,17 @@ def test_batch_norm_module_equals_torch(x64, relu, n_valid):
         ("_count", lambda x, valid, dtype: jnp.asarray(x.size // x.shape[-1], dtype), "y"),
         ("_rows", lambda x, valid: jnp.ones((len(x), 1, 1, 1), x.dtype), "y"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),  # the same in every worker
 )
-def test_comparison_sees(x64, monkeypatch, name, wrong, place):
-    """Constants that are Linen's or swapped, a count of rows for values, padding that counts, padding that is read."""
+def test_the_comparison_sees_a_wrong_batch_norm(x64, monkeypatch, name, wrong, place):
+    """Linen's or swapped constants, rows counted for values, padding counted, padding read."""
     monkeypatch.setattr(norm, name, wrong)
     with pytest.raises(AssertionError, match=f"(^|; ){place} is off"):
         assert_close(module_batch_norm(*values(), 3, True), torch_batch_norm(*values(), 3, True), EXACT)
 
 
-def test_comparison_sees_a_biased_running_variance(x64):
-    """A running variance moved by the biased variance, as Linen's is."""
+def test_the_comparison_sees_a_biased_running_variance(x64):
+    """As in Linen."""
     *inputs, g = values()
     expected = torch_batch_norm(*inputs, g, 5, False)
     biased = inputs[0].var(axis=(0, 1, 2))
@@ -154,8 +154,8 @@ def test_comparison_sees_a_biased_running_variance(x64):
     assert_close({"v": 0.9 + 0.1 * biased * 60 / 59}, {"v": expected["running_var"]}, EXACT)
 
 
-def test_comparison_sees_gradients_without_statistics(x64):
-    """Treating the batch's statistics as constants gives another gradient."""
+def test_the_comparison_sees_gradients_that_ignore_statistics(x64):
+    """Statistics as constants give another gradient."""
 
     def constant(x, scale, bias, valid, relu):
         y, mean, var = plain_batch_norm(jax.lax.stop_gradient(x), scale, bias, valid, relu)
@@ -169,7 +169,7 @@ def test_comparison_sees_gradients_without_statistics(x64):
 
 
 def test_evaluation_uses_running_statistics(x64):
-    """Not the batch's, and leaves them alone."""
+    """Not the batch's."""
     x, scale, bias, _ = values()
     mean, var = np.linspace(-1, 1, 6), np.linspace(0.5, 2, 6)
     variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": {"mean": mean, "var": var}}
@@ -179,7 +179,7 @@ def test_evaluation_uses_running_statistics(x64):
 
 @pytest.mark.parametrize("relu", [False, True])
 def test_bfloat16_keeps_statistics_in_float32(relu):
-    """Only what a layer hands on is bfloat16: statistics and sums are as precise as those of float32."""
+    """Outputs and gradients are bfloat16. Statistics and sums are as precise as in float32."""
     *inputs, g = values((16, 8, 8, 6), np.float32)
     x, g = jnp.asarray(inputs[0], jnp.bfloat16), jnp.asarray(g, jnp.bfloat16)
     valid = jnp.ones(16, bool)
@@ -224,7 +224,7 @@ shapes = pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 7, 5, 3), (1, 9, 4,
 @windows
 @shapes
 def test_max_pool_equals_autodiff_loops_and_torch(x64, window, shape):
-    """Values and gradients without ties, windows that overlap or miss the border, odd and oblong images."""
+    """Values and gradients without ties: windows that overlap or miss the border, odd and oblong images."""
     rng = np.random.default_rng(0)
     x, g = rng.normal(size=shape), rng.normal(size=out_shape(shape, *window))
     ours = pooled(norm.max_pool, x, g, *window)
@@ -235,8 +235,8 @@ def test_max_pool_equals_autodiff_loops_and_torch(x64, window, shape):
 
 @windows
 @shapes
-def test_max_pool_ties_go_to_the_first(x64, window, shape):
-    """After a ReLU most windows are ties at 0: the first of the window, row by row, takes the gradient, as in torch."""
+def test_in_a_tie_the_first_takes_the_gradient(x64, window, shape):
+    """Row by row, as in PyTorch. After a ReLU most windows are ties at 0."""
     rng = np.random.default_rng(1)
     x, g = rng.integers(0, 3, shape).astype(float), rng.normal(size=out_shape(shape, *window))
     x[0] = 0
@@ -245,8 +245,8 @@ def test_max_pool_ties_go_to_the_first(x64, window, shape):
     assert_close(ours, torch_max_pool(x, g, *window), EXACT)
 
 
-def test_comparison_sees_ties_and_padding(x64):
-    """A gradient shared between ties, given to the last of them, or padding of zeros instead of nothing."""
+def test_the_comparison_sees_ties_and_padding(x64):
+    """A gradient shared in a tie, one given to the last, and padding with zeros."""
     rng = np.random.default_rng(1)
     x, window = rng.integers(-3, 0, (2, 7, 7, 3)).astype(float), (3, 2, 1)
     g = rng.normal(size=out_shape(x.shape, *window))
@@ -269,8 +269,8 @@ def test_comparison_sees_ties_and_padding(x64):
             assert_close(broken, expected, EXACT)
 
 
-def test_what_is_kept_is_the_same():
-    """Value and gradient, at zero, at infinities and at what is no number too."""
+def test_kept_is_the_identity():
+    """Value and gradient, also at zeros, infinities and NaN."""
     x = np.array([0.0, -0.0, 2e-38, -3.0, 1e38, np.inf, -np.inf, np.nan], np.float32)
     g = np.arange(8, dtype=np.float32)
     y, pull = jax.vjp(norm.kept, x)

@@ -19,7 +19,7 @@ def build(hidden=0, **settings):
 
 def features(scale=1.0):
     x = np.random.default_rng(0).normal(3, 2, (9, 12)) * scale
-    x[:, 5] *= 50  # one large feature, as embedders have
+    x[:, 5] *= 50  # a large feature, as embedders have
     return x
 
 
@@ -39,7 +39,7 @@ class Reference(torch.nn.Module):
 
 @pytest.mark.parametrize("hidden", [0, 16])
 def test_forward_gradients_and_statistics(hidden):
-    """In training and evaluation, float64, with padding rows that take no part."""
+    """In training and evaluation, in float64, with padding rows that change nothing."""
     backbone = build(hidden)
     params, statistics = backbone.init(1, (12,))
     x, weight = features(), np.random.default_rng(1).normal(size=(9, 8))
@@ -79,8 +79,8 @@ def test_forward_gradients_and_statistics(hidden):
 
 
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 1e3])
-def test_the_embedder_s_scale_does_not_matter(scale):
-    """In training: vectors of length 1 and vectors of length 1,000 give the same embeddings."""
+def test_the_scale_of_the_vectors_does_not_matter(scale):
+    """In training, vectors of length 1 and of length 1,000 give the same embeddings."""
     backbone = build()
     params, statistics = backbone.init(0, (12,))
     embed = lambda x: backbone.apply(params, statistics, jnp.asarray(x, jnp.float32), train=True)[0]  # noqa: E731
@@ -99,8 +99,8 @@ def test_a_constant_feature_is_harmless():
     np.testing.assert_allclose(backbone.apply(params, statistics, jnp.asarray(x), train=True)[0], embeddings, atol=1e-6)
 
 
-def test_how_it_is_drawn():
-    """Linear layers U(-1, 1) / sqrt(fan in), their shapes by the input's; no hidden layer by default."""
+def test_initial_values():
+    """Linear layers U(-1, 1) / sqrt(fan in), with shapes from the input's. By default there is no hidden layer."""
     params, statistics = build().init(3, (400,))
     assert set(params) == {"bn", "fc"} and params["fc"]["kernel"].shape == (400, 8)
     assert statistics["bn"]["mean"].shape == (400,)
@@ -109,7 +109,7 @@ def test_how_it_is_drawn():
     assert params["hidden"]["kernel"].shape == (400, 32) and params["fc"]["kernel"].shape == (32, 8)
 
 
-def test_bfloat16_computes_the_hidden_layer_only():
+def test_bfloat16_is_used_in_the_hidden_layer_only():
     """The embedding stays float32."""
     backbone = build(hidden=16, dtype="bfloat16")
     params, statistics = backbone.init(1, (12,))
