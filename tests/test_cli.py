@@ -358,7 +358,7 @@ TRAIN_MISTAKES = {
     "no font folder": (["--config.data.source=fonts"], ["config.data.path is ''", "folder of font files"]),
     "absent font folder": (
         ["--config.data.source=fonts", "--config.data.path=/no/such"],
-        ["config.data.path is '/no/such'", "no folder"],
+        ["config.data.path is '/no/such'", "not a folder"],
     ),
     "no preset file": (["--config=absent.py"], ["there is no file absent.py", "FILE.py[:FUNCTION]"]),
     "no Python file": (["--config=setup.cfg"], ["'setup.cfg'", "not a preset or a Python file"]),
@@ -580,7 +580,7 @@ WORKDIR_MISTAKES = {
     "data.json fields": (broken("data.json", "{}"), 2, ["data.json is damaged"]),
     "other items": (changed("data.json", items_sha256="77"), 2, ["trained on other data", "items_sha256 is 77"]),
     "other triplets": (changed("data.json", triplets_sha256={}), 2, ["trained on other data", "triplets_sha256 is {}"]),
-    "no checkpoint": (no_checkpoint, 2, ["has no checkpoint yet", "csn_jax.train"]),
+    "no checkpoint": (no_checkpoint, 2, ["has no checkpoint yet", "csn_jax train"]),
     "empty checkpoints": (empty_checkpoints, 2, ["has no checkpoint yet"]),
     "another model": (
         changed("config.json", backbone={"embedding_dim": 9}),

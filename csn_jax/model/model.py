@@ -18,6 +18,7 @@ from csn_jax.core.masks import blocks, rectify
 from csn_jax.core.steps import State, make_embed_step, make_features_step
 from csn_jax.errors import UserError
 from csn_jax.model.network import Network, build_network, examples
+from csn_jax.model.pixels import check_normalised
 from csn_jax.runtime.checkpoint import Checkpoints
 from csn_jax.runtime.compiler import jit
 from csn_jax.runtime.record import Record
@@ -30,19 +31,19 @@ CHUNK = 512  # inputs embedded at a time
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """An embedding and a mask for every condition.
+    """An embedding and a mask per condition.
 
     conditions: names, in the order of the masks' rows.
-    masks: [C, D] float32, as applied: rectified (but for a model of `port import --unrectified`).
-    step: the training step that this model is from.
-    input_shape: of one input as it was trained on: (H, W, ch) of images, (F,) of feature vectors.
+    masks: [C, D] float32, as applied: rectified, except for a model of `port import --unrectified`.
+    step: the training step of this model.
+    input_shape: of one training input: (H, W, ch) for images, (F,) for feature vectors.
     """
 
     conditions: tuple[str, ...]
     masks: np.ndarray
     step: int
     input_shape: tuple[int, ...]
-    _any_size: bool  # whether H and W may be other ones
+    _any_size: bool  # whether H and W may differ from input_shape
     _embed: Callable[[np.ndarray], jax.Array]  # [B, ...] -> [B, D]
     _features: Callable[[np.ndarray], jax.Array]  # [B, ...] -> [B, F]
     _digest: Callable[[], str]
@@ -51,78 +52,72 @@ class Model:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """SHA-256 of what decides over embeddings: weights, running statistics, and the config of the network and of
-        its preprocessing. The masks are no part of it: under other masks, stored embeddings stay what they are."""
+        """SHA-256 of all that determines embeddings: weights, running statistics, and the config of network and
+        preprocessing. Masks are left out: stored embeddings stay valid under other masks."""
         return self._digest()
 
     def embed(self, inputs: np.ndarray, rows: np.ndarray | None = None, *, progress: bool = False) -> np.ndarray:
         """Embed any number of inputs.
 
         Args:
-            inputs: uint8 [B, H, W, ch] pixels, preprocessed here as in training; floats [B, H, W, ch], pixels that
-                are already normalised; or floats [B, F], feature vectors as they were trained on.
+            inputs: uint8 pixels [B, H, W, ch], preprocessed here as in training; normalised pixels as floats
+                [B, H, W, ch]; or feature vectors as floats [B, F].
             rows: positions in inputs, to embed only these.
-            progress: show how far it is.
+            progress: whether to show progress.
 
         Returns:
-            [B, D], or [rows, D], unmasked and not normalised.
+            float32 [B, D], or [rows, D], unmasked and not normalised.
 
         Raises:
-            UserError: for inputs of another shape than the model takes; for integers that are not uint8; and for float
-                pixels that are not normalised. Those are floats outside the range that normalised pixels have, such as
-                0 to 255, and pixels divided by 255. Inputs are checked 512 at a time. They count as divided by 255
-                when all values are multiples of 1/255 from 0 to 1, unless they are constant or all values are also
-                those of normalised uint8 pixels. Pixels from 0 to 1 that were resized as floats, or are bfloat16, can
-                look like normalised ones and are not refused.
+            UserError: for a shape that the model does not take, for integers other than uint8, and for float pixels
+                that are not normalised: outside the range of normalised pixels (such as 0 to 255), or divided by 255.
+                Inputs are checked 512 at a time. They count as divided by 255 when all values are multiples of 1/255
+                from 0 to 1, unless they are constant or are also values of normalised uint8 pixels. Pixels from 0 to 1
+                that were resized as floats, or are bfloat16, can look normalised and are not refused.
         """
-        inputs = self._sound(inputs)
+        inputs = self._checked(inputs)
         rows = np.arange(len(inputs)) if rows is None else rows
         if not len(rows):
             return np.zeros((0, self.masks.shape[1]), np.float32)
         return self._in_chunks(self._embed, inputs, rows, progress)
 
     def features(self, inputs: np.ndarray) -> np.ndarray:
-        """What the last linear layer makes embeddings of, for inputs as `embed` takes them: float32 [B, F].
+        """The input of the last linear layer, for inputs as `embed` takes them: float32 [B, F].
 
-        Of specialists, those of one network beside those of the next.
+        Those of specialists are concatenated.
         """
-        inputs = self._sound(inputs)
-        if not len(inputs):  # only the network knows F
+        inputs = self._checked(inputs)
+        if not len(inputs):  # F is known only to the network
             return self._in_chunks(self._features, np.zeros((1, *self.input_shape), np.float32), np.arange(1))[:0]
         return self._in_chunks(self._features, inputs, np.arange(len(inputs)))
 
-    def _sound(self, inputs: np.ndarray) -> np.ndarray:
-        """Inputs as an array [B, ...] of a shape and a type that network and preprocessing know."""
+    def _checked(self, inputs: np.ndarray) -> np.ndarray:
+        """Inputs as an array [B, ...], refused when network or preprocessing cannot take them."""
         inputs, images = np.asarray(inputs), len(self.input_shape) == 3
         if inputs.shape == (0,):  # an empty list
             return inputs
         one = (*inputs.shape[1:-1], self.input_shape[-1]) if self._any_size else self.input_shape
         if inputs.ndim != 1 + len(self.input_shape) or inputs.shape[1:] != one:
-            wanted = ("B", "H", "W", self.input_shape[-1]) if self._any_size else ("B", *self.input_shape)
-            told = ", ".join(map(str, wanted))
-            raise UserError(f"the inputs are of shape {[*inputs.shape]}; give [{told}], B of them.")
+            shape = ("B", "H", "W", self.input_shape[-1]) if self._any_size else ("B", *self.input_shape)
+            raise UserError(f"the inputs have shape {[*inputs.shape]}; give [{', '.join(map(str, shape))}].")
         if not jnp.issubdtype(inputs.dtype, jnp.floating) and not (images and inputs.dtype == np.uint8):
-            told = "pixels as uint8, or as floats that are normalised" if images else "feature vectors as floats"
-            raise UserError(f"the inputs are of type {inputs.dtype}; give {told}.")
+            fix = "pixels as uint8, or as floats that are normalised" if images else "feature vectors as floats"
+            raise UserError(f"the inputs have type {inputs.dtype}; give {fix}.")
         if images and inputs.dtype != np.uint8 and self._preprocess:
             for start in range(0, len(inputs), CHUNK):
-                _check_normalised(inputs[start : start + CHUNK], self._preprocess)
+                check_normalised(inputs[start : start + CHUNK], self._preprocess)
         return inputs
 
     def _in_chunks(
-        self,
-        function: Callable[[jax.Array], jax.Array],
-        inputs: np.ndarray,
-        rows: np.ndarray,
-        progress: bool = False,
+        self, function: Callable[[jax.Array], jax.Array], inputs: np.ndarray, rows: np.ndarray, progress: bool = False
     ) -> np.ndarray:
-        """A function of some rows of the inputs. Of several processes each reads and computes its share of every chunk,
-        and all return the whole."""
+        """A function of rows of the inputs. Each process reads and computes its share of every chunk; all return the
+        whole."""
         unit = "image" if len(self.input_shape) == 3 else "vector"
         bar, parts = Progress("embedding", len(rows), unit=unit) if progress else None, []
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
-            # Sizes are powers of two up to CHUNK, so a handful of programs serve every number of inputs.
+            # Sizes are powers of two up to CHUNK, so that a few compiled programs serve all numbers of inputs.
             size = self._shardings.padded(min(CHUNK, 1 << (len(chunk) - 1).bit_length()))
             padded = np.concatenate([chunk, np.repeat(chunk[:1], size - len(chunk))])
             share = np.asarray(inputs[padded[self._shardings.share(size)]])
@@ -134,7 +129,7 @@ class Model:
         return np.concatenate([np.asarray(part) for part in parts])
 
     def embed_rows(self, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Embeddings [N, D] in which only the given rows of inputs [N, ...] are filled, each embedded once."""
+        """Embeddings [N, D] of inputs [N, ...], filled at the given rows and zero elsewhere."""
         embeddings = np.zeros((len(inputs), self.masks.shape[1]), np.float32)  # untouched pages cost no memory
         embeddings[rows] = self.embed(inputs, rows)
         return embeddings
@@ -147,7 +142,7 @@ class Model:
         """The mask [D] of a condition by name.
 
         Raises:
-            UserError: for a name that is none of `conditions`.
+            UserError: for a name that is not in `conditions`.
         """
         if condition not in self.conditions:
             near = did_you_mean(condition, self.conditions)
@@ -155,54 +150,21 @@ class Model:
         return self.masks[self.conditions.index(condition)]
 
     def distance(self, x: np.ndarray, y: np.ndarray, condition: str) -> np.ndarray:
-        """Distance of embeddings [..., D] under a condition: [...]."""
+        """Distance [...] of embeddings [..., D] under a condition."""
         x, y = np.asarray(x), np.asarray(y)
         mask = np.broadcast_to(self.mask(condition), np.broadcast_shapes(x.shape, y.shape))
         return np.asarray(losses.distance(np.broadcast_to(x, mask.shape), np.broadcast_to(y, mask.shape), mask))
 
 
-def _check_normalised(x: np.ndarray, preprocess: PreprocessConfig) -> None:
-    """Refuse float images [B, H, W, ch] that are surely not normalised; `Model.embed` states the rule."""
-    if not x.size:
-        return
-    mean, std = np.array(preprocess.mean), np.array(preprocess.std)  # [ch], [ch]
-    eps = float(jnp.finfo(x.dtype).eps)
-    rows = x.reshape(-1, x.shape[2] * x.shape[3])  # long rows: NumPy reduces an axis of 3 channels slowly
-    with np.errstate(invalid="ignore"):  # bfloat16 warns of NaN
-        lowest = rows.min(axis=0).astype(np.float64).reshape(-1, x.shape[3]).min(axis=0)
-        highest = rows.max(axis=0).astype(np.float64).reshape(-1, x.shape[3]).max(axis=0)
-    lowest, highest, low, high = np.broadcast_arrays(lowest, highest, -mean / std, (1 - mean) / std)  # [ch] each
-    slack = 1e-3 * (high - low) + eps * np.maximum(abs(low), abs(high))
-    wrong = np.flatnonzero(~((lowest >= low - slack) & (highest <= high + slack)))  # NaN is wrong, too
-    if len(wrong):
-        ch = wrong[0]
-        raise UserError(
-            f"the inputs are floats from {lowest[ch]:.4g} to {highest[ch]:.4g} in channel {ch}, where normalised "
-            f"pixels are from {low[ch]:.4g} to {high[ch]:.4g}; give pixels as uint8, which are normalised here."
-        )
-    if lowest.min() < 0 or highest.max() > 1 or lowest.min() == highest.max():
-        return
-    if 255 * eps > 0.25:  # bfloat16: any value rounds to a multiple of 1/255
-        return
-    wide = x.astype(np.result_type(x.dtype, np.float32), copy=False)
-    whole = lambda value, slack: bool((abs(value - np.rint(value)) <= slack).all())  # noqa: E731
-    divided = whole(255 * wide, 1e-3 + 255 * eps)
-    if divided and not whole(255 * (wide * std + mean), 1e-3 + 255 * eps * std.max()):
-        raise UserError(
-            f"the inputs are pixels divided by 255, where normalised pixels are from {low.min():.4g} to "
-            f"{high.max():.4g}; give pixels as uint8, which are normalised here."
-        )
-
-
 class Programs(NamedTuple):
-    """The jitted functions (params, statistics, inputs [B, ...]) of a network, which all models of a run share."""
+    """The jitted functions (params, statistics, inputs [B, ...]) of a network, shared by all models of a run."""
 
     embed: Callable[..., jax.Array]  # -> [B, D]
     features: Callable[..., jax.Array]  # -> [B, F]
 
 
 def make_programs(network: Network) -> Programs:
-    """Nothing is compiled before it is called."""
+    """Jitted, so that each is compiled at its first call."""
     return Programs(
         *(jit(make(network.backbone, network.preprocess)) for make in (make_embed_step, make_features_step))
     )
@@ -235,7 +197,7 @@ def make_model(
 
 
 def _digest(config: Config, params: Any, statistics: Any) -> str:
-    # What only training reads of a config is left out.
+    # Settings that only training reads are left out. The digest is stored in files of vectors: keep its form.
     network = dataclasses.replace(config.backbone, init="", freeze="", learning_rate_ratio=1.0)
     hasher = hashlib.sha256(repr((network, dataclasses.replace(config.preprocess, flip=False))).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path((params, statistics)):
@@ -246,17 +208,17 @@ def _digest(config: Config, params: Any, statistics: Any) -> str:
 
 
 def join(models: Sequence[Model]) -> Model:
-    """Specialists as one model: embeddings side by side [B, C * D], each condition's mask its own block [C, C * D]."""
+    """Specialists as one model: concatenated embeddings [B, C * D], and a block mask per condition [C, C * D]."""
     width = sum(model.masks.shape[1] for model in models)
-    beside = lambda parts: jnp.concatenate(list(parts), axis=1)  # noqa: E731
+    concatenated = lambda parts: jnp.concatenate(list(parts), axis=1)  # noqa: E731
     return Model(
         conditions=tuple(name for model in models for name in model.conditions),
         masks=blocks(len(models), width),
         step=max(model.step for model in models),
         input_shape=models[0].input_shape,
         _any_size=models[0]._any_size,
-        _embed=lambda inputs: beside(model._embed(inputs) for model in models),
-        _features=lambda inputs: beside(model._features(inputs) for model in models),
+        _embed=lambda inputs: concatenated(model._embed(inputs) for model in models),
+        _features=lambda inputs: concatenated(model._features(inputs) for model in models),
         _digest=lambda: hashlib.sha256("".join(model.sha256 for model in models).encode()).hexdigest(),
         _shardings=models[0]._shardings,
         _preprocess=models[0]._preprocess,
@@ -264,7 +226,7 @@ def join(models: Sequence[Model]) -> Model:
 
 
 def restore_target(state: State, shardings: Shardings) -> State:
-    """Shapes, dtypes and placement of a state, for restoring into."""
+    """Shapes, dtypes and placement of a state, for a checkpoint to be restored into."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings.state),
         jax.eval_shape(lambda: state),
@@ -275,13 +237,13 @@ def restore_best(workdir: Path, config: Config, record: Record) -> tuple[Network
     """The network of a run, and its state at the best step.
 
     Raises:
-        UserError: when no checkpoint is there, or it is of another model.
+        UserError: when there is no checkpoint, or it belongs to another model.
         MachineError: when the checkpoint is damaged.
     """
     folder = workdir / "checkpoints"
     checkpoints = Checkpoints(folder, read_only=True) if folder.is_dir() else None
     best = checkpoints.best_step() if checkpoints else None
     if best is None:
-        raise UserError(f"{workdir} has no checkpoint yet; run csn_jax.train with this --workdir first.")
+        raise UserError(f"{workdir} has no checkpoint yet; run csn_jax train with this --workdir first.")
     network = build_network(config, record.input_shape, len(record.conditions), examples(config, record))
     return network, checkpoints.restore(best, restore_target(network.state, make_shardings()))

@@ -1,4 +1,4 @@
-"""Network: what a config builds before any training, and pretrained weights in it."""
+"""Network: what a config builds before training, and pretrained weights for it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from csn_jax.runtime.record import Record
 
 
 class Network(NamedTuple):
-    """What a config builds before any training: the functions, and the state of step 0."""
+    """What a config builds before training: functions, and the state of step 0."""
 
     backbone: backbones.Backbone
     preprocess: Preprocess
@@ -29,17 +29,18 @@ class Network(NamedTuple):
 
 
 def build_network(config: Config, input_shape: Sequence[int], n_conditions: int, n_examples: int) -> Network:
-    """Assemble backbone, masks and optimizer of a config, with their seeded initial values.
+    """Backbone, masks and optimizer of a config, with their seeded initial values.
 
-    An epoch of the learning rate's schedule is `n_examples`, which `examples` finds.
+    Args:
+        n_examples: an epoch of the learning rate schedule; see `examples`.
 
     Raises:
         UserError: when the embedding has fewer dimensions than there are conditions.
     """
     if config.backbone.embedding_dim < n_conditions:
         raise UserError(
-            f"config.backbone.embedding_dim is {config.backbone.embedding_dim} and there are {n_conditions} "
-            "conditions; give at least one dimension for each."
+            f"config.backbone.embedding_dim is {config.backbone.embedding_dim}, but there are {n_conditions} "
+            "conditions; give at least one dimension per condition."
         )
     backbone = backbones.build(config.backbone)
     params, statistics = backbone.init(config.seed, tuple(input_shape))
@@ -50,12 +51,12 @@ def build_network(config: Config, input_shape: Sequence[int], n_conditions: int,
 
 
 def examples(config: Config, record: Record) -> int:
-    """What makes an epoch, by the record in data.json: the training triplets, or the items of an in-batch loss."""
+    """The size of an epoch by data.json: training triplets, or training items for an in-batch loss."""
     return (record.triplets if config.loss.name == "triplet" else record.items)["train"]
 
 
 class Pretrained(NamedTuple):
-    """The state of step 0 that starts from pretrained weights, the SHA-256 of their file, and what they left unused."""
+    """A state of step 0 with pretrained weights, the SHA-256 of their file, and the names of its unused tensors."""
 
     state: State
     sha256: str
@@ -63,10 +64,11 @@ class Pretrained(NamedTuple):
 
 
 def pretrained(config: Config, network: Network) -> Pretrained:
-    """Read `config.backbone.init` into a network's backbone; its last linear layer may stay as it was drawn.
+    """Read `config.backbone.init` into a network's backbone. A last linear layer of another shape keeps its random
+    initial values.
 
     Raises:
-        UserError: when the file is not what it claims, or of another network: naming every tensor that does not fit.
+        UserError: when the file is damaged, or is of another network: naming the tensors that do not fit.
     """
     place, state = "config.backbone.init", network.state
     weights, where = read_weights(config.backbone.init, place), f"{place}={config.backbone.init}"

@@ -1,9 +1,8 @@
-"""Tensors out of what `torch.save` wrote, without PyTorch and without running what the file says.
+"""Tensors of files that `torch.save` wrote, without PyTorch and without running code of the file.
 
-A pickle is a program. Python's unpickler, and torch.load with it, calls whatever the program names; here the couple of
-instructions that tensors and dictionaries need are followed by a machine of our own, which calls nothing: a name that
-is not on the list is refused, an unknown instruction too. Sizes are checked before anything is allocated, and tensors
-are read-only views of the file's bytes.
+A pickle is a program, and Python's unpickler calls whatever it names. This reader knows only the instructions that
+tensors and dictionaries need, and calls nothing: it refuses names that are not listed and unknown instructions. It
+checks sizes before allocating. Tensors are read-only views of the file's bytes.
 """
 
 import io
@@ -20,7 +19,7 @@ MAX_PICKLE = 1 << 20  # bytes of instructions; a ResNet-50 has 60,000
 MAX_SIZE = 1 << 40
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-LEGACY_START = b"\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")  # within the first bytes, behind the protocol
+LEGACY_START = b"\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")  # near the start, behind the protocol
 DTYPES = {
     "FloatStorage": "<f4",
     "HalfStorage": "<f2",
@@ -39,15 +38,15 @@ ALLOWED = {ORDERED_DICT, *REBUILD_TENSOR, REBUILD_PARAMETER, *(f"torch.{name}" f
 
 
 class Refused(Exception):
-    """What a file holds that cannot be taken and what to do, to follow the file's name in a sentence."""
+    """Why a file is refused, and the fix: the end of a sentence that begins with the file's name."""
 
-    def __init__(self, what: str, remedy: str = "get the weights again, from where you trust them"):
+    def __init__(self, what: str, remedy: str = "get the weights again from a source you trust"):
         super().__init__(f"{what}; {remedy}")
 
 
 @dataclass(frozen=True)
 class _Global:
-    """A name on the list, as an instruction pushes it. It cannot be called."""
+    """A listed name that an instruction pushed. It cannot be called."""
 
     name: str
 
@@ -68,13 +67,13 @@ class _Tensor:
 
 
 def read_tensors(data: bytes) -> dict[str, np.ndarray]:
-    """The named tensors of a checkpoint: its `state_dict` or `model` where it has one, else the dictionary that it is.
+    """The named tensors of a checkpoint: of its `state_dict` or `model`, or else of the top-level dictionary.
 
     Args:
-        data: the whole file, in the zip format of PyTorch 1.6 or the one before it.
+        data: the file, in the zip format of PyTorch 1.6 or the format before it.
 
     Raises:
-        Refused: when it is neither, is damaged, or asks for anything but tensors.
+        Refused: when it has another format, is damaged, or asks for anything but tensors.
     """
     try:
         if data.startswith(b"PK"):
@@ -82,9 +81,9 @@ def read_tensors(data: bytes) -> dict[str, np.ndarray]:
         elif LEGACY_START in data[:32]:
             tree, storage = _open_legacy(data)
         else:
-            raise Refused("is no PyTorch checkpoint: it starts as neither of torch.save's two formats does")
+            raise Refused("is not a PyTorch checkpoint: it begins like neither format of torch.save")
         if not isinstance(tree, dict):
-            raise Refused(f"holds a {type(tree).__name__.strip('_')} and no dictionary of named tensors")
+            raise Refused(f"holds a {type(tree).__name__.strip('_')}, not a dictionary of named tensors")
         for wrapper in ("state_dict", "model"):
             if isinstance(tree.get(wrapper), dict):
                 tree = tree[wrapper]
@@ -99,12 +98,12 @@ def read_tensors(data: bytes) -> dict[str, np.ndarray]:
         return tensors
     except Refused:
         raise
-    except Exception as error:  # damaged bytes end as any of two dozen kinds, from zipfile, struct, NumPy or Python
+    except Exception as error:  # damage raises some 24 types, of zipfile, struct, NumPy and Python
         raise Refused(f"is damaged ({type(error).__name__}: {_shown(error)})") from error
 
 
 def _open_zip(data: bytes) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
-    """The tree of a zip archive and how to get at its storages. Closed by nobody: the bytes are in memory."""
+    """The tree of a zip archive, and a function that reads its storages. Never closed: the bytes are in memory."""
     archive = zipfile.ZipFile(io.BytesIO(data))
     pickles = [name for name in archive.namelist() if name.split("/")[-1] == "data.pkl"]
     if len(pickles) != 1:
@@ -117,9 +116,9 @@ def _open_zip(data: bytes) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
         nonlocal left
         if name not in read:
             info = archive.getinfo(name)
-            # torch.save compresses nothing, so a member that says it does is none of its own; thus no zip bomb either.
+            # torch.save never compresses. Refusing compressed members also rules out zip bombs.
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-                raise Refused(f"is no archive of torch.save: {_shown(name)} is compressed")
+                raise Refused(f"is not an archive of torch.save: {_shown(name)} is compressed")
             left -= info.file_size
             if left < 0:
                 raise Refused("is damaged: its members are larger than the file")
@@ -127,13 +126,13 @@ def _open_zip(data: bytes) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
         return read[name]
 
     if f"{root}byteorder" in names and member(f"{root}byteorder") != b"little":
-        raise Refused("was written on a big-endian machine", "save it again on another")
+        raise Refused("was written on a big-endian machine", "save it again on a little-endian one")
     tree, _, _ = _unpickle(member(pickles[0]), 0)
 
     def storage(wanted: _Storage) -> np.ndarray:
         name = f"{root}data/{wanted.key}"
         if name not in names:
-            raise Refused(f"is damaged: storage {_shown(wanted.key)} is not in it")
+            raise Refused(f"is damaged: storage {_shown(wanted.key)} is missing")
         content = member(name)
         if len(content) != wanted.size * wanted.dtype.itemsize:
             raise Refused(
@@ -145,12 +144,12 @@ def _open_zip(data: bytes) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
 
 
 def _open_legacy(data: bytes) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
-    """The same of a file from before PyTorch 1.6: five pickles, then each storage with its length before it."""
+    """The same for a file from before PyTorch 1.6: five pickles, then each storage behind its length."""
     magic, _, place = _unpickle(data, 0)
     protocol, _, place = _unpickle(data, place)
     machine, _, place = _unpickle(data, place)
     if magic != LEGACY_MAGIC or protocol != LEGACY_PROTOCOL or machine.get("little_endian") is not True:
-        raise Refused("is damaged: its head is not the one that torch.save writes on a little-endian machine")
+        raise Refused("is damaged: its head is not one that torch.save writes on a little-endian machine")
     tree, known, place = _unpickle(data, place)
     keys, _, place = _unpickle(data, place)
     arrays = {}
@@ -158,13 +157,13 @@ def _open_legacy(data: bytes) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
         _expect(key, str)
         size = int.from_bytes(data[place : place + 8], "little")
         if key not in known or size != known[key].size:
-            raise Refused(f"is damaged: storage {_shown(key)} has {size:,} values, which its tensors do not say")
-        arrays[key] = np.frombuffer(data, known[key].dtype, size, place + 8)  # raises where the file is too short
+            raise Refused(f"is damaged: storage {_shown(key)} has {size:,} values, which contradicts its tensors")
+        arrays[key] = np.frombuffer(data, known[key].dtype, size, place + 8)  # raises when the file is too short
         place += 8 + arrays[key].nbytes
 
     def storage(wanted: _Storage) -> np.ndarray:
         if wanted.key not in arrays:
-            raise Refused(f"is damaged: storage {_shown(wanted.key)} is not in it")
+            raise Refused(f"is damaged: storage {_shown(wanted.key)} is missing")
         return arrays[wanted.key]
 
     return tree, storage
@@ -181,16 +180,16 @@ def _view(tensor: _Tensor, values: np.ndarray) -> np.ndarray:
     count = 1
     for n in shape:
         count *= n
-    if last >= values.size or count > values.size:  # the second: strides of 0 make much of little
+    if last >= values.size or count > values.size:  # count: strides of 0 repeat values
         raise Refused("is damaged: a tensor reaches past its storage")
     steps = [stride * values.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(values[tensor.offset :], shape, steps, writeable=False)
 
 
 def _unpickle(data: bytes, start: int) -> tuple[Any, dict[str, _Storage], int]:
-    """Follow one pickle from a place in the data: (its value, the storages it speaks of by key, the place behind it).
+    """Read one pickle from an offset: (its value, its storages by key, the offset behind it).
 
-    Dictionaries, lists, tuples, strings, numbers, None and tensors; nothing is called.
+    It may hold dictionaries, lists, tuples, strings, numbers, None and tensors. Nothing is called.
     """
     stack: list[Any] = []
     marks: list[int] = []
@@ -207,9 +206,9 @@ def _unpickle(data: bytes, start: int) -> tuple[Any, dict[str, _Storage], int]:
 
     for opcode, argument, place in pickletools.genops(stream):
         if place - start > MAX_PICKLE:
-            raise Refused(f"has more than {MAX_PICKLE:,} bytes of pickle, which tensors need not")
+            raise Refused(f"has more than {MAX_PICKLE:,} bytes of pickle, more than tensors need")
         match opcode.name:
-            case "PROTO" | "FRAME":  # what they announce, the other instructions show
+            case "PROTO" | "FRAME":  # they repeat what the other instructions show
                 pass
             case "STOP":
                 return stack.pop(), storages, stream.tell()
@@ -221,7 +220,7 @@ def _unpickle(data: bytes, start: int) -> tuple[Any, dict[str, _Storage], int]:
                 stack.append(opcode.name == "NEWTRUE")
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
                 stack.append(argument)
-            case "BINUNICODE" | "SHORT_BINUNICODE" | "BINSTRING" | "SHORT_BINSTRING":  # the last two: Python 2
+            case "BINUNICODE" | "SHORT_BINUNICODE" | "BINSTRING" | "SHORT_BINSTRING":  # the last two are from Python 2
                 stack.append(argument)
             case "EMPTY_DICT":
                 stack.append({})
@@ -261,7 +260,7 @@ def _unpickle(data: bytes, start: int) -> tuple[Any, dict[str, _Storage], int]:
                 arguments, what = _expect(stack.pop(), tuple), _expect(stack.pop(), _Global)
                 stack.append(_build(what.name, arguments))
             case "BUILD":
-                stack.pop()  # what PyTorch hangs on a state dict, its `_metadata`; of no use here
+                stack.pop()  # the `_metadata` of a state dict, not needed here
                 _expect(stack[-1], dict)
             case "BINPERSID":
                 found = _storage(stack.pop())
@@ -269,22 +268,20 @@ def _unpickle(data: bytes, start: int) -> tuple[Any, dict[str, _Storage], int]:
                     raise Refused(f"is damaged: storage {_shown(found.key)} has two types or sizes")
                 stack.append(found)
             case _:
-                raise Refused(
-                    f"uses the pickle instruction {opcode.name}, which tensors need not, so it was not loaded"
-                )
+                raise Refused(f"uses the pickle instruction {opcode.name}, which no tensor needs, so it was not loaded")
     raise Refused("is damaged: a pickle in it does not end")
 
 
 def _global(name: str) -> _Global:
     if re.fullmatch(r"torch\.\w+Storage", name) and name not in ALLOWED:
-        raise Refused(f"holds a {_shown(name)}, a type of numbers that is not taken here", "save it as float32")
+        raise Refused(f"holds a {_shown(name)}, a number type that is not supported", "save it as float32")
     if name not in ALLOWED:
-        raise Refused(f"asks for {_shown(name)}, which is no tensor and could run code, so it was not loaded")
+        raise Refused(f"asks for {_shown(name)}, which is not a tensor and could run code, so it was not loaded")
     return _Global(name)
 
 
 def _build(name: str, arguments: tuple[Any, ...]) -> Any:
-    """What a name on the list makes of its arguments."""
+    """The value that a listed name makes of its arguments."""
     if name == ORDERED_DICT:
         made: dict[Any, Any] = {}
         for pair in _expect(arguments[0], list) if arguments else ():
@@ -295,15 +292,15 @@ def _build(name: str, arguments: tuple[Any, ...]) -> Any:
         return _Tensor(_expect(storage, _Storage), offset, _expect(shape, tuple), _expect(strides, tuple))
     if name == REBUILD_PARAMETER:
         return _expect(arguments[0], _Tensor)
-    raise Refused(f"calls {name}, which is no function, so it was not loaded")
+    raise Refused(f"calls {name}, which is not a function, so it was not loaded")
 
 
 def _storage(reference: Any) -> _Storage:
-    """("storage", type, key, device, number of values), and for old files None or the view of another storage."""
+    """From ("storage", type, key, device, number of values), in old files also None or a view of another storage."""
     kind, what, key, _, size, *view = _expect(reference, tuple)
     name = _expect(what, _Global).name.removeprefix("torch.")
     if kind != "storage" or name not in DTYPES or not isinstance(key, str) or not _is_size(size):
-        raise Refused("is damaged: a storage is described as none of torch.save's")
+        raise Refused("is damaged: a storage has a description that torch.save does not write")
     if view not in ([], [None]):
         raise Refused("holds a view of a storage, as an old PyTorch wrote it", "load and save it with a newer one")
     return _Storage(key, np.dtype(DTYPES[name]), size)
@@ -311,8 +308,8 @@ def _storage(reference: Any) -> _Storage:
 
 def _set_items(target: Any, flat: list[Any]) -> None:
     for key, value in zip(flat[::2], flat[1::2], strict=True):
-        if not isinstance(key, (str, int)):  # hashing nested tuples can take for ever
-            raise Refused("has a dictionary whose keys are neither text nor numbers")
+        if not isinstance(key, (str, int)):  # hashing nested tuples can take forever
+            raise Refused("has a dictionary with keys other than text and numbers")
         _expect(target, dict)[key] = value
 
 
@@ -327,6 +324,6 @@ def _is_size(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A text from the file for a sentence: short, on one line, without control characters or full stops that end it."""
+    """A text of the file for a message: short, one line, no control characters, no full stop that ends a sentence."""
     text = " ".join(str(value).split()).encode("unicode_escape").decode().replace(". ", ", ").rstrip(".")
     return text if len(text) <= 100 else text[:100] + "..."

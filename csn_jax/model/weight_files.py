@@ -12,8 +12,9 @@ import safetensors.numpy
 
 from csn_jax.errors import UserError
 from csn_jax.model.torch_archive import Refused, read_tensors
+from csn_jax.text import first_sentence
 
-MAX_FILE = 4 << 30  # bytes; a ResNet-50 has a hundred million
+MAX_FILE = 4 << 30  # bytes; a ResNet-50 has 100 million
 TORCH = (".pth", ".pt", ".pth.tar")
 DTYPES = {
     "F64": "<f8",
@@ -29,7 +30,7 @@ DTYPES = {
 
 
 class Weights(NamedTuple):
-    """Tensors by name, the text beside them (safetensors' metadata), and the file's SHA-256 in hex."""
+    """Tensors by name, the metadata of safetensors, and the file's SHA-256 in hex."""
 
     tensors: dict[str, np.ndarray]
     metadata: dict[str, str]
@@ -37,80 +38,78 @@ class Weights(NamedTuple):
 
 
 def read_weights(source: str, place: str) -> Weights:
-    """Read every tensor of a file. No code in it is run and PyTorch is not needed.
+    """Read every tensor of a file, without running code in it and without PyTorch.
 
     Args:
-        source: a path that ends in .safetensors, .pth, .pt or .pth.tar, or hf:OWNER/NAME, whose model.safetensors
-            is fetched once and kept by huggingface_hub.
-        place: what named it, for error messages: a flag or a config field.
+        source: a path that ends in .safetensors, .pth, .pt or .pth.tar; or hf:OWNER/NAME, whose model.safetensors
+            huggingface_hub downloads once.
+        place: the flag or config field that named the source, for error messages.
 
     Raises:
-        UserError: for a file that is not there, is not what it claims, is damaged or asks to run code.
+        UserError: when the file does not exist, has another format, is damaged, or asks to run code.
     """
     path = _from_hub(source, place) if source.startswith("hf:") else Path(source).expanduser()
     name = path.name.lower()
     if not name.endswith((".safetensors", *TORCH)):
-        raise UserError(f"{place}={source} is no weight file; give one of .safetensors, {', '.join(TORCH)}.")
+        raise UserError(f"{place}={source} is not a weight file; give one of .safetensors, {', '.join(TORCH)}.")
     if not path.is_file():
-        raise UserError(f"{place}={source}: there is no such file; give the path of a weight file.")
+        raise UserError(f"{place}={source}: no such file; give the path of a weight file.")
     size = path.stat().st_size
     if size > MAX_FILE:
-        raise UserError(f"{path} has {size:,} bytes; weight files of up to {MAX_FILE:,} bytes are read.")
+        raise UserError(f"{path} has {size:,} bytes; give a weight file of at most {MAX_FILE:,} bytes.")
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a file that you may read.") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}); give a file you may read.") from None
     try:
         if name.endswith(".safetensors"):
             tensors, metadata = _read_safetensors(data)
         else:
             tensors, metadata = read_tensors(data), {}
-        for tensor in tensors:
-            if not re.fullmatch(r"[!-~]{1,200}", tensor):
-                raise Refused("has a tensor whose name no network gives: not of up to 200 visible characters")
+        if not all(re.fullmatch(r"[!-~]{1,200}", tensor) for tensor in tensors):
+            raise Refused("has a tensor whose name is not 1 to 200 visible ASCII characters")
     except Refused as refusal:
         raise UserError(f"{path} {refusal}.") from None
     return Weights(tensors, metadata, hashlib.sha256(data).hexdigest())
 
 
 def to_safetensors(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
-    """The bytes of a .safetensors file; the same for the same tensors and at most one text."""
+    """The bytes of a .safetensors file. With at most one metadata entry they do not depend on order."""
     return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in tensors.items()}, metadata)
 
 
 def _read_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
-        parts = safetensors.deserialize(data)  # checks every size against the file's
+        parts = safetensors.deserialize(data)  # checks every size against the file's size
         tensors = {}
         for name, part in parts:
             if part["dtype"] not in DTYPES:
-                raise Refused(f"holds {name} as {part['dtype']}, which is not read here", "save it as float32")
+                raise Refused(f"has {name} as {part['dtype']}, which is not supported", "save it as float32")
             tensors[name] = np.frombuffer(part["data"], DTYPES[part["dtype"]]).reshape(part["shape"])
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return tensors, header.get("__metadata__", {})
     except Refused:
         raise
-    except Exception as error:  # the package has an error of its own, and damage shows as Python's and NumPy's too
-        text = " ".join(str(error).split()).replace(". ", ", ").rstrip(".")
-        raise Refused(f"is no whole .safetensors file ({type(error).__name__}: {text[:200]})") from error
+    except Exception as error:  # the package has its own type; damage also raises Python's and NumPy's
+        reason = f"{type(error).__name__}: {first_sentence(error)}"
+        raise Refused(f"is not a complete .safetensors file ({reason})") from error
 
 
 def _from_hub(source: str, place: str) -> Path:
     repository = source.removeprefix("hf:")
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
-        raise UserError(f"{place}={source}: give a repository as hf:OWNER/NAME, as in hf:timm/resnet18.a1_in1k.")
+        raise UserError(f"{place}={source}: give a repository as hf:OWNER/NAME, such as hf:timm/resnet18.a1_in1k.")
     try:
         import huggingface_hub
     except ImportError:
         raise UserError(
-            f"{place}={source} needs huggingface_hub; install it with pip install huggingface_hub, or download the "
+            f"{place}={source} needs the package huggingface_hub; run pip install huggingface_hub, or download the "
             "repository's model.safetensors and give its path."
         ) from None
     try:
         return Path(huggingface_hub.hf_hub_download(repository, "model.safetensors"))
-    except Exception as error:  # a wrong name, no connection, no room: kinds of three packages
-        text = str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
+    except Exception as error:  # a wrong name, no connection, a full disk: types of three packages
         raise UserError(
-            f"{place}={source} cannot be fetched ({type(error).__name__}: {text[:200]}); check the name and the "
-            "connection, or download the repository's model.safetensors elsewhere and give its path."
+            f"{place}={source} cannot be downloaded ({type(error).__name__}: {first_sentence(error)}); check the name "
+            "and the connection, or download the repository's model.safetensors elsewhere and give its path."
         ) from error
