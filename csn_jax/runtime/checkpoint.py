@@ -7,7 +7,6 @@ checks below prevent these; each was measured.
 
 import contextlib
 import functools
-import hashlib
 import json
 import logging
 import math
@@ -26,6 +25,7 @@ import orbax.checkpoint as ocp
 from csn_jax.core.steps import State
 from csn_jax.errors import MachineError, UserError
 from csn_jax.runtime import hosts
+from csn_jax.runtime.leaves import describe, first_difference, leaves_of, sha256_of_json
 
 FULL_DISK = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "Disk quota exceeded")
 
@@ -85,7 +85,8 @@ class Checkpoints:
         """
         self.wait()
         step = int(state.step)
-        leaves = _leaves(jax.device_get(state))
+        arrays = jax.device_get(state)
+        leaves = leaves_of(arrays)
         for name, leaf in leaves.items():
             if not np.isfinite(leaf).all():
                 raise MachineError(
@@ -94,13 +95,10 @@ class Checkpoints:
                 )
         if error is not None and self.improves(error):
             self.best = Best(step, float(error))
-        record = {
-            "best": self.best and self.best._asdict(),
-            "leaves": {name: [*_kind(leaf), _sha256(leaf)] for name, leaf in leaves.items()},
-        }
+        record = {"best": self.best and self.best._asdict(), "leaves": describe(arrays)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            meta=ocp.args.JsonSave({"record": record, "sha256": _sha256_of_json(record)}),
+            meta=ocp.args.JsonSave({"record": record, "sha256": sha256_of_json(record)}),
         )
         self._saving = (step, sum(leaf.nbytes for leaf in leaves.values()))
         try:
@@ -210,15 +208,19 @@ class Checkpoints:
 
     def _restore(self, step: int, target: State) -> State:
         record = self._read_record(step)
-        self._compare(step, record["leaves"], target)
+        # Compared before restoring: Orbax casts silently and does not name the leaf.
+        if difference := first_difference(record["leaves"], target):
+            name, saved, expected = difference
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} is of another model: {name} is {saved} in it and {expected} by "
+                "config.json; restore the config of that run, or give another --workdir."
+            )
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         try:
             state = self._manager.restore(step, args=args).state
         except Exception as error:  # a broken file raises one of a dozen kinds
             raise Damaged(f"it cannot be read ({_first_line(error)})") from error
-        wrong = [
-            name for name, leaf in _leaves(jax.device_get(state)).items() if _sha256(leaf) != record["leaves"][name][2]
-        ]
+        wrong = [name for name, entry in describe(jax.device_get(state)).items() if entry != record["leaves"][name]]
         if wrong:
             raise Damaged(f"{wrong[0]} and {len(wrong) - 1} other arrays differ from their SHA-256")
         self.best = Best(**record["best"]) if record["best"] else None
@@ -230,20 +232,9 @@ class Checkpoints:
             record, digest = saved["record"], saved["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Damaged(f"its record of digests cannot be read ({_first_line(error)})") from error
-        if digest != _sha256_of_json(record):
+        if digest != sha256_of_json(record):
             raise Damaged("its record of digests differs from its own SHA-256")
         return record
-
-    def _compare(self, step: int, stored: dict[str, list], target: State) -> None:
-        """Compare tree, shapes and dtypes before restoring: Orbax casts silently and does not name the leaf."""
-        wanted = {name: _kind(leaf) for name, leaf in _leaves(target).items()}
-        for name in [*wanted, *sorted(stored.keys() - wanted.keys())]:
-            saved, expected = stored[name][:2] if name in stored else None, wanted.get(name)
-            if saved != expected:
-                raise UserError(
-                    f"checkpoint {self.folder / str(step)} is of another model: {name} is {_describe(saved)} in it and "
-                    f"{_describe(expected)} by config.json; restore the config of that run, or give another --workdir."
-                )
 
     def _empty_trash(self) -> None:
         if not self._read_only and hosts.is_first():
@@ -282,28 +273,6 @@ class Checkpoints:
 def has_steps(folder: Path) -> bool:
     """Whether a folder exists and holds a checkpoint."""
     return folder.is_dir() and bool(Checkpoints(folder, read_only=True).steps())
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    """Leaves by their path in a tree."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _kind(leaf: Any) -> list:
-    return [np.dtype(leaf.dtype).name, list(leaf.shape)]
-
-
-def _describe(kind: list | None) -> str:
-    return "missing" if kind is None else f"{kind[0]}{kind[1]}"
-
-
-def _sha256(leaf: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(leaf)).hexdigest()
-
-
-def _sha256_of_json(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _first_line(error: Exception) -> str:

@@ -210,19 +210,19 @@ def with_leaf(state: State, **changes) -> State:
 
 
 OTHERS = {
-    "shape": (lambda: target(size=301), "params/backbone/fc/kernel is float32[300, 5] there and float32[301, 5]"),
+    "shape": (lambda: target(size=301), "params/backbone/fc/kernel is float32[300, 5] in it and float32[301, 5]"),
     "dtype": (
         lambda: with_leaf(target(), beta=jax.ShapeDtypeStruct((2, 5), jnp.bfloat16)),
-        "params/beta is float32[2, 5] there and bfloat16[2, 5]",
+        "params/beta is float32[2, 5] in it and bfloat16[2, 5]",
     ),
     "missing": (
         lambda: with_leaf(target(), scale=jax.ShapeDtypeStruct((3,), jnp.float32)),
-        "params/scale is missing there and float32[3]",
+        "params/scale is missing in it and float32[3]",
     ),
-    "extra": (lambda: target()._replace(statistics={}), "statistics/bn/mean is float32[7] there and missing"),
+    "extra": (lambda: target()._replace(statistics={}), "statistics/bn/mean is float32[7] in it and missing"),
     "renamed": (
         lambda: target()._replace(statistics={"norm": target().statistics["bn"]}),
-        "statistics/norm/mean is missing there",
+        "statistics/norm/mean is missing in it",
     ),
 }
 
@@ -247,7 +247,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path, value):
     state = checkpoints.restore_newest(target())
     poisoned = state.statistics["bn"]["mean"].at[3].set(value)
     bad = state._replace(step=jnp.int32(2), statistics={"bn": {"mean": poisoned}})
-    with pytest.raises(MachineError, match="step 2 was not saved, since statistics/bn/mean is not finite; .* step 1"):
+    with pytest.raises(MachineError, match="step 2 was not saved because statistics/bn/mean is not finite; .* step 1"):
         checkpoints.save(bad, 0.1)
     assert checkpoints.best == Best(1, 0.5)
     checkpoints.close()
