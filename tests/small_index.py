@@ -1,4 +1,4 @@
-"""A small index with random items, and the naive search that it must equal."""
+"""Small sets of stored items, and the naive search that an index must equal."""
 
 import math
 
@@ -25,6 +25,30 @@ def make(n=400, width=6, *, scale=1.0, offset=0.0, seed=0, vectors=None) -> Inde
     conditions = tuple(Condition(name, "categorical") for name in "abc")
     ids = np.array([f"item {i}" for i in range(n)], object)
     return Index(Embeddings(ids, vectors, columns, conditions, masks, "f00d", {}), tuple("abc"), masks)
+
+
+def clumps(n: int, seed: int = 0) -> Embeddings:
+    """n items in clumps of 8 numbers. Two masks overlap, one has a single dimension and one has none; the name of a
+    condition contains characters that stores forbid, and that of a column a space."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(12, 8))[rng.integers(0, 12, n)] + rng.normal(0, 0.6, (n, 8))
+    masks = np.zeros((4, 8), np.float32)
+    masks[0, :5], masks[1, 3:], masks[2, 0] = rng.uniform(0.2, 2, 5), rng.uniform(0.2, 2, 5), 1.5
+    columns = {
+        "colour": rng.choice(["red", "blue", ""], n),
+        "tags": rng.choice(["a", "b", "a;b", "a;b;c"], n),
+        "kind of.shoe": rng.choice(["x", "y"], n),
+    }
+    return Embeddings(
+        ids=np.array([f"items/ü {i}" for i in range(n)], object),
+        vectors=vectors.astype(np.float32),
+        columns={name: column.astype(object) for name, column in columns.items()},
+        conditions=tuple(Condition(name, "categorical") for name in ("style", 'a/b: 5%?"', "one", "dead")),
+        masks=masks,
+        model_sha256="a" * 64,
+        pictures={},
+        made_from="here",
+    )
 
 
 def naive(index, query, weights, k, passes=lambda row: True) -> list[tuple[int, float]]:
