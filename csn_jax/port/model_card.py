@@ -1,4 +1,4 @@
-"""The model card of an export: what the model is, how good, on which data, how to use it and how it was made."""
+"""The model card of an exported folder: the model, its errors, its data, its use, and the commands that made it."""
 
 import dataclasses
 import json
@@ -8,35 +8,26 @@ import shlex
 import csn_jax
 from csn_jax.config import flags
 from csn_jax.model.run import Run
+from csn_jax.runtime.record import Record
 
 
 def model_card(name: str, run: Run, results: str) -> str:
     """The text of README.md.
 
     Args:
-        name: of the exported folder.
-        run: that was exported.
-        results: a table for people; empty where the model was not measured.
+        name: the exported folder's.
+        results: as a table; empty when the model was not measured.
     """
     config, record = run.config, run.record
     inputs = " x ".join(map(str, record.input_shape))
     conditions = "\n".join(f"| {_cell(condition.name)} | {condition.kind} |" for condition in record.conditions)
-    measured = _block("", results) if results else "Not measured here: it came without data."
-    facts = record.as_object()
-    data = {field: facts[field] for field in ("source", "split_unit", "items", "triplets") if field in facts}
-    data |= {field: value for field, value in facts.items() if "sha256" in field}
-    adapted = {report["condition"]: report for report in record.adapted}
-    trained = tuple(name for name in config.data.conditions if name not in adapted)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, conditions=trained))
-    command = ["python", "-m", "csn_jax.train", *flags(config)]
-    if record.checkpoint:
-        command = ["python", "-m", "csn_jax.port", "import", record.checkpoint, "--conditions"]
-        command += [*config.data.conditions, *([] if record.rectified else ["--unrectified"])]
-    made = _block("bash", shlex.join(command))
-    for name, one in adapted.items():
-        made += f"\n\nThen a mask for {_cell(name)} was added by csn_jax.adapt, from {_cell(one['learned_from'])}."
+    measured = _block("", results) if results else "Not measured: the checkpoint came without data."
+    fields = record.as_object()
+    data = {name: fields[name] for name in ("source", "split_unit", "items", "triplets") if name in fields}
+    data |= {name: value for name, value in fields.items() if "sha256" in name}
+    made = "\n\n".join([_block("bash", shlex.join(_command(run))), *_adapted(record)])
     place = f"runs/{name}"
-    again = ["python", "-m", "csn_jax.port", "import", name, f"--workdir={place}"]
+    again = ["csn_jax", "port", "import", name, f"--workdir={place}"]
     use = (
         f"model = csn_jax.load({place!r})\nembeddings = model.embed(inputs)\n"
         f"model.distance(embeddings[0], embeddings[1], {record.names[0]!r})"
@@ -48,7 +39,7 @@ library_name: csn_jax
 
 # {_cell(name)}
 
-One embedding and a mask over its dimensions for each notion of similarity: a
+One vector per item and one mask over its dimensions per condition: a
 [Conditional Similarity Network](https://arxiv.org/abs/1603.07810) of csn_jax {csn_jax.__version__}. Backbone
 {config.backbone.name}, {config.backbone.embedding_dim} dimensions, {config.variant} masks, inputs of {inputs}.
 
@@ -76,12 +67,32 @@ One embedding and a mask over its dimensions for each notion of similarity: a
 """
 
 
+def _command(run: Run) -> list[str]:
+    """The words of the command that trained or imported the model, before any adapting."""
+    config, record = run.config, run.record
+    adapted = {report["condition"] for report in record.adapted}
+    conditions = tuple(name for name in config.data.conditions if name not in adapted)
+    if record.checkpoint:
+        words = ["csn_jax", "port", "import", record.checkpoint, "--conditions", *conditions]
+        return words if record.rectified else [*words, "--unrectified"]
+    data = dataclasses.replace(config.data, conditions=conditions)
+    return ["csn_jax", "train", *flags(dataclasses.replace(config, data=data))]
+
+
+def _adapted(record: Record) -> list[str]:
+    """A sentence per mask that csn_jax adapt added."""
+    return [
+        f"Then csn_jax adapt added a mask for {_cell(report['condition'])}, from {_cell(report['learned_from'])}."
+        for report in record.adapted
+    ]
+
+
 def _block(language: str, text: str) -> str:
-    """A block of code that nothing in the text ends."""
+    """A code block whose fence is longer than any in the text."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _cell(text: str) -> str:
-    """A text that stays one cell of a table and no markup."""
+    """A text as one cell of a table, without markup."""
     return " ".join(re.sub(r"([|<>\\`*_\[\]])", r"\\\1", text).split())

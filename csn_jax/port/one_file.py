@@ -1,7 +1,7 @@
-"""A model as one file that runs where this package is not: StableHLO, or ONNX.
+"""A model as one file that runs without this package: StableHLO or ONNX.
 
-Both take what training read, uint8 pixels [B, H, W, ch] (or float32 features [B, F]) with any B, normalise them inside,
-and give the embedding. What is outside, reading an image file to these pixels, `description` states.
+Both take what training read, uint8 pixels [B, H, W, ch] or float32 features [B, F] with any B, normalise them inside
+and return embeddings. `description` says how to make the pixels of an image file.
 """
 
 import json
@@ -26,21 +26,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def description(run: Run, model: Model) -> dict[str, Any]:
-    """What one must know to use an exported file: input, conditions, how masks and distance work."""
+    """What a user of an exported file must know: its input, its conditions, and how to compute a distance."""
     config, shape = run.config, run.record.input_shape
     features = len(shape) == 1
-    if features:
-        told = "feature vectors, as the embedder that the model was trained on gives them"
-    elif config.data.source in ("glyphs", "fonts"):
-        told = f"grey pixels 0 to 255 of a character, as source {config.data.source} draws it; the file normalises"
-    else:
-        order = "red, green, blue" if shape[-1] == 3 else "grey"
-        told = (
-            f"pixels 0 to 255, {order}: turn the image as its EXIF says, put what is transparent on white, resize the "
-            f"shorter side to {config.preprocess.size} (Pillow's BILINEAR, which smooths when it shrinks; long side "
-            f"int({config.preprocess.size} * long / short)), cut out the central square (offset int(round(extra / 2)), "
-            "halves to the even number); the file normalises"
-        )
     return {
         "made_by": f"csn_jax {csn_jax.__version__}",
         "conditions": list(model.conditions),
@@ -49,15 +37,31 @@ def description(run: Run, model: Model) -> dict[str, Any]:
         "backbone": config.backbone.name,
         "step": model.step,
         "model_sha256": model.sha256,
-        "input": {"dtype": "float32" if features else "uint8", "shape": ["batch", *shape], "what": told},
+        "input": {"dtype": "float32" if features else "uint8", "shape": ["batch", *shape], "what": _input(run)},
         "embedding": ["batch", model.masks.shape[1]],
         "distance": "under condition c: sqrt(sum(((x * masks[c] - y * masks[c]) + 1e-6) ** 2)), x and y embeddings",
     }
 
 
+def _input(run: Run) -> str:
+    """How to make an input."""
+    shape, size = run.record.input_shape, run.config.preprocess.size
+    if len(shape) == 1:
+        return "feature vectors, from the embedder whose vectors the model was trained on"
+    if run.config.data.source in ("glyphs", "fonts"):
+        return f"grey pixels 0 to 255 of a character, as source {run.config.data.source} draws it; the file normalises"
+    order = "red, green, blue" if shape[-1] == 3 else "grey"
+    return (
+        f"pixels 0 to 255, {order}: turn the image as its EXIF says, put transparent pixels on white, resize the "
+        f"shorter side to {size} (Pillow's BILINEAR, which smooths when it shrinks; long side "
+        f"int({size} * long / short)), cut out the central square (offset int(round(extra / 2)), "
+        "halves to the even number); the file normalises"
+    )
+
+
 def stablehlo(run: Run) -> bytes:
-    """The embedding as what `jax.export.deserialize` reads: its `call` maps inputs [B, ...] to float32 [B, D], on CPU,
-    CUDA and TPU. The parameters are inside."""
+    """The bytes that `jax.export.deserialize` reads. Its `call` maps inputs [B, ...] to float32 [B, D] on CPU, CUDA and
+    TPU. The parameters are inside."""
     parts = _parts(run)
     steps = [make_embed_step(build(part.backbone), make_preprocess(part.preprocess)) for part in parts]
 
@@ -76,8 +80,7 @@ def stablehlo(run: Run) -> bytes:
 
 @contextmanager
 def _without_places() -> Iterator[None]:
-    """Keep the paths and lines of this machine's Python files out of what is traced meanwhile: a model has the same
-    bytes wherever it is exported."""
+    """Trace without the paths and lines of Python files, so that a model has the same bytes on every machine."""
     setting, before = "jax_traceback_in_locations_limit", jax.config.jax_traceback_in_locations_limit
     jax.config.update(setting, 0)
     try:
@@ -87,7 +90,7 @@ def _without_places() -> Iterator[None]:
 
 
 def onnx(run: Run, model: Model, about: dict[str, Any]) -> bytes:
-    """The model as an ONNX file, with `about` in its metadata, one key each, in JSON where it is no text.
+    """The bytes of an ONNX file with `about` in its metadata, one key per field; values other than text are JSON.
 
     Raises:
         UserError: without the package onnx.
@@ -97,7 +100,7 @@ def onnx(run: Run, model: Model, about: dict[str, Any]) -> bytes:
 
 
 def _parts(run: Run) -> Sequence[Part]:
-    """The networks of a run at their best, in NumPy: one, or one for each condition of specialists."""
+    """The best networks of a run, in NumPy: one, or one per condition of specialists."""
     if run.specialists:
         return [part for specialist in run.specialists for part in _parts(specialist)]
     _, state = run.restore()

@@ -1,8 +1,8 @@
-"""Backbones in ONNX's operators: each network written a second time, over the parameters of the first.
+"""Backbones as ONNX graphs, over the parameters of the JAX networks.
 
-The graph is as a person would draw it, channels first: convolutions with their batch norms folded in, pools, one Gemm
-for a linear layer. Nodes have the names of the modules. Written by hand and not translated from what JAX traces, whose
-primitives have other names in every few releases and give a transpose around each convolution.
+The graph is as a person would draw it, channels first: convolutions with folded batch norms, pools, one Gemm per linear
+layer, nodes named after the modules. It is written by hand: a translation of what JAX traces would put a transpose
+around each convolution and break when JAX renames its primitives.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +16,12 @@ from csn_jax.backbones.tensors import flat
 from csn_jax.config import BackboneConfig, PreprocessConfig
 from csn_jax.errors import UserError
 
-# The operators used are the same from here on, so that runtimes of several years read the file.
+# Later versions have the same operators, so these numbers let older runtimes read the file.
 OPSET, IR_VERSION = 17, 8
 
 
 class Part(NamedTuple):
-    """A trained network: specialists are several."""
+    """A trained network. Specialists are several of these."""
 
     backbone: BackboneConfig
     preprocess: PreprocessConfig
@@ -35,37 +35,40 @@ def to_onnx(
     """A model as an ONNX file.
 
     Args:
-        parts: networks of one input, whose embeddings stand side by side.
-        input_shape: of one input: [H, W, ch], which the file takes as uint8 pixels, or [F], float32 features.
+        parts: networks over the same input, whose embeddings are concatenated.
+        input_shape: of one input: [H, W, ch] for uint8 pixels, [F] for float32 features.
         masks: [C, D], as applied.
-        metadata: what the file says of itself.
-        producer: of the file, and its version behind a space.
+        metadata: texts to store in the file.
+        producer: a name, a space, a version.
 
     Returns:
         A model with the input `input` [B, ...], B free, and the outputs `embedding` [B, D] and `masks` [C, D], both
         float32. It computes in float32 whatever backbone.dtype was.
 
     Raises:
-        UserError: without the package onnx, or for a backbone that is not written here.
+        UserError: without the package onnx, or for a backbone without a graph in NETWORKS.
     """
     try:
         import onnx
         from onnx import TensorProto, helper
     except ImportError:
         raise UserError(
-            "--format=onnx needs the package onnx; install it with pip install onnx, or choose another --format."
+            "--format=onnx needs the package onnx; run pip install onnx, or choose another --format."
         ) from None
     graph, embeddings = Graph(), []
     for i, part in enumerate(parts):
         network = NETWORKS.get(part.backbone.name)
         if network is None:
             raise UserError(
-                f"backbone {part.backbone.name} has no ONNX graph, only {', '.join(NETWORKS)} have; export with "
+                f"backbone {part.backbone.name} has no ONNX graph ({', '.join(NETWORKS)} have); export with "
                 "--format=stablehlo."
             )
         layers = Layers(graph, part, f"part{i}/" if len(parts) > 1 else "")
         embeddings.append(network(layers, layers.pixels("input") if len(input_shape) == 3 else "input"))
-    graph.node("Concat" if len(parts) > 1 else "Identity", *embeddings, name="embedding", **_axis(len(parts)))
+    if len(parts) > 1:
+        graph.node("Concat", *embeddings, name="embedding", axis=1)
+    else:
+        graph.node("Identity", *embeddings, name="embedding")
     graph.node("Identity", graph.constant("masks/applied", masks), name="masks")
     dtype = TensorProto.UINT8 if len(input_shape) == 3 else TensorProto.FLOAT
     n_conditions, width = masks.shape
@@ -92,10 +95,6 @@ def to_onnx(
     return model.SerializeToString()
 
 
-def _axis(n_parts: int) -> dict[str, int]:
-    return {"axis": 1} if n_parts > 1 else {}
-
-
 class Graph:
     """Nodes (operator, inputs, name, attributes), each with one output of its own name, and constants by name."""
 
@@ -113,7 +112,7 @@ class Graph:
 
 
 class Layers:
-    """What the networks are made of. Each takes the name of a tensor [B, ch, H, W] or [B, F], and gives one."""
+    """The building blocks of networks. Each takes the name of a tensor [B, ch, H, W] or [B, F] and returns another."""
 
     def __init__(self, graph: Graph, part: Part, prefix: str):
         self._graph, self._part, self._prefix = graph, part, prefix
@@ -130,7 +129,7 @@ class Layers:
         return self._graph.constant(self._prefix + name, value)
 
     def pixels(self, x: str) -> str:
-        """uint8 [B, H, W, ch] to what the backbone sees, channels first."""
+        """uint8 [B, H, W, ch] to normalised pixels [B, ch, H, W]."""
         config = self._part.preprocess
         mean, std = np.array(config.mean), np.array(config.std)
         x = self._node("Cast", x, name="preprocess/float", to=1)  # 1 is float32
@@ -138,8 +137,9 @@ class Layers:
         x = self._node("Add", x, self._constant("preprocess/offset", -mean / std), name="preprocess/normalised")
         return self._node("Transpose", x, name="preprocess/channels_first", perm=[0, 3, 1, 2])
 
-    def norm(self, x: str, name: str) -> str:
-        """The batch norm of features [B, F], by its running statistics."""
+    def norm(self, x: str, name: str, factor: float) -> str:
+        """Batch norm of features [B, F] times a factor, by running statistics."""
+        x = self._node("Mul", x, self._constant("magnified/factor", factor), name="magnified")
         scale, shift, mean = self._affine(name)
         x = self._node("Sub", x, self._constant(f"{name}/mean", mean), name=f"{name}/centred")
         x = self._node("Mul", x, self._constant(f"{name}/scale", scale), name=f"{name}/scaled")
@@ -151,21 +151,13 @@ class Layers:
         return scale / np.sqrt(var + EPSILON), bias, mean
 
     def conv(self, x: str, name: str, norm: str, stride: int, padding: int) -> str:
-        """A convolution without bias and the batch norm behind it, as one."""
+        """A convolution without bias, with the batch norm behind it folded in."""
         kernel = self._values[f"{name}/kernel"]  # [h, w, in, out]
         scale, shift, mean = self._affine(norm)
         weight = self._constant(f"{name}/weight", (kernel * scale).transpose(3, 2, 0, 1))
         bias = self._constant(f"{name}/bias", shift - mean * scale)
-        return self._node(
-            "Conv",
-            x,
-            weight,
-            bias,
-            name=name,
-            kernel_shape=list(kernel.shape[:2]),
-            strides=[stride, stride],
-            pads=[padding] * 4,
-        )
+        sizes = {"kernel_shape": list(kernel.shape[:2]), "strides": [stride] * 2, "pads": [padding] * 4}
+        return self._node("Conv", x, weight, bias, name=name, **sizes)
 
     def relu(self, x: str) -> str:
         return self._graph.node("Relu", x, name=f"{x}/relu")
@@ -178,19 +170,16 @@ class Layers:
         return self._graph.node("MaxPool", x, name=f"{x}/max_pool", **sizes)
 
     def mean(self, x: str) -> str:
-        """Over all places: [B, ch, H, W] -> [B, ch]."""
+        """The mean over all pixels: [B, ch, H, W] -> [B, ch]."""
         return self._graph.node("ReduceMean", x, name=f"{x}/mean", axes=[2, 3], keepdims=0)
 
     def flat(self, x: str) -> str:
-        """[B, ch, H, W] -> [B, H * W * ch], in the order of the parameters: channels last."""
+        """[B, ch, H, W] -> [B, H * W * ch]: channels last, as the parameters have it."""
         x = self._graph.node("Transpose", x, name=f"{x}/channels_last", perm=[0, 2, 3, 1])
         return self._graph.node("Flatten", x, name=f"{x}/flat", axis=1)
 
-    def magnified(self, x: str, factor: float) -> str:
-        return self._node("Mul", x, self._constant("magnified/factor", factor), name="magnified")
-
     def dense(self, x: str, name: str, scale: float = 1) -> str:
-        """A linear layer, its result multiplied by `scale`."""
+        """A linear layer whose output is multiplied by `scale`."""
         weight = self._constant(f"{name}/weight", self._values[f"{name}/kernel"] * scale)
         bias = self._constant(f"{name}/bias", self._values[f"{name}/bias"] * scale)
         return self._node("Gemm", x, weight, bias, name=name)
@@ -223,7 +212,7 @@ def _resnet(layers: Layers, x: str) -> str:
 
 
 def _block(layers: Layers, x: str, name: str, stride: int) -> str:
-    """A BasicBlock, or a Bottleneck, which has a third convolution and its stride in the second."""
+    """A BasicBlock, or a Bottleneck: three convolutions, the stride in the second."""
 
     def conv(x: str, which: str, norm: str, stride: int, padding: int) -> str:
         return layers.conv(x, f"{name}/{which}", f"{name}/{norm}", stride, padding)
@@ -241,7 +230,7 @@ def _block(layers: Layers, x: str, name: str, stride: int) -> str:
 
 
 def _projection(layers: Layers, x: str) -> str:
-    x = layers.norm(layers.magnified(x, projection.MAGNIFIED), "bn")
+    x = layers.norm(x, "bn", projection.MAGNIFIED)
     if layers.has("hidden"):
         x = layers.relu(layers.dense(x, "hidden"))
     return layers.dense(x, "fc", projection.SCALE)

@@ -1,4 +1,4 @@
-"""port: released checkpoints embed as in PyTorch, exports come back bit for bit, hostile files are refused."""
+"""port: released checkpoints embed as in PyTorch, exports come back bit for bit, untrusted files are refused."""
 
 import dataclasses
 import hashlib
@@ -7,9 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,20 +16,23 @@ import torch.nn.functional as F
 import torch_reference as reference
 from oracles import assert_close, flat
 from safetensors.numpy import load_file, save_file
-from test_cli import assert_told, run
+from test_cli import assert_message, run
 from torch import nn
 
 import csn_jax
 from csn_jax import cli, evaluate, port, train
+from csn_jax.backbones.tensors import to_tensors
 from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig, flags
+from csn_jax.model.network import build_network, pretrained
 
 FORMATS = {"zip": {}, "old": {"_use_new_zipfile_serialization": False}}
 NOISE = 6e-6  # of float32 embeddings, measured between the two libraries
 SHORT = ("--config.steps=2", "--config.eval_every=2", "--config.log_every=1")
+COUNTER = "num_batches_tracked"  # of each batch norm; PyTorch before 0.4.1 has none
 
 
 class ConditionalSimNet(nn.Module):
-    """The released model's outside: a backbone and, for each condition, a row of `masks`."""
+    """The released model without its outermost module: a backbone, and a row of `masks` per condition."""
 
     def __init__(self, n_conditions, dim):
         super().__init__()
@@ -46,12 +46,9 @@ class Tripletnet(nn.Module):
         super().__init__()
         torch.manual_seed(n_conditions)
         self.embeddingnet = ConditionalSimNet(n_conditions, dim)
-        for name, buffer in self.named_buffers():  # running statistics as after a training
+        for name, buffer in self.named_buffers():  # running statistics as after training
             if "running" in name:
                 buffer.uniform_(0.5, 1.5) if name.endswith("var") else buffer.normal_(0, 0.2)
-
-
-COUNTER = "num_batches_tracked"  # of each batch norm; PyTorch before 0.4.1 has none
 
 
 def release(path, model, form="zip", counters=True):
@@ -65,6 +62,11 @@ def do(*words):
     port.main([str(word) for word in words])
 
 
+def saved(workdir, step=0):
+    """The record of a checkpoint, which holds the SHA-256 of each of its arrays."""
+    return json.loads((workdir / f"checkpoints/{step}/meta/metadata").read_text())["record"]
+
+
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
     """(model, checkpoint, the workdir that it was imported into)."""
@@ -75,21 +77,32 @@ def released(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pixels():
-    return np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), dtype=np.uint8)
+def exported(released):
+    """The folder that the released checkpoint's workdir was exported to."""
+    folder = released[2].parent / "a/csn"
+    do("export", f"--workdir={released[2]}", f"--out={folder}")
+    return folder
 
 
-def torch_embeddings(model, pixels):
+@pytest.fixture(scope="module")
+def glyphs(finished, tmp_path_factory):
+    """The folder that a trained run was exported to. Copy it to change it."""
+    folder = tmp_path_factory.mktemp("exported") / "glyphs"
+    do("export", f"--workdir={finished}", f"--out={folder}")
+    return folder
+
+
+def test_a_released_checkpoint_embeds_as_in_pytorch(released):
+    """Within float32 noise: embeddings, masks as applied, distances under every condition."""
+    model, path, workdir = released
+    names = set(torch.load(path, weights_only=True)["state_dict"])
+    assert len(names) == 93 and {name.split(".")[2] for name in names if "fc" in name} == {"fc_embed"}
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), dtype=np.uint8)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     x = torch.tensor(((pixels / 255 - mean) / std).astype(np.float32)).permute(0, 3, 1, 2)
     with torch.no_grad():
-        return model.eval().embeddingnet.embeddingnet(x)
-
-
-def test_a_released_checkpoint_embeds_as_in_pytorch(released, pixels):
-    """Within float32 noise: embeddings, masks as applied, distances under every condition."""
-    model, _, workdir = released
-    ours, theirs = csn_jax.load(workdir), torch_embeddings(model, pixels)
+        theirs = model.eval().embeddingnet.embeddingnet(x)
+    ours = csn_jax.load(workdir)
     embeddings = ours.embed(pixels)
     assert_close({"embeddings": embeddings}, {"embeddings": theirs.numpy()}, NOISE)
     assert ours.conditions == ("class", "closure", "gender", "heel")
@@ -101,72 +114,83 @@ def test_a_released_checkpoint_embeds_as_in_pytorch(released, pixels):
         assert_close({"d": ours.distance(embeddings[:1], embeddings[1:], condition)}, {"d": expected}, 1e-5)
 
 
-RELEASED = {"93 keys": (93, "zip", True), "78 keys": (78, "old", False)}
-
-
-@pytest.mark.parametrize("name", RELEASED)
-def test_the_released_names_are_imported_embedded_and_exported(name, pixels, tmp_path):
-    """As newer and older PyTorch write them: the last layer is `fc_embed`, some of the raw beta are negative."""
-    n, form, counters = RELEASED[name]
-    model = Tripletnet()
-    path = release(tmp_path / "csn.pth.tar", model, form, counters)
-    names = set(torch.load(path, weights_only=True)["state_dict"])
-    assert len(names) == n and any(key.endswith(COUNTER) for key in names) == counters
-    last = "embeddingnet.embeddingnet.fc_embed."
-    assert {f"{last}weight", f"{last}bias", "embeddingnet.masks.weight"} <= names
-    assert {key.split(".")[2] for key in names if "fc" in key} == {"fc_embed"}
+@pytest.mark.parametrize(
+    ("form", "parallel", "counters"),
+    [("zip", True, True), ("zip", False, False), ("old", False, True), ("old", True, False)],
+)
+def test_every_form_of_a_checkpoint_gives_the_same_run(form, parallel, counters, released, tmp_path):
+    """Either format of torch.save, with or without DataParallel, with or without counters of batches."""
+    model, _, workdir = released
+    path = release(tmp_path / "csn.pth.tar", nn.DataParallel(model) if parallel else model, form, counters)
+    assert len(torch.load(path, weights_only=True)["state_dict"]) == (93 if counters else 78)
     do("import", path, f"--workdir={tmp_path / 'run'}")
-    embeddings = csn_jax.load(tmp_path / "run").embed(pixels)
-    assert_close({"embeddings": embeddings}, {"embeddings": torch_embeddings(model, pixels).numpy()}, NOISE)
-    do("export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}")
-    tensors = load_file(tmp_path / "out/model.safetensors")
-    beta = model.embeddingnet.masks.weight.detach().numpy()
-    assert (beta < 0).any() and tensors.pop("masks.weight").tobytes() == beta.tobytes()
-    expected = {  # torchvision's names
-        key.replace("fc_embed", "fc"): tensor.numpy()
-        for key, tensor in model.embeddingnet.embeddingnet.state_dict().items()
-        if not key.endswith(COUNTER)
-    }
-    assert {"fc.weight", "fc.bias"} <= {*expected}
-    assert_close(tensors, expected, 0)
-    do("import", tmp_path / "out", f"--workdir={tmp_path / 'again'}")
-    assert saved(tmp_path / "again") == saved(tmp_path / "run")
+    assert saved(tmp_path / "run")["leaves"] == saved(workdir)["leaves"]
+    for name in ("config.json", "data.json"):
+        texts = [(folder / name).read_text() for folder in (tmp_path / "run", workdir)]
+        assert len({re.sub(r"[0-9a-f]{64}", "", text) for text in texts}) == 1
 
 
-def test_a_checkpoint_with_torchvisions_name_of_the_last_layer_is_the_same(released, tmp_path):
-    """Of weights that were renamed, and of files that this package exported."""
+def test_the_last_layer_may_have_torchvisions_name(released, exported, tmp_path):
+    """As in renamed weights, and in the files that this package exports."""
     model, _, workdir = released
     state = {name.replace("fc_embed", "fc"): tensor for name, tensor in model.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "x.pth")
-    do("import", tmp_path / "x.pth", f"--workdir={tmp_path / 'a'}")
-    do("export", f"--workdir={workdir}", f"--out={tmp_path / 'out'}")
-    do("import", tmp_path / "out/model.safetensors", f"--workdir={tmp_path / 'b'}")
-    for name in ("a", "b"):
-        assert saved(tmp_path / name)["leaves"] == saved(workdir)["leaves"]
+    for source in (tmp_path / "x.pth", exported / "model.safetensors"):
+        do("import", source, f"--workdir={tmp_path / source.suffix}")
+        assert saved(tmp_path / source.suffix)["leaves"] == saved(workdir)["leaves"]
 
 
-@pytest.mark.parametrize("name", RELEASED)
-@pytest.mark.parametrize("parallel", [False, True])
-def test_training_starts_from_a_released_checkpoint(name, parallel, tmp_path):
-    """Its backbone, last layer included where the shape fits; the masks of the file are left out."""
-    from csn_jax.model.network import build_network, pretrained
+def test_an_export_has_torchvisions_names_and_the_same_values(released, exported):
+    """Beside them the masks, before the rectifier."""
+    model, tensors = released[0], load_file(exported / "model.safetensors")
+    beta = model.embeddingnet.masks.weight.detach().numpy()
+    assert (beta < 0).any() and tensors.pop("masks.weight").tobytes() == beta.tobytes()
+    expected = {
+        name.replace("fc_embed", "fc"): tensor.numpy()
+        for name, tensor in model.embeddingnet.embeddingnet.state_dict().items()
+        if not name.endswith(COUNTER)
+    }
+    assert {"conv1.weight", "layer2.0.downsample.1.running_var", "fc.weight", "fc.bias"} <= {*expected}
+    assert_close(tensors, expected, 0)
 
-    _, form, counters = RELEASED[name]
+
+def test_import_export_import_is_exact(released, exported, tmp_path):
+    """Bit for bit: every array, config.json, data.json, and what a second export writes."""
+    workdir = released[2]
+    do("import", exported, f"--workdir={tmp_path / 'run'}")
+    do("export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'b/csn'}")
+    assert saved(tmp_path / "run") == saved(workdir)
+    for name in ("config.json", "data.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (workdir / name).read_bytes()
+    first, second = ({path.name: path.read_bytes() for path in out.iterdir()} for out in (exported, tmp_path / "b/csn"))
+    assert first == second
+    assert {*first} == {"model.safetensors", "config.json", "data.json", "README.md"}
+    assert os.listdir(exported.parent) == ["csn"]
+
+
+@pytest.mark.parametrize(("form", "parallel", "counters"), [("zip", False, True), ("old", True, False)])
+def test_training_starts_from_a_released_checkpoint(form, parallel, counters, tmp_path):
+    """Its backbone, the last layer too where the shape fits. The masks of the file are left out."""
     model = Tripletnet()
     path = release(tmp_path / "csn.pth.tar", nn.DataParallel(model) if parallel else model, form, counters)
     expected = reference.to_flax(model.embeddingnet.embeddingnet.state_dict())
     for dim in (64, 10):
-        config = Config(
-            backbone=BackboneConfig("resnet18_csn", embedding_dim=dim, init=str(path)),
-            preprocess=PreprocessConfig(112, mean=(0.5,) * 3, std=(0.2,) * 3),
-        )
-        network = build_network(config, (112, 112, 3), 4, 100)
+        network, config = csn_network(path, dim)
         state, _, left_out = pretrained(config, network)
         drawn, taken = flat(network.state.params["backbone"]), flat(state.params["backbone"])
         fresh = {leaf: drawn[leaf] for leaf in ("fc/kernel", "fc/bias")} if dim == 10 else {}
         assert_close(taken | flat(state.statistics), expected | fresh, 0)
         assert {*left_out} == {"masks.weight", *(["fc.weight", "fc.bias"] if dim == 10 else [])}
         assert np.array_equal(state.params["beta"], network.state.params["beta"])
+
+
+def csn_network(init, dim):
+    """(network, config) of training that starts from a file."""
+    config = Config(
+        backbone=BackboneConfig("resnet18_csn", embedding_dim=dim, init=str(init)),
+        preprocess=PreprocessConfig(112, mean=(0.5,) * 3, std=(0.2,) * 3),
+    )
+    return build_network(config, (112, 112, 3), 2, 100), config
 
 
 TWICE = {
@@ -180,43 +204,24 @@ TWICE = {
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("name", TWICE)
 def test_a_tensor_under_two_names_is_refused(name, first, tmp_path, monkeypatch, capsys):
-    """By import and by config.backbone.init, in either order: which of them is meant cannot be known."""
+    """By import and by config.backbone.init, in either order: which of the two is meant is unknown."""
     known, other = TWICE[name]
-    state = broken_state()
+    state, path = broken_state(), tmp_path / "x.pth"
     more = {other: state[known] + 1}
-    torch.save({"state_dict": more | state if first else state | more}, tmp_path / "x.pth")
+    torch.save({"state_dict": more | state if first else state | more}, path)
     second, plain = known if first else other, re.sub("^.*net[.]", "", known).replace("fc_embed", "fc")
-    parts = f"x.pth has tensor {plain} twice, also as {second}", "give the weights of one network"
-    told = run(port, monkeypatch, capsys, "import", str(tmp_path / "x.pth"), f"--workdir={tmp_path / 'w'}")
-    assert_told(*told, 2, *parts)
+    words = "x.pth", f"tensor {plain} twice", second, "weights of one network"
+    refused = run(port, monkeypatch, capsys, "import", str(path), f"--workdir={tmp_path / 'w'}")
+    assert_message(*refused, 2, *words)
     assert not (tmp_path / "w").exists()
-    argv = [*tiny.ARGUMENTS, f"--workdir={tmp_path / 'w'}", f"--config.backbone.init={tmp_path / 'x.pth'}"]
-    assert_told(*run(train, monkeypatch, capsys, *argv), 2, *parts)
+    network, config = csn_network(path, 8)
+    with pytest.raises(csn_jax.UserError) as caught:
+        pretrained(config, network)
+    assert all(word in str(caught.value) for word in (*words, "config.backbone.init"))
 
 
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("parallel", [False, True])
-def test_both_formats_and_dataparallel_give_the_same_run(form, parallel, released, tmp_path):
-    """Keys with or without `module.` in front, in either of torch.save's formats."""
-    model, _, workdir = released
-    path = release(tmp_path / "csn.pth.tar", nn.DataParallel(model) if parallel else model, form)
-    do("import", path, f"--workdir={tmp_path / 'run'}")
-    assert saved(tmp_path / "run")["leaves"] == saved(workdir)["leaves"]
-    names = "config.json", "data.json"
-    for name in names:
-        ours, first = (
-            re.sub(r"[0-9a-f]{64}", "", (folder / name).read_text()) for folder in (tmp_path / "run", workdir)
-        )
-        assert ours == first
-
-
-def saved(workdir, step=0):
-    """The record of a checkpoint, which holds the SHA-256 of each of its arrays."""
-    return json.loads((workdir / f"checkpoints/{step}/meta/metadata").read_text())["record"]
-
-
-def test_masks_without_the_rectifier(released, pixels, tmp_path):
-    """Raw, as the reference's --test command applies them; the stored ones are raw either way."""
+def test_masks_without_the_rectifier(released, tmp_path):
+    """Raw, as the reference's --test command applies them. The stored ones are raw either way."""
     model, path, workdir = released
     do("import", path, f"--workdir={tmp_path / 'run'}", "--unrectified")
     raw = csn_jax.load(tmp_path / "run")
@@ -237,51 +242,16 @@ def test_names_of_conditions(tmp_path):
     assert csn_jax.load(tmp_path / "b").masks.shape == (2, 8)
 
 
-def test_import_export_import_is_exact(released, tmp_path):
-    """Bit for bit: every array, config.json, data.json, and what a second export writes."""
-    _, _, workdir = released
-    do("export", f"--workdir={workdir}", f"--out={tmp_path / 'a/csn'}")
-    do("import", tmp_path / "a/csn", f"--workdir={tmp_path / 'run'}")
-    do("export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'b/csn'}")
-    assert saved(tmp_path / "run") == saved(workdir)
-    for name in ("config.json", "data.json"):
-        assert (tmp_path / "run" / name).read_bytes() == (workdir / name).read_bytes()
-    first, second = (
-        {path.name: path.read_bytes() for path in (tmp_path / side / "csn").iterdir()} for side in ("a", "b")
-    )
-    assert first == second
-    assert {*first} == {"model.safetensors", "config.json", "data.json", "README.md"}
-    assert os.listdir(tmp_path / "a") == ["csn"]
-
-
-def test_an_export_is_read_by_pytorch(released, tmp_path):
-    """Under the names that a state dict of the backbone has; beside them the masks, before the rectifier."""
-    model, _, workdir = released
-    do("export", f"--workdir={workdir}", f"--out={tmp_path / 'out'}")
-    tensors = {name: torch.tensor(array) for name, array in load_file(tmp_path / "out/model.safetensors").items()}
-    assert torch.equal(tensors.pop("masks.weight"), model.embeddingnet.masks.weight)
-    for leaf in ("weight", "bias"):  # torchvision's name; the reference's class has another one
-        tensors[f"fc_embed.{leaf}"] = tensors.pop(f"fc.{leaf}")
-    fresh = reference.ResNet18CSN(64)
-    missing, unexpected = fresh.load_state_dict(tensors, strict=False)
-    assert unexpected == [] and all(name.endswith("num_batches_tracked") for name in missing)
-    for (name, mine), (_, theirs) in zip(
-        fresh.state_dict().items(), model.embeddingnet.embeddingnet.state_dict().items(), strict=True
-    ):
-        assert torch.equal(mine, theirs), name
-
-
 def test_an_imported_model_says_that_it_has_no_data(released, monkeypatch, capsys):
     workdir = released[2]
-    assert_told(*run(evaluate, monkeypatch, capsys, f"--workdir={workdir}"), 2, "has no data of its own")
-    told = run(train, monkeypatch, capsys, "--config.data.source=imported", f"--workdir={workdir}-other")
-    assert_told(*told, 2, "has no data of its own", "csn_jax.load")
+    assert_message(*run(evaluate, monkeypatch, capsys, f"--workdir={workdir}"), 2, "no data of its own")
+    refused = run(train, monkeypatch, capsys, "--config.data.source=imported", f"--workdir={workdir}-other")
+    assert_message(*refused, 2, "no data of its own", "csn_jax.load")
 
 
-def test_a_trained_run_comes_back_finished(finished, tmp_path, capsys):
-    """Same embeddings and masks to the bit, the same results by evaluate, and training it again has nothing to do."""
-    do("export", f"--workdir={finished}", f"--out={tmp_path / 'out'}")
-    do("import", tmp_path / "out", f"--workdir={tmp_path / 'run'}")
+def test_a_trained_run_comes_back_finished(finished, glyphs, tmp_path, capsys):
+    """The same embeddings, masks and results, bit for bit. Training it again has nothing to do."""
+    do("import", glyphs, f"--workdir={tmp_path / 'run'}")
     here, there = csn_jax.load(finished), csn_jax.load(tmp_path / "run")
     x = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), dtype=np.uint8)
     assert here.conditions == there.conditions and here.step == there.step > 0
@@ -292,13 +262,11 @@ def test_a_trained_run_comes_back_finished(finished, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == results
     assert tiny.train(tmp_path / "run") == results
     assert (tmp_path / "run/results.json").read_bytes() == (finished / "results.json").read_bytes()
-    tensors = load_file(tmp_path / "out/model.safetensors")
-    assert {"conv0/kernel", "bn0/mean", "fc/bias", "masks.weight"} <= {*tensors}
+    assert {"conv0/kernel", "bn0/mean", "fc/bias", "masks.weight"} <= {*load_file(glyphs / "model.safetensors")}
 
 
-def test_the_model_card_tells_conditions_results_data_and_command(finished, tmp_path):
-    do("export", f"--workdir={finished}", f"--out={tmp_path / 'glyphs'}")
-    card = (tmp_path / "glyphs/README.md").read_text()
+def test_the_model_card_has_conditions_results_data_and_command(finished, glyphs):
+    card = (glyphs / "README.md").read_text()
     results, record = (json.loads((finished / name).read_text()) for name in ("results.json", "data.json"))
     assert card.startswith("---\nlibrary_name: csn_jax\n---\n\n# glyphs\n")
     for name in ("character", "font"):
@@ -308,11 +276,11 @@ def test_the_model_card_tells_conditions_results_data_and_command(finished, tmp_
         assert f"| {name} | categorical |" in card
     for digest in (record["items_sha256"], *record["triplets_sha256"].values()):
         assert digest in card
-    command = shlex.split(next(line for line in card.splitlines() if line.startswith("python -m csn_jax.train")))
-    assert cli.parse(train.Args, command[3:], "train").config == tiny.config()
+    command = shlex.split(next(line for line in card.splitlines() if line.startswith("csn_jax train")))
+    assert cli.parse(train.Args, command[2:], "train").config == tiny.config()
 
 
-def test_names_do_no_harm_in_the_model_card(tmp_path):
+def test_names_are_escaped_in_the_model_card(tmp_path):
     path = release(tmp_path / "x.pth", Tripletnet(3, 8))
     names = ["a|b # <img src=x>", "`c` [d](e)", "``` # out"]
     do("import", path, f"--workdir={tmp_path / 'run'}", "--conditions", *names)
@@ -346,13 +314,6 @@ def test_flags_make_the_very_config(config):
     assert bool(words) == (config != Config())
 
 
-@pytest.fixture(scope="module")
-def specialists(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("specialists") / "run"
-    tiny.train(workdir, "--config.variant=specialists", *SHORT)
-    return workdir
-
-
 def test_specialists_come_back_as_one_model(specialists, tmp_path):
     do("export", f"--workdir={specialists}", f"--out={tmp_path / 'out'}")
     do("import", tmp_path / "out", f"--workdir={tmp_path / 'run'}")
@@ -360,8 +321,7 @@ def test_specialists_come_back_as_one_model(specialists, tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), dtype=np.uint8)
     assert here.conditions == there.conditions and there.masks.shape == (2, 16)
     assert here.embed(x).tobytes() == there.embed(x).tobytes()
-    for name in here.conditions:
-        assert saved(tmp_path / "run" / name, here.step)["leaves"].keys()
+    assert here.sha256 == there.sha256
     data = tmp_path / "out/data.json"
     record = json.loads(data.read_text())
     for name in ("../character", "..", "/tmp", "a/b", "."):
@@ -385,8 +345,8 @@ def test_a_checkpoint_that_holds_code_is_refused_and_not_run(form, tmp_path, mon
     state = {name: Attack(tmp_path / "run") for name in ("embeddingnet.masks.weight",)}
     path = tmp_path / "csn.pth.tar"
     torch.save({"state_dict": Tripletnet().state_dict() | state}, path, **FORMATS[form])
-    told = run(port, monkeypatch, capsys, "import", str(path), f"--workdir={tmp_path / 'w'}")
-    assert_told(*told, 2, f"{path} asks for posix.system", "it was not loaded")
+    refused = run(port, monkeypatch, capsys, "import", str(path), f"--workdir={tmp_path / 'w'}")
+    assert_message(*refused, 2, str(path), "posix.system", "not loaded")
     assert os.listdir(tmp_path) == ["csn.pth.tar"]
 
 
@@ -401,132 +361,93 @@ def broken_state(**changes):
     return state
 
 
-NO_CHECKPOINTS = {
-    "no masks": (broken_state(masks__weight=None), ["has no masks", "masks.weight"]),
-    "masks of another rank": (broken_state(masks__weight=torch.ones(8)), ["has no masks"]),
-    "masks of whole numbers": (broken_state(masks__weight=torch.ones(2, 8).long()), ["has no masks"]),
-    "masks of NaN": (broken_state(masks__weight=torch.full((2, 8), float("nan"))), ["has no masks"]),
-    "no masks at all": (broken_state(masks__weight=torch.ones(0, 8)), ["has no masks"]),
+# What a file holds, and the words of its refusal.
+OTHER_CHECKPOINTS = {
+    "no masks": (broken_state(masks__weight=None), ["no masks", "masks.weight"]),
+    "masks of another rank": (broken_state(masks__weight=torch.ones(8)), ["no masks"]),
+    "masks of whole numbers": (broken_state(masks__weight=torch.ones(2, 8).long()), ["no masks"]),
+    "masks of NaN": (broken_state(masks__weight=torch.full((2, 8), float("nan"))), ["no masks"]),
+    "masks without rows": (broken_state(masks__weight=torch.ones(0, 8)), ["no masks"]),
     "masks of another width": (
         broken_state(masks__weight=torch.ones(2, 9)),
-        ["misshapen: fc.bias [8] and not [9], fc.weight [8, 256] and not [9, 256]"],
+        ["shape", "fc.bias [8]", "[9]", "fc.weight [8, 256]", "[9, 256]"],
     ),
-    "a key gone": (
+    "a key less": (
         broken_state(layer1__0__bn1__bias=None, fc_embed__bias=None),
-        ["missing: fc.bias, layer1.0.bn1.bias"],
+        ["missing", "fc.bias, layer1.0.bn1.bias"],
     ),
-    "a key more": (broken_state() | {"fc2.bias": torch.ones(1)}, ["unexpected: fc2.bias"]),
-    "an ImageNet model": (reference.resnet18(10).state_dict(), ["has no masks"]),
-    "fewer dimensions than conditions": (
-        Tripletnet(4, 3).state_dict(),
-        ["embedding_dim is 3", "4 conditions"],
-    ),
+    "a key more": (broken_state() | {"fc2.bias": torch.ones(1)}, ["unexpected", "fc2.bias"]),
+    "an ImageNet model": (reference.resnet18(10).state_dict(), ["no masks"]),
+    "fewer dimensions than conditions": (Tripletnet(4, 3).state_dict(), ["embedding_dim is 3", "4 conditions"]),
 }
 
 
-@pytest.mark.parametrize("name", NO_CHECKPOINTS)
-def test_another_checkpoint_is_refused_in_one_sentence(name, tmp_path, monkeypatch, capsys):
-    state, parts = NO_CHECKPOINTS[name]
+@pytest.mark.parametrize("name", OTHER_CHECKPOINTS)
+def test_another_checkpoint_is_refused(name, tmp_path, monkeypatch, capsys):
+    state, words = OTHER_CHECKPOINTS[name]
     torch.save({"state_dict": state}, tmp_path / "x.pth")
-    told = run(port, monkeypatch, capsys, "import", str(tmp_path / "x.pth"), f"--workdir={tmp_path / 'w'}")
-    assert_told(*told, 2, *parts)
+    refused = run(port, monkeypatch, capsys, "import", str(tmp_path / "x.pth"), f"--workdir={tmp_path / 'w'}")
+    assert_message(*refused, 2, *words)
     assert not (tmp_path / "w").exists()
 
 
-MISTAKES = {
-    "nothing to import": (["import"], ["csn_jax.port import --help"]),
-    "a verb's typo": (["imprt"], ["unknown command 'imprt' (did you mean import?)", "import or export"]),
-    "no such file": (["import", "/no/such.pth"], ["CHECKPOINT=/no/such.pth", "no such file"]),
-    "no weight file": (["import", "x.onnx"], ["CHECKPOINT=x.onnx", ".safetensors, .pth"]),
-    "a folder of another kind": (["import", str(Path(__file__).parent)], ["has no config.json", "port export wrote"]),
-    "another flag": (["import", "x.pth", "--wrkdir=x"], ["--wrkdir=x"]),
-    "format": (["export", "--workdir=x", "--out=y", "--format=onx"], ["'onx'", "did you mean onnx?"]),
-    "no run": (["export", "--workdir=/no/such", "--out=y"], ["/no/such has no config.json"]),
-    "out missing": (["export", "--workdir=x"], ["--out"]),
-}
+def test_usage_errors_are_one_line(released, finished, glyphs, tmp_path, monkeypatch, capsys):
+    """Each row: the words of a command, and the words of its message. No command writes anything."""
+    _, checkpoint, taken = released
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/mine.txt").write_text("kept")
+    unfinished, new = shutil.copytree(finished, tmp_path / "unfinished"), f"--workdir={tmp_path / 'new'}"
+    (unfinished / "results.json").unlink()
+    table = [
+        ("import", ["csn_jax port import --help"]),
+        ("imprt", ["'imprt'", "did you mean import?"]),
+        ("import /no/such.pth", ["CHECKPOINT=/no/such.pth", "no such file"]),
+        ("import x.onnx", ["CHECKPOINT=x.onnx", ".safetensors, .pth"]),
+        (f"import {tmp_path}", ["no config.json", "port export"]),
+        ("import x.pth --wrkdir=x", ["--wrkdir"]),
+        (f"import {checkpoint} --workdir={taken}", [f"{taken} holds a model"]),
+        (f"import {checkpoint} {new} --conditions a b", ["--conditions names a b", "4 masks"]),
+        (f"import {checkpoint} {new} --conditions ../a b c d", ["'../a' cannot name a file"]),
+        (f"import {glyphs} {new} --conditions a", ["leave out --conditions"]),
+        ("export --workdir=x --out=y --format=onx", ["'onx'", "did you mean onnx?"]),
+        ("export --workdir=/no/such --out=y", ["/no/such has no config.json"]),
+        ("export --workdir=x", ["--out"]),
+        (f"export --workdir={finished} --out={tmp_path / 'mine'}", [f"--out={tmp_path / 'mine'} holds mine.txt"]),
+        (f"export --workdir={finished} --out={tmp_path / 'mine/mine.txt/x'}", ["cannot be written", "Not a directory"]),
+        (f"export --workdir={unfinished} --out={tmp_path / 'new'}", ["no results.json", "training"]),
+    ]
+    before = {**tiny.contents(taken), ".lock": None}
+    for argv, words in table:
+        assert_message(*run(port, monkeypatch, capsys, *argv.split()), 2, *words)
+    assert {**tiny.contents(taken), ".lock": None} == before
+    assert {*os.listdir(tmp_path)} == {"mine", "unfinished"} and os.listdir(tmp_path / "mine") == ["mine.txt"]
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_sentence(name, monkeypatch, capsys):
-    argv, parts = MISTAKES[name]
-    assert_told(*run(port, monkeypatch, capsys, *argv), 2, *parts)
-
-
-def test_folders_that_are_taken_or_unfinished(released, finished, tmp_path, monkeypatch, capsys):
-    _, path, workdir = released
-    before = tiny.contents(workdir)
-    told = run(port, monkeypatch, capsys, "import", str(path), f"--workdir={workdir}")
-    assert_told(*told, 2, f"{workdir} holds a model already")
-    assert {**tiny.contents(workdir), ".lock": None} == {**before, ".lock": None}
-    told = run(port, monkeypatch, capsys, "import", str(path), f"--workdir={tmp_path}", "--conditions", "a", "b")
-    assert_told(*told, 2, "--conditions names a b", "has 4 masks")
-    names = ("--conditions", "../a", "b", "c", "d")
-    told = run(port, monkeypatch, capsys, "import", str(path), f"--workdir={tmp_path}", *names)
-    assert_told(*told, 2, "condition '../a' cannot name a file")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/mine.txt").write_text("kept")
-    told = run(port, monkeypatch, capsys, "export", f"--workdir={finished}", f"--out={tmp_path / 'out'}")
-    assert_told(*told, 2, f"--out={tmp_path / 'out'} holds")
-    assert os.listdir(tmp_path / "out") == ["mine.txt"]
-    run_folder = shutil.copytree(finished, tmp_path / "run")
-    (run_folder / "results.json").unlink()
-    told = run(port, monkeypatch, capsys, "export", f"--workdir={run_folder}", f"--out={tmp_path / 'new'}")
-    assert_told(*told, 2, "has no results.json yet", "training to the end")
-    told = run(port, monkeypatch, capsys, "export", f"--workdir={finished}", f"--out={tmp_path / 'out/mine.txt/x'}")
-    assert_told(*told, 2, "cannot be written (Not a directory)")
-    do("export", f"--workdir={finished}", f"--out={tmp_path / 'good'}")
-    told = run(port, monkeypatch, capsys, "import", str(tmp_path / "good"), "--conditions", "a")
-    assert_told(*told, 2, "leave out --conditions")
-
-
-def test_an_exported_folder_that_was_changed(finished, tmp_path, monkeypatch, capsys):
+def test_a_changed_export_is_refused(glyphs, tmp_path, monkeypatch, capsys):
     """Other masks, no step, a text for weights, a config of another network."""
-    do("export", f"--workdir={finished}", f"--out={tmp_path / 'out'}")
-    weights = tmp_path / "out/model.safetensors"
-    whole, tensors = weights.read_bytes(), load_file(weights)
-
-    def told(*parts):
-        status = run(port, monkeypatch, capsys, "import", str(tmp_path / "out"), f"--workdir={tmp_path / 'run'}")
-        assert_told(*status, 2, *parts)
+    shutil.copytree(glyphs, tmp_path / "out")
+    weights, config = tmp_path / "out/model.safetensors", tmp_path / "out/config.json"
+    whole, tensors, text = weights.read_bytes(), load_file(weights), config.read_text()
+    other = Config.from_json(text)
+    other = dataclasses.replace(other, backbone=dataclasses.replace(other.backbone, name="vgg"))
+    masks = {"masks.weight": np.ones((3, 8), np.float32)}
+    for change, words in (
+        (lambda: save_file(tensors | masks, weights, {"step": "8"}), ["masks [3, 8]", "step '8'", "masks [2, 8]"]),
+        (lambda: save_file(tensors, weights), ["step ''"]),
+        (lambda: weights.write_text("text"), [".safetensors file"]),
+        (lambda: weights.unlink(), ["model.safetensors", "no such file"]),
+        (lambda: config.write_text(other.to_json()), ["of a vgg", "missing", "unexpected"]),
+    ):
+        weights.write_bytes(whole)
+        change()
+        refused = run(port, monkeypatch, capsys, "import", str(tmp_path / "out"), f"--workdir={tmp_path / 'run'}")
+        assert_message(*refused, 2, *words)
         assert not (tmp_path / "run").exists()
 
-    save_file(tensors | {"masks.weight": np.ones((3, 8), np.float32)}, weights, {"step": "8"})
-    told("has masks [3, 8] of step '8'", "are of masks [2, 8]")
-    save_file(tensors, weights)
-    told("of step ''")
-    weights.write_text("text")
-    told("is no whole .safetensors file")
-    weights.unlink()
-    told("model.safetensors: there is no such file")
-    weights.write_bytes(whole)
-    config = Config.from_json((tmp_path / "out/config.json").read_text())
-    other = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, name="vgg"))
-    (tmp_path / "out/config.json").write_text(other.to_json())
-    told("is not of a vgg (missing: ", "unexpected: ")
 
-
-def test_help_of_each_part_imports_nothing_heavy():
-    code = (
-        "import sys; from csn_jax import cli, port\n"
-        "try:\n    cli.run(port.main)\n"
-        "finally:\n    print({'jax', 'flax', 'numpy', 'torch', 'orbax'} & set(sys.modules), file=sys.stderr)\n"
-    )
-    for part, word in (("import", "--unrectified"), ("export", "--format")):
-        done = subprocess.run([sys.executable, "-c", code, part, "--help"], capture_output=True, text=True)
-        assert done.returncode == 0 and done.stderr == "set()\n"
-        assert done.stdout.startswith(f"usage: python -m csn_jax.port {part}") and word in done.stdout
-
-
-@pytest.fixture(scope="module")
-def weights(finished, tmp_path_factory):
-    """A weight file for the tiny network: another run's export."""
-    folder = tmp_path_factory.mktemp("weights")
-    do("export", f"--workdir={finished}", f"--out={folder / 'out'}")
-    return folder / "out/model.safetensors"
-
-
-def test_training_starts_from_weights_and_needs_them_only_once(weights, tmp_path):
-    """Frozen, they are in the trained model bit for bit; a workdir with a checkpoint goes on without the file."""
+def test_training_starts_from_weights_and_needs_them_only_once(glyphs, tmp_path):
+    """Frozen, they are in the trained model bit for bit. A workdir with a checkpoint resumes without the file."""
+    weights = glyphs / "model.safetensors"
     mine = shutil.copy(weights, tmp_path / "mine.safetensors")
     flags = (f"--config.backbone.init={mine}", "--config.backbone.freeze=all", *SHORT)
     first = tiny.train(tmp_path / "run", *flags)
@@ -540,7 +461,6 @@ def test_training_starts_from_weights_and_needs_them_only_once(weights, tmp_path
     (tmp_path / "run/results.json").unlink()
     assert tiny.train(tmp_path / "run", *flags) == first
     csn_jax.load(tmp_path / "run")
-    evaluate.main([f"--workdir={tmp_path / 'run'}"])
     shutil.rmtree(tmp_path / "run/checkpoints")
     (tmp_path / "run/results.json").unlink()
     with pytest.raises(csn_jax.UserError, match="there is no such file"):
@@ -551,11 +471,9 @@ def test_training_starts_from_weights_and_needs_them_only_once(weights, tmp_path
         tiny.train(tmp_path / "run", *flags)
 
 
-def test_pretrained_values_are_where_training_begins(weights):
+def test_pretrained_values_are_where_training_begins(glyphs):
     """All of them, and a new last layer where its shape differs."""
-    from csn_jax.backbones.tensors import to_tensors
-    from csn_jax.model.network import build_network, pretrained
-
+    weights = glyphs / "model.safetensors"
     given = load_file(weights)
     for dim in (8, 10):
         config = tiny.config(f"--config.backbone.init={weights}", f"--config.backbone.embedding_dim={dim}")
@@ -570,23 +488,25 @@ def test_pretrained_values_are_where_training_begins(weights):
         assert np.array_equal(state.params["beta"], network.state.params["beta"]) and int(state.step) == 0
 
 
-INIT_MISTAKES = {
-    "absent": ("/no/such.pth", ["config.backbone.init=/no/such.pth: there is no such file"]),
-    "another suffix": ("weights.bin", ["config.backbone.init=weights.bin is no weight file"]),
-    "hub": ("hf:resnet18", ["hf:resnet18: give a repository as hf:OWNER/NAME"]),
-    "text": ("text.pth", ["text.pth is no PyTorch checkpoint"]),
-    "code": ("code.pth", ["code.pth asks for posix.system"]),
-    "another network": ("other.pth", ["is not of a small (missing: bn0/bias", "unexpected: conv1.weight"]),
+# The file of config.backbone.init, and the words of its refusal.
+NO_WEIGHTS = {
+    "absent": ("/no/such.pth", ["config.backbone.init=/no/such.pth", "no such file"]),
+    "another suffix": ("weights.bin", ["config.backbone.init=weights.bin", "weight file"]),
+    "hub": ("hf:resnet18", ["hf:resnet18", "hf:OWNER/NAME"]),
+    "text": ("text.pth", ["text.pth", "PyTorch checkpoint"]),
+    "code": ("code.pth", ["code.pth", "posix.system"]),
+    "another network": ("other.pth", ["of a projection", "missing", "bn/bias", "unexpected", "conv1.weight"]),
 }
 
 
-@pytest.mark.parametrize("name", INIT_MISTAKES)
-def test_weights_that_are_none_leave_the_workdir_free(name, tmp_path, monkeypatch, capsys):
-    file, parts = INIT_MISTAKES[name]
+def test_a_file_without_usable_weights_is_refused(on_vectors, tmp_path, monkeypatch, capsys):
+    """The workdir stays free, and no code of a file runs."""
     (tmp_path / "text.pth").write_text("text")
     torch.save({"a": Attack(tmp_path / "sentinel")}, tmp_path / "code.pth")
     torch.save(reference.ResNet18CSN(8).state_dict(), tmp_path / "other.pth")
-    path = tmp_path / file if (tmp_path / file).exists() else file
-    argv = [*tiny.ARGUMENTS, "--config.feed=device", f"--workdir={tmp_path / 'w'}", f"--config.backbone.init={path}"]
-    assert_told(*run(train, monkeypatch, capsys, *argv), 2, *parts)
-    assert os.listdir(tmp_path / "w") == [".lock"] and not (tmp_path / "sentinel").exists()
+    argv = [*tiny.ARGUMENTS, "--config.feed=device", *on_vectors, f"--workdir={tmp_path / 'w'}"]
+    for file, words in NO_WEIGHTS.values():
+        path = tmp_path / file if (tmp_path / file).exists() else file
+        assert_message(*run(train, monkeypatch, capsys, *argv, f"--config.backbone.init={path}"), 2, *words)
+        assert not {"checkpoints", "config.json"} & {path.name for path in (tmp_path / "w").glob("*")}
+    assert not (tmp_path / "sentinel").exists()
