@@ -258,9 +258,9 @@ WORDS = [
     ),
     (
         "a/an for per",
-        rf"\b(?:{COUNTED})\s+an?\s+(?:{UNITS})\b|\d\s*(?:s|ms|MB|kB|%)?\s+an? (?:{UNITS})\b",
+        rf"\b(?:{COUNTED})\s+(?-i:an?)\s+(?:{UNITS})\b|\d\s*(?:s|ms|MB|kB|%)?\s+(?-i:an?) (?:{UNITS})\b",
         ["one vector an item", "once a condition", "3 MB an image", "20 a second"],
-        ["one vector per item", "give the image a name", "with a row", "in a second"],
+        ["one vector per item", "give the image a name", "in a second", "colour=0.5 A query is"],
     ),
     ("the unlike", r"\bthe unlike\b|\bunlikeness\b", ["asks for the unlike"], ["unlike the others"]),
     (
