@@ -1,1 +1,1 @@
-"""What people look at: masks, neighbour sheets, maps."""
+"""Pictures: masks, neighbour sheets, maps."""

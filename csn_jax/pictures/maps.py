@@ -1,4 +1,4 @@
-"""Where items lie in the plane: a map of masked embeddings, by t-SNE where openTSNE is installed."""
+"""Maps of masked embeddings in the plane: by t-SNE if openTSNE is installed, else by principal axes."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from csn_jax.runtime.writer import Progress
 
 SEED = 0
 PERPLEXITY = 30
-LEAST = 8  # items; fewer have no map but their two main axes
+LEAST = 8  # items for t-SNE
 
 
 def has_tsne() -> bool:
@@ -18,17 +18,17 @@ def has_tsne() -> bool:
 
 
 def draw_maps(vectors: np.ndarray, masks: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """A map for every condition.
+    """A map per condition.
 
-    Each starts from the two main axes of its own masked vectors, and is then turned and mirrored, not bent, to lie on
-    the first as well as it can: an item that moves between two maps moves because its neighbours changed.
+    Each starts from the two principal axes of its masked vectors. Rotation and reflection then align it with the first
+    map, so that an item that moves between two maps has other neighbours.
 
     Args:
         vectors: [n, D] float32.
         masks: [C, D] float32.
 
     Returns:
-        [C, n, 2] float64 between 0 and 1, the longer side of each map filling it.
+        [C, n, 2] float64. The longer side of each map goes from 0 to 1.
     """
     progress, maps = Progress("drawing maps", len(masks) * len(vectors)), []
     for mask, name in zip(masks, names, strict=True):
@@ -49,12 +49,14 @@ def draw_maps(vectors: np.ndarray, masks: np.ndarray, names: Sequence[str]) -> n
 
 
 def place(masked: np.ndarray) -> np.ndarray:
-    """Points [n, D] in the plane: [n, 2] float64, the same for the same points. Fewer than 8, points that are all
-    alike, and without openTSNE all others, have no map but their two main axes."""
+    """Points [n, D] in the plane: [n, 2] float64, the same bits for the same points.
+
+    Fewer than 8 points, and points that are all equal, are placed by their two principal axes, as without openTSNE.
+    """
     centred = masked - masked.mean(axis=0)
     _, axes = np.linalg.eigh(centred.T @ centred)
-    axes = axes[:, : -1 if masked.shape[1] == 1 else -3 : -1]  # the main one first
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])  # eigh leaves the sign open
+    axes = axes[:, : -1 if masked.shape[1] == 1 else -3 : -1]  # the principal one first
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])  # eigh returns either sign
     plane = np.zeros((len(masked), 2))
     plane[:, : axes.shape[1]] = centred @ axes
     spread = plane[:, 0].std()
@@ -62,9 +64,9 @@ def place(masked: np.ndarray) -> np.ndarray:
         return plane
     import openTSNE
 
-    # A little noise, as a mask of one live dimension has no second axis to leave the line by.
+    # With noise: a mask with one live dimension has no second axis, and t-SNE would stay on a line.
     start = 1e-4 * (plane / spread + np.random.default_rng(SEED).normal(0, 1e-2, plane.shape))
-    # One thread: as fast as two at these sizes, many times faster beside other work, and the same bits every time.
+    # One thread gives the same bits every time. It is as fast as two at these sizes, and faster beside other work.
     tsne = openTSNE.TSNE(
         perplexity=min(PERPLEXITY, (len(masked) - 1) / 3), initialization=start, random_state=SEED, n_jobs=1
     )

@@ -1,4 +1,4 @@
-"""Pictures of a run: the masks, and for each condition a sheet of queries with their nearest neighbours."""
+"""Pictures of a run: its masks, and per condition a sheet of queries with their nearest neighbours."""
 
 import io
 from collections import Counter
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 QUERIES = 10
 NEIGHBOURS = 12
-ALIKE, OTHER = "#009e73", "#d55e00"  # green and vermilion that colour-blind readers can tell apart
+ALIKE, OTHER = "#009e73", "#d55e00"  # green and vermilion, which colour-blind readers can distinguish
 GREY = "#555555"
+GAP, LEFT, TOP = 14, 170, 74  # pixels between pictures, left of them and above them
 
 
 def draw_all(workdir: Path, model: "Model", embeddings: np.ndarray, dataset: Dataset) -> None:
-    """Write masks.png and, where the items are images, neighbours_<condition>.png into a workdir.
+    """Write masks.png into a workdir, and for images neighbours_<condition>.png.
 
     Args:
-        embeddings: [N, D], rows of the test split filled.
+        embeddings: [N, D]; only rows of the test split are read.
     """
     items = dataset.items
     draw_masks(workdir / "masks.png", model.masks, model.conditions)
@@ -38,21 +39,21 @@ def draw_all(workdir: Path, model: "Model", embeddings: np.ndarray, dataset: Dat
 
 
 def order_dimensions(masks: np.ndarray) -> np.ndarray:
-    """Dimensions [D] grouped by the condition that weighs them most, private ones first, then shared, dead ones last.
+    """Dimensions [D] grouped by the condition that weighs them most; dimensions without a weight come last.
 
-    Within a condition, by how far its weight stands above the next condition's.
+    Within a group they are sorted by the lead of its weight over the next condition's.
     """
     owner = masks.argmax(axis=0)
     ranked = np.sort(masks, axis=0)
     lead = ranked[-1] - (ranked[-2] if len(masks) > 1 else 0)
     dead = ranked[-1] <= 0
-    # A mirrored order for the last owner puts what two conditions share between their private parts.
+    # The last group is reversed, so that dimensions that two conditions share lie between their private ones.
     lead = np.where(owner == len(masks) - 1, lead, -lead)
     return np.lexsort((lead, owner, dead))
 
 
 def draw_masks(path: Path, masks: np.ndarray, conditions: tuple[str, ...]) -> None:
-    """A heat map of the masks [C, D], dimensions ordered so that private and shared ones show."""
+    """Write a heat map of the masks [C, D], with dimensions in the order of `order_dimensions`."""
     from matplotlib.figure import Figure
 
     n, width = masks.shape
@@ -71,33 +72,33 @@ def draw_masks(path: Path, masks: np.ndarray, conditions: tuple[str, ...]) -> No
 
 
 def literal(text: str) -> str:
-    """A user's text as Matplotlib draws it: what stands between two dollars would be a formula to it."""
+    """A text without formulas for Matplotlib, which reads one between two dollars."""
     return text.replace("$", r"\$")
 
 
 def choose_queries(items: ItemSet, n: int) -> np.ndarray:
-    """Up to n test items whose values differ under every condition as far as there are values: positions [Q].
+    """Positions [Q] of up to n test items, with as many different values per condition as possible.
 
-    The same ones for every condition, so that the sheets differ by the mask alone.
+    They are the same for all conditions, so that the sheets differ only by the mask.
     """
     gallery = np.random.default_rng(0).permutation(np.flatnonzero(items.split == "test"))
     columns = [items.labels[name][gallery] for name, _ in items.conditions if name in items.labels]
-    most = [-(-n // max(1, len(np.unique(column[column != ""])))) for column in columns]  # times for each value
-    shown = [Counter() for _ in columns]
+    most = [-(-n // max(1, len(np.unique(column[column != ""])))) for column in columns]  # queries per value
+    taken = [Counter() for _ in columns]
     chosen: list[int] = []
     # Items with all their values first.
     n_missing = sum(((column == "").astype(int) for column in columns), np.zeros(len(gallery), int))
     for i in np.argsort(n_missing, kind="stable"):
         values = [column[i] for column in columns]
-        if len(chosen) < n and all(v == "" or times[v] < m for v, times, m in zip(values, shown, most, strict=True)):
+        if len(chosen) < n and all(v == "" or counts[v] < m for v, counts, m in zip(values, taken, most, strict=True)):
             chosen.append(gallery[i])
-            for value, times in zip(values, shown, strict=True):
-                times[value] += 1
+            for value, counts in zip(values, taken, strict=True):
+                counts[value] += 1
     return np.array(chosen, int)
 
 
 def nearest(masked: np.ndarray, queries: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray:
-    """Positions [Q, k] of the gallery's items nearest to each query, the query itself left out.
+    """Positions [Q, k] of the items in the gallery nearest to each query, without the query.
 
     Args:
         masked: [N, D] embeddings times the condition's mask.
@@ -105,18 +106,17 @@ def nearest(masked: np.ndarray, queries: np.ndarray, gallery: np.ndarray, k: int
         gallery: [G] positions, more than k.
     """
     squares = np.einsum("nd,nd->n", masked[gallery], masked[gallery])
-    gaps = squares - 2 * masked[queries] @ masked[gallery].T  # [Q, G]; the query's own square changes no order
+    gaps = squares - 2 * masked[queries] @ masked[gallery].T  # [Q, G]; the query's square does not change the order
     gaps[queries[:, None] == gallery] = np.inf
     return gallery[np.argsort(gaps, axis=1, kind="stable")[:, :k]]
 
 
 def draw_neighbours(items: ItemSet, queries: np.ndarray, masked: np.ndarray, condition: str) -> Image.Image:
-    """A sheet with a row for each query: its value, its picture, its nearest items framed by whether they are like it
-    (share its value or a member, or are near as numbers), and how many are. Without labels, pictures alone.
+    """A sheet with a row per query: its value, its picture, its nearest items and how many of them are alike.
 
-    Where values are the same or different, the neighbours come from the test items that have one of the queries'
-    values. Among all test items those of three hundred other fonts would crowd out the few of the query's own, also
-    where the order is nearly right.
+    Frames show which items are alike: same value, shared member, or near as numbers. Without labels there are pictures
+    only. For values that are the same or different, neighbours come from the test items with one of the queries'
+    values: those of 300 other fonts would crowd out the few of the query's own, even if the order is nearly right.
 
     Args:
         queries: [Q] positions.
@@ -124,52 +124,63 @@ def draw_neighbours(items: ItemSet, queries: np.ndarray, masked: np.ndarray, con
     """
     kind, labelled = dict(items.conditions)[condition], condition in items.labels
     labels = items.labels.get(condition, np.full(len(items.ids), ""))
+    gallery = items.split == "test"
     if labelled:
         queries = queries[labels[queries] != ""]
-    of_these = labelled and kind in ("categorical", "ordinal")
-    gallery = np.flatnonzero((items.split == "test") & (np.isin(labels, labels[queries]) if of_these else True))
-    gallery = gallery[labels[gallery] != ""] if labelled else gallery
+        gallery = gallery & (labels != "")
+    among = ""
+    if labelled and kind in ("categorical", "ordinal"):
+        gallery = gallery & np.isin(labels, labels[queries])
+        among = f" of these {len(np.unique(labels[queries]))} values"
+    gallery = np.flatnonzero(gallery)
     k = max(0, min(NEIGHBOURS, len(gallery) - 1))
-    rows = nearest(masked, queries, gallery, k)
     side = items.inputs.shape[1]
     side *= max(1, 64 // side)
-    gap, step, wide, top = 14, side + 14, 170, 74
-    sheet = Image.new("RGB", (wide + (k + 1) * step + 120, top + len(queries) * step + 6), "white")
+    step, end = side + GAP, LEFT + (k + 1) * (side + GAP)
+    sheet = Image.new("RGB", (end + 120, TOP + len(queries) * step + 6), "white")
     draw, font = ImageDraw.Draw(sheet), font_of(15)
-    title = f"Nearest by {condition}"
-    draw.text((gap, 10), title, fill="black", font=font_of(20))
-    among = f" of these {len(np.unique(labels[queries]))} values" if of_these else ""
-    told = f"{k} nearest of the {len(gallery)} test items{among}, nearest first"
-    draw.text((max(wide + step, 2 * gap + font_of(20).getlength(title)), 14), told, fill=GREY, font=font)
-    draw.text((wide, 46), "query", fill="black", font=font)
-    x = wide + step + gap
-    words = {"set": ("shares a", "shares no"), "numeric": ("near in", "further in")}.get(kind, ("same", "another"))
-    for colour, word in zip((ALIKE, OTHER), words, strict=True) if labelled else ():
-        text = f"{word} {condition}"
-        draw.rectangle((x - 4, 47, x + 10, 61), outline=colour, width=4)
-        draw.text((x + 18, 46), text, fill="black", font=font)
-        x += 3 * gap + int(font.getlength(text))
+    summary = f"{k} nearest of the {len(gallery)} test items{among}, nearest first"
+    _draw_head(draw, f"Nearest by {condition}", summary, LEFT + step)
     if labelled:
-        draw.text((wide + (k + 1) * step + gap + 8, 46), "found", fill="black", font=font)
-    for line, (query, found) in enumerate(zip(queries, rows, strict=True)):
-        y = top + line * step
+        _draw_legend(draw, condition, kind, LEFT + step + GAP)
+        draw.text((end + GAP + 8, 46), "found", fill="black", font=font)
+    for line, (query, hits) in enumerate(zip(queries, nearest(masked, queries, gallery, k), strict=True)):
+        y = TOP + line * step
         middle = y + side // 2
         alike = _alike(labels, kind, query)
-        draw.text((gap, middle), fit(labels[query], font, wide - 2 * gap), fill="black", font=font, anchor="lm")
-        for place, item in enumerate((query, *found)):
-            x = wide + place * step + (gap if place else 0)  # the query stands apart
+        draw.text((GAP, middle), fit(labels[query], font, LEFT - 2 * GAP), fill="black", font=font, anchor="lm")
+        for column, item in enumerate((query, *hits)):
+            x = LEFT + column * step + (GAP if column else 0)  # the query stands apart
             sheet.paste(_picture(items.inputs[item], side), (x, y))
-            if place and labelled:
-                colour = ALIKE if alike[item] else OTHER
-                draw.rectangle((x - 4, y - 4, x + side + 3, y + side + 3), outline=colour, width=4)
+            if column and labelled:
+                frame = (x - 4, y - 4, x + side + 3, y + side + 3)
+                draw.rectangle(frame, outline=ALIKE if alike[item] else OTHER, width=4)
         if labelled:
-            told = f"{alike[found].sum()} of {min(k, alike[gallery].sum() - 1)}"
-            draw.text((wide + (k + 1) * step + gap + 8, middle), told, fill="black", font=font, anchor="lm")
+            count = f"{alike[hits].sum()} of {min(k, alike[gallery].sum() - 1)}"
+            draw.text((end + GAP + 8, middle), count, fill="black", font=font, anchor="lm")
     return sheet
 
 
+def _draw_head(draw: ImageDraw.ImageDraw, title: str, summary: str, x: int) -> None:
+    """The title, and the summary at x or behind a longer title."""
+    large, font = font_of(20), font_of(15)
+    draw.text((GAP, 10), title, fill="black", font=large)
+    draw.text((max(x, 2 * GAP + large.getlength(title)), 14), summary, fill=GREY, font=font)
+    draw.text((LEFT, 46), "query", fill="black", font=font)
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, condition: str, kind: str, x: int) -> None:
+    font = font_of(15)
+    words = {"set": ("shares a", "shares no"), "numeric": ("near in", "further in")}.get(kind, ("same", "another"))
+    for colour, word in zip((ALIKE, OTHER), words, strict=True):
+        text = f"{word} {condition}"
+        draw.rectangle((x - 4, 47, x + 10, 61), outline=colour, width=4)
+        draw.text((x + 18, 46), text, fill="black", font=font)
+        x += 3 * GAP + int(font.getlength(text))
+
+
 def _alike(labels: np.ndarray, kind: str, query: int) -> np.ndarray:
-    """Which items [N] are like one of them, the unknown ones being like none but each other."""
+    """Which items [N] are like the query. Unknown ones are only like each other."""
     if kind == "set":
         wanted = set(labels[query].split(";"))
         return np.array([not wanted.isdisjoint(label.split(";")) for label in labels.tolist()])
@@ -180,19 +191,19 @@ def _alike(labels: np.ndarray, kind: str, query: int) -> np.ndarray:
 
 
 def _picture(pixels: np.ndarray, side: int) -> Image.Image:
-    """uint8 [S, S, 1 or 3] as a picture of a whole multiple of its size."""
+    """uint8 [S, S, 1 or 3] as a picture, enlarged to a multiple of its side."""
     return Image.fromarray(pixels.squeeze()).resize((side, side), Image.Resampling.NEAREST)
 
 
 def font_of(size: int) -> ImageFont.FreeTypeFont:
     """The font of all pictures."""
-    import matplotlib  # ships a font that has the letters of many scripts
+    import matplotlib  # ships a font with the letters of many scripts
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
 
 
 def fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Text on one line, cut with dots to a width in pixels."""
+    """Text on one line, cut with an ellipsis to a width in pixels."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text

@@ -16,7 +16,7 @@ from csn_jax.report import charts
 
 
 def make_items(n: int = 400, side: int = 32, channels: int = 1) -> ItemSet:
-    """Items whose picture is a flat tone by shape and whose labels are shape and colour."""
+    """Items with labels shape and colour, whose picture is a uniform grey by shape."""
     rng = np.random.default_rng(0)
     shape, colour = rng.integers(20, size=n), rng.integers(15, size=n)
     inputs = np.broadcast_to((shape * 12)[:, None, None, None], (n, side, side, channels)).astype(np.uint8)
@@ -27,7 +27,7 @@ def make_items(n: int = 400, side: int = 32, channels: int = 1) -> ItemSet:
 
 
 def separated(items: ItemSet) -> np.ndarray:
-    """Embeddings [N, 4] that tell shapes in the first two dimensions and colours in the others."""
+    """Embeddings [N, 4] with shapes in the first two dimensions and colours in the others."""
     rng = np.random.default_rng(1)
     parts = []
     for column in items.labels.values():
@@ -48,7 +48,7 @@ def draw(folder, items) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("side, channels", [(32, 1), (64, 1), (112, 3)])
 def test_pictures_are_written_the_same_each_time(side, channels, tmp_path):
-    """One heat map and a sheet for each condition, of a readable size, and the same bytes again; grey and colour."""
+    """A heat map, and a sheet per condition, of a readable size, in grey and in colour."""
     items = make_items(side=side, channels=channels)
     first = draw(tmp_path / "a", items)
     assert set(first) == {"masks.png", "neighbours_shape.png", "neighbours_colour.png"}
@@ -61,7 +61,7 @@ def test_pictures_are_written_the_same_each_time(side, channels, tmp_path):
 
 
 def test_drawing_is_quick(tmp_path):
-    """All pictures of a run with 4,000 test items in a few seconds."""
+    """All pictures of a run with 4,000 test items."""
     items = make_items(8000)
     began = time.process_time()
     draw(tmp_path / "a", items)
@@ -69,20 +69,19 @@ def test_drawing_is_quick(tmp_path):
 
 
 def frames(sheet: Image.Image) -> dict[str, int]:
-    """How many neighbours are framed as alike and as other: each frame has as many pixels as the next."""
+    """How many neighbours are framed as alike and as other. All frames have the same number of pixels."""
     colours = np.asarray(sheet.convert("RGB"))[70:].reshape(-1, 3)  # below the legend
     side = 64
     pixels = (side + 8) ** 2 - side**2
-    found = {}
+    counts = {}
     for name, colour in (("alike", pictures.ALIKE), ("other", pictures.OTHER)):
         rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-        found[name] = int((colours == rgb).all(axis=1).sum()) / pixels
-    return found
+        counts[name] = int((colours == rgb).all(axis=1).sum()) / pixels
+    return counts
 
 
-def test_frames_tell_who_shares_the_value():
-    """Where the mask tells the values apart, all neighbours are alike as long as there are any; under the other
-    condition's mask they are not."""
+def test_frames_show_which_items_share_the_value():
+    """Under the condition's own mask all neighbours are alike, under the other condition's mask they are not."""
     items = make_items(4000)
     queries, embeddings = choose_queries(items, 10), separated(items)
     for row, name in enumerate(("shape", "colour")):
@@ -92,7 +91,7 @@ def test_frames_tell_who_shares_the_value():
 
 
 def test_nearest_is_a_naive_sort():
-    """The k nearest of the gallery by masked distance, in order, never the query."""
+    """The k nearest of the gallery by masked distance, in order, without the query."""
     rng = np.random.default_rng(0)
     masked = rng.normal(size=(90, 5))
     gallery, queries = rng.permutation(90)[:50], np.array([3, 4, 5, 6])
@@ -100,14 +99,14 @@ def test_nearest_is_a_naive_sort():
     for query, row in zip(queries, found, strict=True):
         others = [i for i in gallery if i != query]
         assert row.tolist() == sorted(others, key=lambda i: np.linalg.norm(masked[i] - masked[query]))[:12]  # noqa: B023
-    # Twins at distance zero stay, the query goes.
+    # Other items at distance 0 stay.
     same = np.zeros((5, 2))
     assert nearest(same, np.array([2]), np.arange(5), 4).tolist() == [[0, 1, 3, 4]]
 
 
 def test_queries_are_test_items_of_different_values():
-    """Ten queries, each of another shape and another colour; with three values, four of one at most; none whose value
-    is missing; always the same."""
+    """Ten queries have ten shapes and ten colours. Of three values, each occurs at most four times. Missing values do
+    not occur. The choice is always the same."""
     items = make_items()
     queries = choose_queries(items, 10)
     assert len(set(queries)) == 10 and set(items.split[queries]) == {"test"}
@@ -121,9 +120,8 @@ def test_queries_are_test_items_of_different_values():
     assert len(queries) == 10 and "" not in values and times.max() <= 4
 
 
-def test_missing_values_are_no_value(tmp_path):
-    """Where no item has all its values, queries are still found; a sheet shows those with a value under its condition,
-    and one without any is empty."""
+def test_items_without_a_value_are_left_out(tmp_path):
+    """If no item has all its values, there are still queries. A sheet shows those with a value of its condition."""
     items = make_items()
     labels = {name: column.copy() for name, column in items.labels.items()}
     labels["shape"][::2] = ""
@@ -139,34 +137,34 @@ def test_missing_values_are_no_value(tmp_path):
 
 
 def of_kind(kind: str, column: list[str]) -> tuple[ItemSet, np.ndarray]:
-    """Test items along a line under one condition, and their embeddings [N, 2] by place."""
+    """Test items along a line, with values of one condition, and their embeddings [N, 2]."""
     items = dataclasses.replace(
         make_items(len(column)),
-        labels={"notion": np.array(column)} if kind != "triplets" else {},
+        labels={"condition": np.array(column)} if kind != "triplets" else {},
         split=np.full(len(column), "test"),
-        conditions=(Condition("notion", kind),),
+        conditions=(Condition("condition", kind),),
     )
     return items, np.stack([np.arange(len(column)), np.zeros(len(column))], axis=1).astype(np.float32)
 
 
-def test_alike_is_what_the_condition_s_kind_says():
-    """Numbers closer than a tenth of the range, sets that share a member; among all labelled test items."""
+def test_alike_depends_on_the_kind_of_the_condition():
+    """Numbers closer than a tenth of the range, sets that share a member, among all labelled test items."""
     query = np.array([50])
     items, line = of_kind("numeric", [str(i) for i in range(101)])
-    assert frames(draw_neighbours(items, query, line, "notion")) == {"alike": 12, "other": 0}
+    assert frames(draw_neighbours(items, query, line, "condition")) == {"alike": 12, "other": 0}
     items, line = of_kind("numeric", [str(i * i) for i in range(101)])  # 45 to 54 are near 50, of 44 to 56
     near = sum(abs(i * i - 2500) < 1000 for i in (*range(44, 50), *range(51, 57)))
-    assert frames(draw_neighbours(items, query, line, "notion")) == {"alike": near, "other": 12 - near}
+    assert frames(draw_neighbours(items, query, line, "condition")) == {"alike": near, "other": 12 - near}
     items, line = of_kind("set", ["a;b" if i % 3 else "c" for i in range(50)] + ["b;d"] + ["", "b"] * 25)
-    assert frames(draw_neighbours(items, query, line, "notion")) == {"alike": 9, "other": 3}  # 48, 45 and 42
+    assert frames(draw_neighbours(items, query, line, "condition")) == {"alike": 9, "other": 3}  # 48, 45 and 42
 
 
-def test_what_people_judged_has_no_frames(tmp_path):
-    """There is no label to be right or wrong by; the sheet is drawn all the same."""
+def test_conditions_without_labels_have_sheets_without_frames():
+    """As from triplets of people."""
     items, line = of_kind("triplets", [""] * 40)
     queries = choose_queries(items, 10)
     assert len(queries) == 10
-    sheet = draw_neighbours(items, queries, line, "notion")
+    sheet = draw_neighbours(items, queries, line, "condition")
     assert frames(sheet) == {"alike": 0, "other": 0} and sheet.height > 10 * 64
 
 
@@ -177,15 +175,14 @@ def test_vectors_have_no_sheets(tmp_path):
 
 
 def test_few_test_items_still_make_a_sheet(tmp_path):
-    """Fewer test items than places: as many rows and neighbours as there are."""
+    """Fewer test items than the sheet has room for."""
     items = make_items(400)
     split = np.full(400, "train")
     split[:5] = "test"
     assert len(draw(tmp_path / "few", dataclasses.replace(items, split=split))) == 3
 
 
-def test_long_and_strange_values_are_cut_to_fit():
-    """A value of any length or script fits its column."""
+def test_values_of_any_length_and_script_are_cut_to_fit():
     items = make_items()
     odd = np.char.add(items.labels["shape"].astype("<U90"), " ü\n漢字 " * 12)
     items = dataclasses.replace(items, labels=items.labels | {"shape": odd})
@@ -194,9 +191,8 @@ def test_long_and_strange_values_are_cut_to_fit():
     assert (np.asarray(sheet)[80:, 160:168] == 255).all()  # the space between value and picture
 
 
-def test_dimensions_are_grouped_by_owner_and_the_dead_come_last():
-    """Private dimensions of the first condition, then shared ones, then private ones of the last, then those that no
-    mask uses."""
+def test_dimensions_are_grouped_by_their_strongest_condition():
+    """Private ones of the first, shared ones, private ones of the last, then those that no mask uses."""
     masks = np.array(
         [
             [0.0, 0.9, 0.5, 0.0, 2.0, 0.0, 0.7],
@@ -224,8 +220,8 @@ def test_masks_of_any_number_of_conditions(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_names_with_dollars_are_no_formulas(tmp_path):
-    """Matplotlib reads what stands between two dollars as one, and fails where it is none."""
+def test_names_with_dollars_are_not_formulas(tmp_path):
+    """Matplotlib reads a formula between two dollars, and fails if it is not one."""
     names = ("US$ % $", "$^$")
     pictures.draw_masks(tmp_path / "a.png", MASKS, names)
     pictures.draw_masks(tmp_path / "b.png", MASKS, ("US$ % $", "a"))
