@@ -1,4 +1,4 @@
-"""The benchmark: its figures from known measurements, its workers, and the real command at a tiny size."""
+"""The benchmark: figures of known measurements, the worker processes, and the whole command at a tiny size."""
 
 import json
 import subprocess
@@ -7,60 +7,81 @@ import sys
 import pytest
 
 from csn_jax import benchmark
-from csn_jax.benchmark.suites import accuracy
+from csn_jax.benchmark.compare import Worker
+from csn_jax.benchmark.figures import MEMORY, summary, table_of_results
+from csn_jax.benchmark.suites import accuracy, seconds_until
 from csn_jax.errors import MachineError, UserError
 
 FIELDS = {"name", "ours", "theirs", "ratio", "low", "high", "unit"}
 
 
-def test_ratios_are_of_turns_and_above_one_where_ours_is_better():
+def test_ratios_are_taken_per_turn_and_are_above_one_where_ours_is_better():
     values = [(10.0, 5.0), (30.0, 10.0), (20.0, 20.0)]
-    more = benchmark.summary("x", values, "images/s", True)
+    more = summary("x", values, "images/s", True)
     assert (more["ours"], more["theirs"]) == (20, 10)
     assert (more["ratio"], more["low"], more["high"]) == (2, 1, 3)
-    less = benchmark.summary("x", values, "s", False)
+    less = summary("x", values, "s", False)
     assert (less["ratio"], less["low"], less["high"]) == (0.5, pytest.approx(1 / 3), 1)
     assert more.keys() == FIELDS
 
 
-def test_ours_alone():
-    alone = benchmark.summary("x", [(3.0, None), (0.0, None)], "%", False)
+def test_one_side_alone_has_no_ratio():
+    alone = summary("x", [(3.0, None), (0.0, None)], "%", False)
     assert alone["ours"] == 1.5 and alone["theirs"] is alone["ratio"] is alone["low"] is alone["high"] is None
-    told = benchmark.told([alone, alone | {"name": "x, peak memory"}])
-    assert "1.5" in told and "peak memory" in told
 
 
-def test_nothing_measured_is_no_ratio():
-    """A side that measures 0, as a wait can be, is no divisor."""
-    found = benchmark.summary("x", [(0.0, 2.0), (0.0, 3.0)], "%", False)
-    assert found["ratio"] is None and found["theirs"] == 2.5
+def test_a_measurement_of_zero_gives_no_ratio():
+    """A wait can take no time at all."""
+    result = summary("x", [(0.0, 2.0), (0.0, 3.0)], "%", False)
+    assert result["ratio"] is None and result["theirs"] == 2.5
 
 
-def test_a_worker_measures_when_asked_and_its_death_is_told():
-    worker = benchmark.Worker([sys.executable, "-m", "csn_jax.benchmark.suites", "loss", "1", "--tiny"])
+def test_a_table_per_comparison_with_speed_and_memory():
+    results = [summary(name, [(3.0, 1.5)], "s", False) for name in ("x", "x" + MEMORY, "y")]
+    first, second = table_of_results(results).split("\n\n")
+    assert [line.split()[0] for line in first.splitlines() if line[0] != "-"] == ["x", "unit", "speed", "peak"]
+    assert "y" in second and "speed" in second and "peak" not in second
+    assert "0.50" in second and all(len(line) <= 80 for line in first.splitlines())
+
+
+def test_a_worker_measures_on_request_and_its_death_is_reported():
+    worker = Worker([sys.executable, "-m", "csn_jax.benchmark.suites", "loss", "1", "--tiny"])
     try:
         assert worker.prepared()
         assert worker.measure() > 0 and worker.peak_bytes > 10e6
         worker.process.kill()
         worker.process.wait()
-        with pytest.raises(MachineError, match="ended in the middle with status -9"):
+        with pytest.raises(MachineError, match="ended early with status -9"):
             worker.measure()
     finally:
         worker.close()
 
 
-def test_mistakes_are_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="--turns=0; give"):
-        benchmark.main([f"--out={tmp_path / 'x.json'}", "--turns=0"])
-    with pytest.raises(UserError, match="there is no folder"):
-        benchmark.main([f"--out={tmp_path / 'none' / 'x.json'}"])
-    with pytest.raises(UserError, match="this is a folder; give a file"):  # and not after all that was measured
-        benchmark.main([f"--out={tmp_path}"])
-    with pytest.raises(UserError, match="stop"):
-        benchmark.main(["--suite=stop", f"--out={tmp_path / 'x.json'}"])
+def test_a_command_is_timed_until_a_moment_and_killed(tmp_path):
+    """A command that ends before that moment ends the benchmark, with the command's own output."""
+    mark, program = tmp_path / "mark", "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
+    assert 0 < seconds_until(mark.exists, [sys.executable, "-c", program, str(mark)], tmp_path / "output", 0.01) < 60
+    with pytest.raises(SystemExit, match="status 1:\nno room"):
+        seconds_until(lambda: False, [sys.executable, "-c", "exit('no room')"], tmp_path / "output", 0.01)
 
 
-def test_the_least_validation_error_of_whole_lines(tmp_path):
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--turns=0", "--out=x.json"), ("--turns=0", "at least 1")),
+        (("--out=none/x.json",), ("--out=none/x.json", "there is no folder none")),
+        (("--out=.",), ("--out=.", "this is a folder; give a file")),  # refused before anything is measured
+        (("--suite=stop", "--out=x.json"), ("stop",)),
+    ],
+)
+def test_usage_errors_name_flag_value_and_fix(tmp_path, monkeypatch, flags, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        benchmark.main(flags)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_the_lowest_validation_error_is_read_from_whole_lines_only(tmp_path):
     log = tmp_path / "metrics.jsonl"
     assert accuracy.best(log) > 1
     key = "validation/triplet_error/overall"
@@ -84,9 +105,9 @@ def test_the_command(suite, tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text())
     assert report["suite"] == suite and "cores" in report["machine"] and report["results"]
-    for one in report["results"]:
-        assert one.keys() == FIELDS and one["ours"] >= 0
-        assert one["theirs"] is None or one["ratio"] is None or one["low"] <= one["ratio"] <= one["high"]
-        assert one["name"].removesuffix(benchmark.MEMORY) in done.stdout
+    for result in report["results"]:
+        assert result.keys() == FIELDS and result["ours"] >= 0
+        assert result["theirs"] is None or result["ratio"] is None or result["low"] <= result["ratio"] <= result["high"]
+        assert result["name"].removesuffix(MEMORY) in done.stdout
     if suite != "loss":
-        assert any(one["theirs"] for one in report["results"])
+        assert any(result["theirs"] for result in report["results"])

@@ -1,40 +1,34 @@
-"""What csn_jax.benchmark measures, one suite a file; and the worker that both sides of a comparison run in.
+"""What csn_jax.benchmark measures, one suite per file, and the worker process that each side runs in.
 
-A side is a process of its own, so that their threads and their memory do not mix. It prepares, says that it is ready,
-and then measures once for every line it is sent, so that whoever sends them can take the two in turns. Imports no JAX.
+Each side is a process of its own, so that threads and memory do not mix. It prepares, says that it is ready, and then
+measures once per line of input, so that the sender can alternate between the two. Imports no JAX.
 """
 
 import json
+import subprocess
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 
 class Case(NamedTuple):
-    """One comparison.
-
-    name: what is measured.
-    make: make(tiny) -> measure() -> float, our side; `tiny` is a size for tests.
-    theirs: {what it is called in the table: (words for benchmarks/peers.py)}.
-    unit: of the figures.
-    more: whether more of it is better, as images/s are; else less is.
-    once: of long work, one measurement tells enough.
-    memory: whether the process that measures is the one that works.
-    """
+    """One comparison."""
 
     name: str
-    make: Callable[[bool], Callable[[], float]]
-    theirs: dict[str, tuple[str, ...]]
+    make: Callable[[bool], Callable[[], float]]  # make(tiny) -> measure(), our side; `tiny` is a size for tests
+    theirs: dict[str, tuple[str, ...]]  # {name in the table: words for benchmarks/peers.py}
     unit: str
-    more: bool
-    once: bool = False
-    memory: bool = True
+    more: bool  # larger is better, as for images/s
+    once: bool = False  # it takes long, and one measurement is enough
+    memory: bool = True  # the process that measures is the one that works
 
 
 def serve(make: Callable[[bool], Callable[[], float]], tiny: bool) -> None:
-    """A worker's life: JSON lines on standard output, one when ready and one for each line of standard input."""
+    """A worker's loop: one JSON line on standard output when ready, and one per line of standard input."""
     out = sys.stdout
-    sys.stdout = sys.stderr  # what libraries print is none of the protocol
+    sys.stdout = sys.stderr  # keeps what libraries print out of the protocol
     measure = make(tiny)
     print(json.dumps({"ready": True}), file=out, flush=True)
     for _ in sys.stdin:
@@ -42,10 +36,28 @@ def serve(make: Callable[[bool], Callable[[], float]], tiny: bool) -> None:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had resident. 0 where the system does not tell. (ru_maxrss would be the
-    parent's, too: a fork inherits it.)"""
+    """The peak resident memory of this process; 0 if the system does not report it. A fork inherits the parent's
+    ru_maxrss, so that is not used."""
     try:
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         return 0
+
+
+def seconds_until(reached: Callable[[], bool], command: list[str], output: Path, poll: float, **options) -> float:
+    """Seconds from the start of a command until `reached`, checked every `poll` seconds. Then the command is killed.
+
+    Ends this process if the command ends first. `output` takes what it prints; `options` are those of Popen.
+    """
+    with open(output, "w") as file:
+        began = time.perf_counter()
+        child = subprocess.Popen(command, stdout=file, stderr=file, **options)
+        while not (done := reached()) and child.poll() is None:
+            time.sleep(poll)
+        spent = time.perf_counter() - began
+    child.kill()
+    child.wait()
+    if not (done or reached()):
+        sys.exit(f"{' '.join(command[1:])} ended too early, with status {child.returncode}:\n{output.read_text()}")
+    return spent

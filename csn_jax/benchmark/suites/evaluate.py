@@ -1,4 +1,4 @@
-"""The triplet error of 40,000 triplets over 20,000 items, from pixels, in seconds; and retrieval's memory."""
+"""Seconds for the error of 40,000 triplets over 20,000 items, from pixels; and time and memory of retrieval."""
 
 import time
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def make(tiny: bool) -> Callable[[], float]:
 
 
 def make_retrieval(tiny: bool) -> Callable[[], float]:
-    """recall@k, R-precision and MAP@R of all items as queries among all, under each of four conditions."""
+    """recall@k, R-precision and MAP@R with every item as a query, under each of four conditions."""
     import numpy as np
 
     from csn_jax.data.item_set import Condition, ItemSet

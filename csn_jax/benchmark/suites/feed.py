@@ -1,4 +1,4 @@
-"""Batches of triplets at 112 pixels from a memory-mapped file, in images a second; how long a step waits for them."""
+"""Batches of triplets at 112 pixels from a memory-mapped file, in images per second; how long a step waits for them."""
 
 import itertools
 import tempfile
@@ -42,8 +42,7 @@ def make(tiny: bool, *, kind: str) -> Callable[[], float]:
     if kind == "tfdata":
         from csn_jax.train.tf_feed import tf_feed
 
-        feed = tf_feed(pixels, batch_at, 0, FOREVER, sharding)
-        gather = None
+        feed, gather = tf_feed(pixels, batch_at, 0, FOREVER, sharding), None
     else:
         items = jax.device_put(pixels)
         feed = device_feed(batch_at, 0, FOREVER, sharding)
@@ -60,7 +59,7 @@ def make(tiny: bool, *, kind: str) -> Callable[[], float]:
 
 
 def make_waiting(tiny: bool) -> Callable[[], float]:
-    """The share of a ResNet's training in which its step waited for tf.data, in per cent; at most."""
+    """The largest share of a ResNet's training time that its step can have waited for tf.data, in per cent."""
     import jax
 
     from csn_jax.benchmark.suites.step import training

@@ -1,4 +1,4 @@
-"""The in-batch loss over all conditions, with its gradient, in milliseconds."""
+"""Milliseconds for the in-batch loss over all conditions, with its gradient."""
 
 import time
 from collections.abc import Callable

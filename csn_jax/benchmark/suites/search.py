@@ -1,4 +1,4 @@
-"""Exact search of one million vectors under a condition, in milliseconds."""
+"""Milliseconds for an exact search of one million vectors under a condition."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ ITEMS, DIMENSIONS, CONDITIONS = 1_000_000, 64, 4
 
 
 def make(tiny: bool, *, queries: int) -> Callable[[], float]:
-    """One condition after the other; each has been asked for once before, so that its squares are remembered."""
+    """One condition after the other. Each is queried once before, so that the index keeps its squared norms."""
     import numpy as np
 
     from csn_jax.data.item_set import Condition
@@ -24,16 +24,16 @@ def make(tiny: bool, *, queries: int) -> Callable[[], float]:
     names = tuple("abcd")
     conditions = tuple(Condition(name, "categorical") for name in names)
     index = Index(Embeddings(np.arange(n).astype(str), vectors, {}, conditions, masks, "", {}), names, masks)
-    asked = vectors[:queries] + np.float32(0.1)
+    targets = vectors[:queries] + np.float32(0.1)
     turn = 0
     for name in names:
-        index.nearest(asked, {name: 1.0}, 10)
+        index.nearest(targets, {name: 1.0}, 10)
 
     def measure() -> float:
         nonlocal turn
         turn += 1
         began = time.perf_counter()
-        index.nearest(asked, {names[turn % CONDITIONS]: 1.0}, 10)
+        index.nearest(targets, {names[turn % CONDITIONS]: 1.0}, 10)
         return 1_000 * (time.perf_counter() - began)
 
     return measure

@@ -1,21 +1,19 @@
-"""From the command to the first training step, in seconds: a start that finds compiled programs against the first."""
+"""Seconds from the command to the first training step: a start with cached programs against the very first."""
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from csn_jax.benchmark.suites import Case
+from csn_jax.benchmark.suites import Case, seconds_until
 
 
 def make(tiny: bool, *, backbone: str, cold: bool) -> Callable[[], float]:
-    """The real command, with TensorFlow's feed, killed after its first step; `cold` forgets what was compiled."""
-    temporary = tempfile.TemporaryDirectory(prefix="csn_jax_startup_")  # goes when this process ends
+    """The whole command with TensorFlow's feed, killed after its first step. `cold` empties the cache before it."""
+    temporary = tempfile.TemporaryDirectory(prefix="csn_jax_startup_")  # removed when this process ends
     folder = Path(temporary.name)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_COMPILATION", "JAX_PERSISTENT"))}
     environment |= {"CSN_JAX_CACHE": str(folder / "cache")}
@@ -23,23 +21,14 @@ def make(tiny: bool, *, backbone: str, cold: bool) -> Callable[[], float]:
     flags += ["--config.data.train_triplets=100", "--config.data.test_triplets=60"] if tiny else []
 
     def measure() -> float:
-        workdir = Path(temporary.name) / "run"
+        workdir = folder / "run"
         shutil.rmtree(workdir, ignore_errors=True)
         if cold:
             shutil.rmtree(folder / "cache", ignore_errors=True)
         log = workdir / "metrics.jsonl"
         command = [sys.executable, "-m", "csn_jax.train", f"--workdir={workdir}", *flags]
-        with open(folder / "told", "w") as told:
-            began = time.perf_counter()
-            child = subprocess.Popen(command, env=environment, stdout=told, stderr=told)
-            while not (log.exists() and log.stat().st_size) and child.poll() is None:
-                time.sleep(0.005)
-            spent = time.perf_counter() - began
-        if child.poll() is not None:
-            sys.exit(f"csn_jax.train ended with status {child.returncode}:\n{(folder / 'told').read_text()}")
-        child.kill()
-        child.wait()
-        return spent
+        stepped = lambda: log.exists() and log.stat().st_size > 0  # noqa: E731
+        return seconds_until(stepped, command, folder / "output", poll=0.005, env=environment)
 
     if not cold:
         measure()

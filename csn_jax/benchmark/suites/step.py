@@ -1,4 +1,4 @@
-"""The training step, from uint8 pixels to the new state, in images a second."""
+"""The training step, from uint8 pixels to the new state, in images per second."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ STEPS = 3  # in one measurement
 
 
 def training(backbone: str, size: int, channels: int, triplets: int):
-    """(the real step, its first state, its shardings), on all local devices; bfloat16 where there is an accelerator."""
+    """(train step, first state, shardings) on all local devices; bfloat16 on an accelerator."""
     import jax
 
     from csn_jax.config import BackboneConfig, Config, PreprocessConfig
@@ -26,9 +26,8 @@ def training(backbone: str, size: int, channels: int, triplets: int):
         preprocess=PreprocessConfig(size=size, flip=channels == 3, mean=(0.5,) * channels, std=(0.3,) * channels),
     )
     network, shardings = build_network(config, (size, size, channels), 4, 100_000), make_shardings()
-    step = make_train_step(
-        network.backbone, network.preprocess, network.optimizer, config.loss, train_masks=True, seed=0
-    )
+    parts = (network.backbone, network.preprocess, network.optimizer)
+    step = make_train_step(*parts, config.loss, train_masks=True, seed=0)
     return jit(step, donate_argnums=0), jax.device_put(network.state, shardings.state), shardings
 
 
@@ -61,13 +60,9 @@ def make(tiny: bool, *, backbone: str, size: int, channels: int, triplets: int) 
 
 def case(backbone: str, size: int, channels: int, triplets: int) -> Case:
     words = ("step", backbone, str(size), str(channels), str(triplets))
-    return Case(
-        f"{backbone}, {size} px, {triplets} triplets",
-        partial(make, backbone=backbone, size=size, channels=channels, triplets=triplets),
-        {"PyTorch, the reference's way": (*words, "reference"), "PyTorch, best effort": (*words, "best")},
-        "images/s",
-        more=True,
-    )
+    ours = partial(make, backbone=backbone, size=size, channels=channels, triplets=triplets)
+    theirs = {"PyTorch, the reference's way": (*words, "reference"), "PyTorch, best effort": (*words, "best")}
+    return Case(f"{backbone}, {size} px, {triplets} triplets", ours, theirs, "images/s", more=True)
 
 
 CASES = (case("resnet18_csn", 112, 3, 32), case("small", 32, 1, 128), case("small", 64, 3, 128))
