@@ -224,6 +224,21 @@ def test_the_menu_has_every_page_once():
     assert sorted(menu) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "launch/README.md"])
+def test_links_outside_the_site_lead_somewhere(name):
+    """Files, and headings in them; links between pages of the site are checked by the strict build."""
+    text = re.sub(r"```.*?```", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", text):
+        target = (ROOT / name).parent / path
+        assert target.exists(), path
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, (
+                path,
+                anchor,
+            )
+
+
 def test_contributing_lists_every_module():
     """The tree of files has each module of the package once, under the folder that it is in."""
     tree = re.search(r"```\ncsn_jax/\n(.*?)^configs/", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
