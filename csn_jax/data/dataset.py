@@ -1,4 +1,4 @@
-"""Config -> the items and triplets of a run, with the record that a workdir keeps of them."""
+"""The items and triplets of a config, with their record for data.json."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ from csn_jax.runtime.record import Record
 
 
 class Dataset(NamedTuple):
-    """Items, the triplets of each split, the record for data.json, and what the source has to tell of its data."""
+    """Items, triplets per split, the record for data.json, and notes for the user."""
 
     items: ItemSet
     triplets: dict[str, Triplets]
@@ -26,14 +26,14 @@ class Dataset(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def rows(self, split: str) -> np.ndarray:
-        """Positions of the items that take part in a split: its own, and what its triplets name, which are others only
-        where triplets and not items were split."""
+        """Positions of the items that take part in a split: its own items and those that its triplets name. The latter
+        differ only if triplets were split in place of items."""
         named = self.triplets[split][:3]
         return np.unique(np.concatenate([np.flatnonzero(self.items.split == split), *named]))
 
 
 def read_rows(config: Config) -> Rows:
-    """The items of a config's source, all of them and unsplit.
+    """All items of a config's source, not yet split.
 
     Raises:
         UserError: for a missing or unusable source.
@@ -41,8 +41,8 @@ def read_rows(config: Config) -> Rows:
     data = config.data
     if data.source == "imported":
         raise UserError(
-            "config.data.source is imported: a model that csn_jax.port imported has no data of its own to train or be "
-            "measured on; open it with csn_jax.load, or train on your data in a new --workdir."
+            "config.data.source is imported: a model that csn_jax.port imported has no data to train or measure it on; "
+            "open it with csn_jax.load, or train on your data in a new --workdir."
         )
     vectors = data.source == "table" and bool(data.vectors)
     if vectors != (config.backbone.name == "projection"):
@@ -51,16 +51,15 @@ def read_rows(config: Config) -> Rows:
             + ("vectors; use --config.backbone.name=projection." if vectors else "images; use another.")
         )
     sources = {"glyphs": glyphs, "fonts": fonts, "table": table, "zappos50k": zappos50k, "tfds": tfds}
-    source = sources[data.source]
-    return source.read(config)
+    return sources[data.source].read(config)
 
 
 def load_dataset(config: Config) -> Dataset:
-    """Read or render the items that a config names, split them, and draw the triplets of every split, or read them. Of
-    several processes the first one decodes, and the others read what it cached.
+    """Read the items of a config, split them, and draw or read the triplets of each split. Of several processes, the
+    first decodes the images and the others read its cache.
 
     Raises:
-        UserError: for a missing or unusable source, an unknown condition or label, a condition without triplets.
+        UserError: for an unusable source, an unknown condition or column, or a condition without triplets.
     """
     return hosts.first_of_all(lambda: _load(config))
 
@@ -79,14 +78,14 @@ def _load(config: Config) -> Dataset:
     items_are_split = own is None or rows.split is not None or bool(data.split_by)
     if straddling and items_are_split:
         notes += (
-            f"{straddling} items that are the same or nearly straddled splits and "
+            f"{straddling} equal or nearly equal items straddled splits and "
             + ("were moved together" if rows.split is None else "stay so, as the split is given: tests are too easy"),
         )
     items = dataclasses.replace(make_items(rows._replace(split=split), data), attributes=attributes)
     if items.inputs.ndim == 4 and items.inputs.shape[-1] != len(config.preprocess.mean):
         raise UserError(
             f"config.preprocess.mean has {len(config.preprocess.mean)} values and images of source {data.source} have "
-            f"{items.inputs.shape[-1]} channel; give one value for each channel, in mean and in std."
+            f"{items.inputs.shape[-1]} channel; give one value per channel, in mean and in std."
         )
     if own:
         triplets = split_triplets(own, items, items_are_split, data.seed)
@@ -97,13 +96,14 @@ def _load(config: Config) -> Dataset:
         }
     n_train = len(triplets["train"].anchor)
     if config.loss.name != "triplet":
-        apart = config.variant == "specialists"  # each draws from the labels of its own condition
-        for conditions in [(one,) for one in items.conditions] if apart else [items.conditions]:
+        # Each specialist draws from the labels of its own condition.
+        apart = config.variant == "specialists"
+        for conditions in [(condition,) for condition in items.conditions] if apart else [items.conditions]:
             check_labelled(dataclasses.replace(items, conditions=conditions), config.batch_size)
     elif config.batch_size > n_train:
         raise UserError(
-            f"config.batch_size is {config.batch_size} and there are {n_train} training triplets; give a batch of at "
-            "most that size, or more data.train_triplets."
+            f"config.batch_size is {config.batch_size} and there are {n_train} training triplets; give at most "
+            f"{n_train}, or more data.train_triplets."
         )
     unit = data.split_by or ("item" if items_are_split else "triplet")
     return Dataset(items, triplets, _record(config, items, triplets, unit), notes)

@@ -1,25 +1,24 @@
-"""How triplets are drawn from the labels of one condition, and how many there could be.
+"""Draw triplets from the labels of one condition, and count the possible ones.
 
-All functions work on the labels of K items that have one, and answer in positions among these.
+All functions take the labels of the K labelled items and return positions among these.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-SAMPLE = 300  # anchors by which possible triplets are estimated, where counting them all would take long
+SAMPLE = 300  # anchors from which the number of triplets is estimated
 
 Roles = tuple[np.ndarray, np.ndarray, np.ndarray]  # anchor, positive, negative: int64 [T] each
 
 
 def by_value(labels: np.ndarray, n: int, rng: np.random.Generator) -> Roles | None:
-    """Same or different: a value drawn uniformly among those with two items or more, so that a giant class does not
-    own the triplets; then two different items of it, and a negative uniformly among the items of other values.
+    """Draw n triplets of a categorical condition; None if there are none.
 
-    Returns:
-        n triplets; None when there is none.
+    Each triplet draws a value uniformly among those of two items or more, so that a large class does not dominate; then
+    two different items of that value, and a negative uniformly among the items of other values.
     """
-    order = np.argsort(labels, kind="stable")  # items, those of one value side by side
+    order = np.argsort(labels, kind="stable")
     values, counts = np.unique(labels, return_counts=True)
     starts = np.cumsum(counts) - counts
     pairs = np.flatnonzero(counts >= 2)
@@ -30,32 +29,30 @@ def by_value(labels: np.ndarray, n: int, rng: np.random.Generator) -> Roles | No
     first = rng.integers(count)
     second = (first + 1 + rng.integers(count - 1)) % count
     other = rng.integers(len(labels) - count)
-    other += np.where(other >= start, count, 0)  # step over the anchor's own value
+    other += np.where(other >= start, count, 0)  # skip the anchor's own value
     return order[start + first], order[start + second], order[other]
 
 
 def by_gap(values: np.ndarray, step: float, bins: np.ndarray, n: int, rng: np.random.Generator) -> Roles | None:
-    """Closer or further: the negative's gap to the anchor exceeds the positive's by `step` at least.
+    """Draw n triplets of a numeric or ordinal condition; None if there are none.
 
-    A bin is drawn uniformly among those with a possible anchor, then the anchor in it, then the positive uniformly
-    among the items near enough to leave room for a negative, then the negative among those that are far enough.
+    The gap of the negative to the anchor exceeds that of the positive by at least `step`. Each triplet draws a bin
+    uniformly among those with a possible anchor, then an anchor, then a positive near enough to leave room for a
+    negative, then a negative that is far enough.
 
     Args:
         values: [K] numbers.
-        step: 0 where all values are equal, which allows no triplet.
+        step: 0 if all values are equal, which allows no triplet.
         bins: [K] int, growing with the values.
-
-    Returns:
-        n triplets; None when there is none.
     """
     if len(values) < 3 or step <= 0:
         return None
     order = np.argsort(values, kind="stable")
-    v = values[order] - values[order[0]]  # from 0, where rounding is finest
-    # A hair less than the step, as rounding may take one; less still for the negative, so that there always is one.
-    room = np.maximum(v[-1] - v, v) - step * (1 - 5e-10)  # the largest gap of a positive
+    v = values[order] - values[order[0]]  # from 0, where floats are finest
+    # Slightly less than the step, as rounding may shorten gaps; less still for the negative, so that one exists.
+    room = np.maximum(v[-1] - v, v) - step * (1 - 5e-10)  # the largest possible gap of a positive
     low, high = np.searchsorted(v, v - room, "left"), np.searchsorted(v, v + room, "right")
-    n_positive = np.where(room >= 0, high - low - 1, 0)  # the anchor itself lies between
+    n_positive = np.where(room >= 0, high - low - 1, 0)  # without the anchor itself
     anchors = np.flatnonzero(n_positive > 0)
     if len(anchors) == 0:
         return None
@@ -73,52 +70,51 @@ def by_gap(values: np.ndarray, step: float, bins: np.ndarray, n: int, rng: np.ra
 
 
 class _Sets(NamedTuple):
-    """The different sets among K labels, and the items and sets of every member."""
+    """The U different sets among K labels."""
 
-    of: np.ndarray  # [K] the set of an item
+    code: np.ndarray  # [K] the set of each item
     members: list[np.ndarray]  # of each set
     sets: list[np.ndarray]  # of each member
-    sizes: np.ndarray  # items of each set
+    sizes: np.ndarray  # [U] number of items of each set
 
-    def sharing(self, one: int) -> np.ndarray:
-        """Which sets share a member with a set, itself among them: bool [U]."""
+    def sharing(self, code: int) -> np.ndarray:
+        """Whether each set shares a member with a given one, which shares with itself: bool [U]."""
         shares = np.zeros(len(self.members), bool)
-        for member in self.members[one]:
+        for member in self.members[code]:
             shares[self.sets[member]] = True
         return shares
 
 
 def _sets_of(labels: np.ndarray) -> _Sets:
-    texts, of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    texts, code, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     names = [text.split(";") for text in texts.tolist()]
-    number = {name: i for i, name in enumerate(sorted({name for those in names for name in those}))}
-    members = [np.array([number[name] for name in those]) for those in names]
+    number = {name: i for i, name in enumerate(sorted(set().union(*names)))}
+    members = [np.array([number[name] for name in names_of_set]) for names_of_set in names]
     sets = [[] for _ in number]
-    for i, those in enumerate(members):
-        for member in those:
+    for i, members_of_set in enumerate(members):
+        for member in members_of_set:
             sets[member].append(i)
-    return _Sets(of, members, [np.array(those) for those in sets], sizes)
+    return _Sets(code, members, list(map(np.array, sets)), sizes)
 
 
 def by_members(labels: np.ndarray, n: int, rng: np.random.Generator) -> Roles | None:
-    """Shares a member or shares none: a member drawn uniformly among those with two items, then two different items
-    that have it, and a negative uniformly among the items that share no member with the anchor.
+    """Draw n triplets of a condition of sets; None if there are none.
+
+    Each triplet draws a member uniformly among those of two items or more, then two different items that have it, and a
+    negative uniformly among the items that share no member with the anchor.
 
     Args:
-        labels: [K] members between `;`.
-
-    Returns:
-        n triplets; None when there is none.
+        labels: [K] members with `;` between them.
     """
     if len(labels) < 3:
         return None
     sets = _sets_of(labels)
-    n_strangers = np.array([len(labels) - sets.sizes[sets.sharing(i)].sum() for i in range(len(sets.members))])
-    # Items of each member side by side, those first that can be anchors.
-    lengths = np.array([len(those) for those in sets.members])
-    item = np.repeat(np.arange(len(labels)), lengths[sets.of])
-    member = np.concatenate([sets.members[i] for i in sets.of])
-    can_anchor = n_strangers[sets.of[item]] > 0
+    n_negatives = np.array([len(labels) - sets.sizes[sets.sharing(i)].sum() for i in range(len(sets.members))])
+    # The items of each member lie side by side, possible anchors first.
+    lengths = np.array(list(map(len, sets.members)))
+    item = np.repeat(np.arange(len(labels)), lengths[sets.code])
+    member = np.concatenate([sets.members[i] for i in sets.code])
+    can_anchor = n_negatives[sets.code[item]] > 0
     order = np.lexsort((~can_anchor, member))
     item, member = item[order], member[order]
     counts = np.bincount(member)
@@ -130,23 +126,24 @@ def by_members(labels: np.ndarray, n: int, rng: np.random.Generator) -> Roles | 
     first = rng.integers(n_anchors[drawn])
     second = (first + 1 + rng.integers(counts[drawn] - 1)) % counts[drawn]
     anchor, positive = item[starts[drawn] + first], item[starts[drawn] + second]
-    place = rng.integers(n_strangers[sets.of[anchor]])  # among the strangers of the anchor's set
+    code = sets.code[anchor]
+    choice = rng.integers(n_negatives[code])
     negative = np.empty(n, np.int64)
-    by_set = np.argsort(sets.of[anchor], kind="stable")
-    for rows in np.split(by_set, np.flatnonzero(np.diff(sets.of[anchor[by_set]])) + 1):
-        strangers = np.flatnonzero(~sets.sharing(sets.of[anchor[rows[0]]])[sets.of])
-        negative[rows] = strangers[place[rows]]
+    by_set = np.argsort(code, kind="stable")
+    for rows in np.split(by_set, np.flatnonzero(np.diff(code[by_set])) + 1):
+        candidates = np.flatnonzero(~sets.sharing(code[rows[0]])[sets.code])
+        negative[rows] = candidates[choice[rows]]
     return anchor, positive, negative
 
 
 def count_by_value(labels: np.ndarray) -> int:
     """How many triplets `by_value` can draw."""
-    counts = np.unique(labels, return_counts=True)[1].tolist()  # Python's integers do not overflow
+    counts = np.unique(labels, return_counts=True)[1].tolist()  # integers of Python do not overflow
     return sum(count * (count - 1) * (len(labels) - count) for count in counts)
 
 
 def count_by_gap(values: np.ndarray, step: float) -> int:
-    """About how many triplets `by_gap` can draw; exact for few different values."""
+    """How many triplets `by_gap` can draw; an estimate if there are many different values."""
     if step <= 0:
         return 0
     different, counts = np.unique(values, return_counts=True)
@@ -155,7 +152,7 @@ def count_by_gap(values: np.ndarray, step: float) -> int:
     for anchor, weight in zip(anchors, weights, strict=True):
         gaps = np.abs(different - different[anchor])
         by_gap = np.argsort(gaps)
-        at_least = np.append(np.cumsum(counts[by_gap][::-1])[::-1], 0)  # items at that gap or a larger one
+        at_least = np.append(np.cumsum(counts[by_gap][::-1])[::-1], 0)  # items at this gap or a larger one
         far = at_least[np.searchsorted(gaps[by_gap], gaps + step * (1 - 1e-9))]
         positives = counts - (np.arange(len(counts)) == anchor)
         total += weight * int(positives @ far)
@@ -163,7 +160,7 @@ def count_by_gap(values: np.ndarray, step: float) -> int:
 
 
 def count_by_members(labels: np.ndarray) -> int:
-    """About how many triplets `by_members` can draw, each once; exact for few different sets."""
+    """How many triplets `by_members` can draw; an estimate if there are many different sets."""
     if len(labels) == 0:
         return 0
     sets = _sets_of(labels)
@@ -173,7 +170,7 @@ def count_by_members(labels: np.ndarray) -> int:
 
 
 def _sampled(counts: np.ndarray) -> tuple[np.ndarray, list[float]]:
-    """(some of the different values, how many items each stands for): all of them, or as many as SAMPLE."""
+    """(positions of the different values or of SAMPLE of them, number of items that each stands for)."""
     if len(counts) <= SAMPLE:
         return np.arange(len(counts)), counts.tolist()
     ends = np.cumsum(counts)

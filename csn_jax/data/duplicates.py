@@ -1,22 +1,22 @@
-"""Items that are the same picture, or nearly: what would let a test item be known from training."""
+"""Equal and nearly equal items. In different splits they would leak test items into training."""
 
 import hashlib
 from typing import NamedTuple
 
 import numpy as np
 
-HASH_DISTANCE = 6  # differing bits of 64 up to which two pictures are compared
-PIXEL_DISTANCE = 3.0  # mean difference of a colour value, on the scale to 255, up to which they are nearly the same
-THUMBNAIL = 16  # pixels a side at which they are compared
-CANDIDATES = 100  # compared for each item; more look alike only where pictures have nothing on them
-PAIRWISE = 100_000  # pictures up to which all pairs are hashed against each other; above, hashes must be equal
+HASH_DISTANCE = 6  # of 64 bits may differ for two pictures to be compared
+PIXEL_DISTANCE = 3.0  # mean difference of colour values, 0 to 255, up to which two pictures are nearly equal
+THUMBNAIL = 16  # pixels per side of the compared copies
+CANDIDATES = 100  # compared per item; only blank pictures have more
+PAIRWISE = 100_000  # pictures up to which all pairs of hashes are compared; above, hashes must be equal
 CHUNK = 128
 
 
 class Duplicates(NamedTuple):
-    """exact: items that repeat an earlier one. near: different items that are nearly another one.
+    """exact: number of items that repeat an earlier one. near: number of items that are nearly equal to another one.
 
-    group: [N] int64, for each item the first one that it is the same as, or nearly, perhaps through others.
+    group: [N] int64, for each item the first one that it is connected with by equal and nearly equal items.
     """
 
     exact: int
@@ -25,10 +25,10 @@ class Duplicates(NamedTuple):
 
 
 def find_duplicates(inputs: np.ndarray) -> Duplicates:
-    """Group the items that are alike to the eye.
+    """Group the items that look alike.
 
-    Pictures are compared where 64-bit hashes of their brightness gradients (9 x 8 grey) differ in few bits, and count
-    as nearly the same when small colour copies of them do. Vectors only count when they are equal.
+    Two pictures are compared if the 64-bit hashes of their brightness gradients (9 x 8 grey) differ in few bits. They
+    are nearly equal if small colour copies differ little. Vectors count only if they are equal.
 
     Args:
         inputs: [N, H, W, ch] uint8 pixels or [N, F] float vectors, perhaps memory-mapped.
@@ -47,7 +47,7 @@ def find_duplicates(inputs: np.ndarray) -> Duplicates:
 
 
 def components(n: int, pairs: np.ndarray) -> np.ndarray:
-    """For each of n items the smallest one that it is connected with by pairs [P, 2], perhaps through others."""
+    """For each of n items the smallest one that pairs [P, 2] connect it with, directly or through others."""
     parent = np.arange(n)
 
     def top(i: int) -> int:
@@ -63,7 +63,7 @@ def components(n: int, pairs: np.ndarray) -> np.ndarray:
 
 
 def _summaries(inputs: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(hashes uint64 [K], thumbnails uint8 [K, 16 * 16 * ch]) of some rows of uint8 [N, H, W, ch]."""
+    """(hashes uint64 [K], thumbnails uint8 [K, 16 * 16 * ch]) of K rows of uint8 [N, H, W, ch]."""
     _, height, width, channels = inputs.shape
     to_grey = np.array([0.299, 0.587, 0.114] if channels == 3 else [1.0], np.float32)
     to_hash = _means(height, 8), _means(width, 9).T
@@ -81,7 +81,7 @@ def _summaries(inputs: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _means(size: int, parts: int) -> np.ndarray:
-    """[parts, size] float32: the weights of the mean over each of so many equal parts of `size` pixels."""
+    """float32 [parts, size]: the weights of the means over equal parts of `size` pixels."""
     edges = np.linspace(0, size, parts + 1)[:, None]
     pixels = np.arange(size)
     covered = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
@@ -89,8 +89,8 @@ def _means(size: int, parts: int) -> np.ndarray:
 
 
 def _near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
-    """Pairs [P, 2] of positions that are nearly the same, a block of candidates at a time."""
-    found = []
+    """Pairs [P, 2] of positions of nearly equal pictures, by blocks of candidates."""
+    near = []
     if len(hashes) <= PAIRWISE:
         blocks = (_near_hashes(hashes, start) for start in range(0, len(hashes), CHUNK))
     else:
@@ -103,14 +103,14 @@ def _near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
         for start in range(0, len(pairs), 1 << 14):
             part = pairs[start : start + (1 << 14)]
             a, b = (thumbnails[part[:, side]].astype(np.int16) for side in range(2))
-            found.append(part[np.abs(a - b).mean(axis=1) <= PIXEL_DISTANCE])
-    return np.concatenate(found) if found else np.zeros((0, 2), np.int64)
+            near.append(part[np.abs(a - b).mean(axis=1) <= PIXEL_DISTANCE])
+    return np.concatenate(near) if near else np.zeros((0, 2), np.int64)
 
 
 def _near_hashes(hashes: np.ndarray, start: int) -> np.ndarray:
-    """Pairs [P, 2] of one chunk's items, each with later items whose hash differs in few bits."""
+    """Pairs [P, 2] of the items of one chunk and later items whose hash differs in few bits."""
     near = np.bitwise_count(hashes[start : start + CHUNK, None] ^ hashes[None, start:]) <= HASH_DISTANCE  # [B, K]
-    if near.sum() > CANDIDATES * len(near):  # pictures with nothing on them
+    if near.sum() > CANDIDATES * len(near):  # blank pictures
         near = np.triu(near, 1)
         near &= near.cumsum(axis=1, dtype=np.int32) <= CANDIDATES
     pairs = np.argwhere(near) + start

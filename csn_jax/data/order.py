@@ -1,5 +1,5 @@
-"""(seed, step) -> the triplets, or the labelled items, of a batch. No iterator, no state: resuming at a step is asking
-for that step."""
+"""The triplets or labelled items of a batch as a function of (seed, step). It has no state, so a run can resume at any
+step."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -9,35 +9,35 @@ import numpy as np
 from csn_jax.data.item_set import ItemSet
 from csn_jax.errors import UserError
 
-PER_VALUE = 4  # items drawn of a value, where the batch allows
-LEAST = 4  # items of a batch drawn for each condition: two of two values
+PER_VALUE = 4  # items drawn per value if the batch is large enough
+LEAST = 4  # items of a batch per condition: two of each of two values
 
 
 def steps_per_epoch(n_examples: int, batch_size: int) -> int:
-    """Every triplet (or, with an in-batch loss, as many items as there are) once; a short last batch is a step."""
+    """Steps that take each triplet once (with an in-batch loss: as many items as there are). The last may be short."""
     return -(-n_examples // batch_size)
 
 
 def batch_rows(seed: int, step: int, n_triplets: int, batch_size: int) -> np.ndarray:
-    """Positions of the triplets in the batch of a step counted from 0: int64 [B], fewer at the end of an epoch."""
+    """Positions of the triplets of a step counted from 0: int64 [B], fewer at the end of an epoch."""
     epoch, i = divmod(step, steps_per_epoch(n_triplets, batch_size))
     return _permutation(seed, epoch, n_triplets)[i * batch_size : (i + 1) * batch_size]
 
 
-@lru_cache(maxsize=2)  # a prefetching feed asks for the next epoch while this one ends
+@lru_cache(maxsize=2)  # a prefetching feed reads the next epoch while this one ends
 def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(n)
 
 
 class Group(NamedTuple):
-    """The labelled training items of one condition, those of one value side by side.
+    """The labelled training items of one condition, sorted by value.
 
-    Items whose value nobody shares stand together as one value: they are no positives, but good negatives.
+    Items whose value is unique form one group: they have no positives, but are good negatives.
     """
 
     items: np.ndarray  # [M] int64, positions in the ItemSet
-    starts: np.ndarray  # [V] where a value's items begin
-    counts: np.ndarray  # [V] how many they are
+    starts: np.ndarray  # [V] where the items of a value begin
+    counts: np.ndarray  # [V] their number
 
 
 class Labelled(NamedTuple):
@@ -45,11 +45,11 @@ class Labelled(NamedTuple):
 
     codes: np.ndarray  # [N, C] int32: equal for equal values of a condition, -1 where it is missing
     pool: np.ndarray  # [M] int64: the training items that have a label in any condition, ascending
-    groups: tuple[Group, ...]  # one for each condition
+    groups: tuple[Group, ...]  # one per condition
 
 
 def check_labelled(items: ItemSet, batch_size: int) -> None:
-    """Whether batches of labelled items can be drawn from a set in which every condition has triplets.
+    """Refuse items from which batches of labelled items cannot be drawn.
 
     Raises:
         UserError: for a condition that is not categorical, and for a batch too small or too large.
@@ -57,20 +57,20 @@ def check_labelled(items: ItemSet, batch_size: int) -> None:
     for condition in items.conditions:
         if condition.kind != "categorical":
             raise UserError(
-                f"condition {condition.name!r} is {condition.kind} and config.loss.name compares labels as the same or "
-                "different; use --config.loss.name=triplet, or name only categorical ones in config.data.conditions."
+                f"condition {condition.name!r} is {condition.kind} and config.loss.name needs categorical conditions; "
+                "use --config.loss.name=triplet, or name only categorical conditions in config.data.conditions."
             )
     least, most = LEAST * len(items.conditions), len(label_items(items).pool)
     if not least <= batch_size <= most:
         raise UserError(
-            f"config.batch_size is {batch_size}, and a batch of labelled items holds at least {LEAST} for each of the "
-            f"{len(items.conditions)} conditions and at most the {most} labelled ones of the train split; give a "
+            f"config.batch_size is {batch_size}, and a batch holds at least {LEAST} items for each of the "
+            f"{len(items.conditions)} conditions and at most the {most} labelled items of the train split; give a "
             f"number from {least} to {most}."
         )
 
 
 def label_items(items: ItemSet) -> Labelled:
-    """Index the labels of a set for drawing batches from its training split."""
+    """Index the labels of the training split, to draw batches from."""
     columns = [items.labels[condition.name] for condition in items.conditions]
     codes = np.stack([np.unique(column, return_inverse=True)[1] for column in columns], axis=1)
     codes = np.where(np.stack(columns, axis=1) == "", -1, codes).astype(np.int32)
@@ -89,9 +89,9 @@ def label_items(items: ItemSet) -> Labelled:
 def labelled_rows(seed: int, step: int, labelled: Labelled, batch_size: int) -> np.ndarray:
     """Positions of the items in the batch of a step counted from 0: int64 [B], all different, ascending.
 
-    Each condition draws an equal part: several values with equal chances, so that a giant class does not own the
-    batch, then several items of each, so that every condition has positives. What is missing, since values have too
-    few items or two conditions drew the same one, is filled with any labelled items.
+    Each condition draws an equal part. It draws several values with equal chances, so that a large class does not fill
+    the batch, then several items of each, so that there are positives. Values may have too few items, and conditions
+    may draw the same item: other labelled items fill the batch.
     """
     rng = np.random.default_rng((seed, step))
     parts = np.array_split(np.arange(batch_size), len(labelled.groups))
@@ -104,13 +104,13 @@ def labelled_rows(seed: int, step: int, labelled: Labelled, batch_size: int) -> 
 
 
 def _draw(group: Group, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Up to `size` different items of one condition, evenly from some of its values."""
+    """Up to `size` different items of one condition, evenly from several of its values."""
     n_values = min(len(group.counts), max(2, size // PER_VALUE))
     values = rng.choice(len(group.counts), n_values, replace=False)
     each = size // n_values
     count = group.counts[values]
-    # `each` different numbers below `count`, for all values at once (Floyd's way): the next number draws among one
-    # more than the last did, and takes the newest where its draw is taken. Where count < each, the first are void.
+    # Floyd's algorithm for all values at once: `each` different numbers below `count`. Number k is drawn from those up
+    # to `newest`, and is `newest` itself if the draw was taken before. If count < each, the first numbers are void.
     chosen = np.full((each, n_values), -1)
     for k in range(each):
         newest = count - each + k

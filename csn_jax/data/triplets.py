@@ -9,13 +9,13 @@ from csn_jax.data import draw
 from csn_jax.data.item_set import ItemSet
 from csn_jax.errors import UserError
 
-CLEARLY = 0.1  # of the range of a numeric condition: by so much a negative's gap exceeds a positive's, at least
-REMEDY = "give more items or leave the condition out of config.data.conditions"  # where a condition has no triplet
-BINS = 10  # equal parts of that range, from which anchors come equally often
+CLEARLY = 0.1  # of the range of a numeric condition: the least difference between the two gaps of a triplet
+REMEDY = "give more items or remove the condition from config.data.conditions"  # for a condition without triplets
+BINS = 10  # equal parts of the range; each gives equally many anchors
 
 
 class Triplets(NamedTuple):
-    """T conditional triplets as int32 columns [T]: positions in the ItemSet, and the condition's row in the masks."""
+    """T conditional triplets as int32 columns [T]: positions in the ItemSet, and the position of the condition."""
 
     anchor: np.ndarray
     positive: np.ndarray
@@ -30,17 +30,17 @@ class Triplets(NamedTuple):
         return hasher.hexdigest()
 
     def of_condition(self, condition: int) -> "Triplets":
-        """The triplets of one condition, renamed to condition 0."""
+        """The triplets of one condition, which becomes condition 0."""
         chosen = self.condition == condition
         return Triplets(*(column[chosen] for column in self[:3]), condition=np.zeros(int(chosen.sum()), np.int32))
 
 
 class Scale(NamedTuple):
-    """A condition of gaps as numbers.
+    """A numeric or ordinal condition as numbers.
 
     values: [N] float64, NaN where the value is missing.
-    step: by how much a negative's gap to the anchor exceeds a positive's, at least.
-    bins: [N] int, parts of the scale from which anchors come equally often.
+    step: the least difference between the gaps of negative and positive to the anchor.
+    bins: [N] int, parts of the scale; each gives equally many anchors.
     """
 
     values: np.ndarray
@@ -49,26 +49,24 @@ class Scale(NamedTuple):
 
 
 def scale_of(labels: np.ndarray, kind: str) -> Scale:
-    """The scale of a numeric or ordinal column [N], from all its items, so that every split has the same.
+    """The scale of a numeric or ordinal column [N]. All items define it, so every split has the same scale.
 
-    Ordinal values count by their place among the levels that occur, and one level is a clear difference.
+    Ordinal values count by their position among the levels that occur. One level is a clear difference.
     """
     values = np.full(len(labels), np.nan)
     known = labels != ""
     values[known] = labels[known].astype(float)
     levels = np.unique(values[known])
     if kind == "ordinal":
-        place = np.searchsorted(levels, values)
-        return Scale(np.where(known, place, np.nan), 0.5, place)  # between none and one
+        position = np.searchsorted(levels, values)
+        return Scale(np.where(known, position, np.nan), 0.5, position)  # between no level and one
     low, high = (levels[0], levels[-1]) if len(levels) else (0.0, 0.0)
     bins = np.nan_to_num((values - low) / max(high - low, 1e-300) * BINS)
     return Scale(values, CLEARLY * (high - low), np.minimum(bins, BINS - 1).astype(int))
 
 
 def draw_triplets(items: ItemSet, split: str, per_condition: int, seed: int, remedy: str = REMEDY) -> Triplets:
-    """Draw triplets for every condition from the items of one split, by the condition's kind (see `data/draw.py`).
-
-    Items whose value is missing take no part.
+    """Draw triplets for each condition from the items of one split that have a value (see `data/draw.py`).
 
     Raises:
         UserError: with the remedy, when a condition has no possible triplet in this split.
@@ -76,7 +74,7 @@ def draw_triplets(items: ItemSet, split: str, per_condition: int, seed: int, rem
     members = np.flatnonzero(items.split == split)
     parts = []
     for row, (name, kind) in enumerate(items.conditions):
-        # Seeded by the name and not by the row: a condition keeps its triplets whichever others are chosen with it.
+        # Seeded by the name: a condition keeps its triplets whichever others are chosen with it.
         rng = np.random.default_rng((seed, *f"{split}/{name}".encode()))
         column = items.labels[name]
         known = members[column[members] != ""]

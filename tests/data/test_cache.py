@@ -1,4 +1,4 @@
-"""The cache of decoded images: made once, whole or not at all, never trusted without its digest."""
+"""The cache of decoded images: made once, complete or absent, and never used without checking its digest."""
 
 import errno
 import json
@@ -27,7 +27,7 @@ def folder(tmp_path, monkeypatch):
 
 
 class Source:
-    """Five blocks of which the second and the last are missing; counts how often it was asked."""
+    """Five blocks, where the second and the last are missing. Counts its calls."""
 
     def __init__(self):
         self.times = 0
@@ -41,15 +41,15 @@ class Source:
             yield (None if i in (1, 4) else self.blocks[i]), [f"note {i}", None, "ü\udcff"]
 
 
-def check(source, found):
-    images, notes = found
+def check(source, entry):
+    images, notes = entry
     assert isinstance(images, np.memmap) and images.dtype == np.uint8 and not images.flags.writeable
     np.testing.assert_array_equal(images, source.kept)
     assert notes == [[f"note {i}", None, "ü\udcff"] for i in range(5)]
 
 
-def test_produced_once_and_read_from_then_on(folder):
-    """The first call and every later one give the same memory-mapped pixels and notes; only the first produces."""
+def test_an_entry_is_produced_once_and_then_read(folder):
+    """All calls return the same memory-mapped pixels and notes."""
     source = Source()
     for _ in range(3):
         check(source, cached("key", SHAPE, source))
@@ -59,7 +59,6 @@ def test_produced_once_and_read_from_then_on(folder):
 
 @pytest.mark.parametrize("key, shape", [("other", SHAPE), ("key", (6, *SHAPE[1:])), ({"a": 1}, SHAPE)])
 def test_another_key_or_shape_is_another_entry(key, shape):
-    """What the pixels depend on decides which entry is read."""
     source = Source()
     cached("key", SHAPE, source)
     cached(key, shape, source)
@@ -97,8 +96,8 @@ def other_notes(path):
         (".json", other_notes),
     ],
 )
-def test_damage_is_found_and_made_good(suffix, damage, folder):
-    """A flipped bit, a missing or cut file of either kind: the entry is produced again, and then stands."""
+def test_a_damaged_entry_is_produced_again(suffix, damage, folder):
+    """A flipped bit, a missing file or a cut file."""
     source = Source()
     cached("key", SHAPE, source)
     damage(next(folder.glob(f"*{suffix}")))
@@ -107,15 +106,15 @@ def test_damage_is_found_and_made_good(suffix, damage, folder):
     assert source.times == 2
 
 
-def test_no_block_at_all():
-    """All missing: an empty array and all notes, also when read again."""
+def test_an_entry_without_blocks():
+    """An empty array and all notes, also when read again."""
     for _ in range(2):
         images, notes = cached("none", SHAPE, lambda made: [(None, i) for i in range(5)])
         assert images.shape == (0, *SHAPE[1:]) and notes == list(range(5))
 
 
-def test_an_exception_while_producing_leaves_no_entry(folder):
-    """What was made before it is kept, and the next call goes on from there."""
+def test_an_exception_leaves_no_entry(folder):
+    """The blocks made before it are kept, and the next call makes the rest."""
 
     def broken(made):
         yield Source().blocks[0], ["note 0", None, "ü\udcff"]
@@ -129,14 +128,14 @@ def test_an_exception_while_producing_leaves_no_entry(folder):
 
 
 def killed_after_three(folder):
-    """The folder as a process leaves it that is killed when it has made three blocks."""
+    """Leave the folder as a process does that is killed after three blocks."""
     code = (
         "import sys, time; sys.path.insert(0, 'tests/data')\n"
         "from test_cache import SHAPE, Source, cached\n"
         "def produce(made):\n"
-        "    for i, one in enumerate(Source()(made)):\n"
+        "    for i, block in enumerate(Source()(made)):\n"
         "        if i == 3: print('half way', flush=True); time.sleep(60)\n"
-        "        yield one\n"
+        "        yield block\n"
         "cached('key', SHAPE, produce)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
@@ -153,7 +152,7 @@ def cut(path):
     "suffix, damage, before",
     [
         (".made", lambda path: None, 3),
-        (".made", cut, 2),  # as when it was killed in the middle of a line
+        (".made", cut, 2),  # killed in the middle of a line
         (".made", lambda path: path.write_bytes(path.read_bytes() + b'["0'), 3),
         (".made", lambda path: path.write_bytes(b"7\n" + path.read_bytes()), 0),
         (".made", other_notes, 3),
@@ -167,8 +166,7 @@ def cut(path):
     ],
 )
 def test_a_killed_process_loses_no_whole_block(suffix, damage, before, folder):
-    """SIGKILL in the middle: nothing under a final name; the next call goes on after the blocks that are right, and
-    ends with the same bytes."""
+    """After SIGKILL nothing has a final name. The next call keeps the undamaged blocks and ends with the same bytes."""
     check(Source(), cached("key", SHAPE, Source()))
     expected = {path.suffix: path.read_bytes() for path in folder.iterdir()}
     for path in folder.iterdir():
@@ -181,7 +179,7 @@ def test_a_killed_process_loses_no_whole_block(suffix, damage, before, folder):
 
 
 def test_a_kill_between_the_last_block_and_the_rename(folder, monkeypatch):
-    """All is made; only the end is done again."""
+    """No block is made again."""
     monkeypatch.setattr(cache.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         cached("key", SHAPE, Source())
@@ -191,26 +189,25 @@ def test_a_kill_between_the_last_block_and_the_rename(folder, monkeypatch):
     assert source.before == 5
 
 
-def test_two_at_once_produce_once():
-    """A second run that starts while the first renders waits for it and reads what it made."""
-    source, found = Source(), []
+def test_two_runs_at_once_produce_once():
+    """The second waits for the first and reads its entry."""
+    source, entries = Source(), []
 
     def slow(made):
         time.sleep(0.5)
         yield from source(made)
 
-    threads = [threading.Thread(target=lambda: found.append(cached("key", SHAPE, slow))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: entries.append(cached("key", SHAPE, slow))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert source.times == 1 and len(found) == 3
-    for entry in found:
+    assert source.times == 1 and len(entries) == 3
+    for entry in entries:
         check(source, entry)
 
 
-def test_a_full_disk_is_told_in_one_sentence(folder, monkeypatch):
-    """No room: MachineError that names the folder and the remedy, and no file left in the way."""
+def test_a_full_disk_is_named_and_leaves_no_file(folder, monkeypatch):
 
     def no_room(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -221,15 +218,14 @@ def test_a_full_disk_is_told_in_one_sentence(folder, monkeypatch):
     assert {path.suffix for path in folder.iterdir()} == {".lock"}
 
 
-def test_a_cache_folder_that_cannot_be_made(folder):
-    """A file in the folder's place is told in the same way."""
+def test_a_file_in_the_place_of_the_cache_folder_is_named(folder):
     folder.write_text("in the way")
     with pytest.raises(MachineError, match="cannot write the image cache"):
         cached("key", SHAPE, Source())
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
-    """$CSN_JAX_CACHE, or the home folder's .cache; always absolute."""
+    """$CSN_JAX_CACHE, or .cache in the home folder; always absolute."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CSN_JAX_CACHE", "~/there")
     assert cache_folder() == tmp_path / "there"

@@ -1,4 +1,4 @@
-"""Resize and crop: the bytes of the reference's Pillow path."""
+"""Resize and crop: the same bytes as the reference."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from csn_jax.data.decode import resize_and_crop
 
 
 def photo(width, height, mode="RGB", seed=0):
-    """A picture with large and small structure, so that filter, size and offset all show in its bytes."""
+    """A picture with large and small structures, so that filter, size and offset change its bytes."""
     rng = np.random.default_rng(seed)
     y, x = np.arange(height)[:, None, None], np.arange(width)[None, :, None]
     wave = 127 + 100 * np.sin(x / 7 + np.array([0, 1, 2])) * np.cos(y / 5)
@@ -18,7 +18,7 @@ def photo(width, height, mode="RGB", seed=0):
 
 
 def reference(image, size, resample=Image.Resampling.BILINEAR, shift=0):
-    """Resize and crop by an oracle's box."""
+    """Resize and crop by the box of an oracle."""
     new, (left, top) = crop_box(*image.size, size)
     if new != image.size:
         image = image.resize(new, resample)
@@ -41,7 +41,7 @@ def reference(image, size, resample=Image.Resampling.BILINEAR, shift=0):
         (1000, 999, (112, 112), (0, 0)),
     ],
 )
-def test_bytes_are_the_references(width, height, new, corner):
+def test_bytes_are_those_of_the_reference(width, height, new, corner):
     """Long side int(112 * long / short), crop offset int(round(extra / 2)), bilinear with anti-aliasing, uint8."""
     assert crop_box(width, height, 112) == (new, corner)
     image = photo(width, height)
@@ -51,7 +51,7 @@ def test_bytes_are_the_references(width, height, new, corner):
 
 
 def test_every_size_agrees():
-    """A hundred odd sizes to several targets, in both orientations."""
+    """A hundred sizes to several targets, in both orientations."""
     rng = np.random.default_rng(1)
     for _ in range(100):
         width, height = (int(n) for n in rng.integers(5, 180, 2))
@@ -63,15 +63,15 @@ def test_every_size_agrees():
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
 @pytest.mark.parametrize("channels, target", [(3, "RGB"), (1, "L")])
 def test_any_mode_is_converted_before_it_is_resized(mode, channels, target):
-    """To RGB or grey first: a palette's indices cannot be averaged."""
+    """Indices of a palette cannot be averaged."""
     image = photo(40, 30, mode)
     expected = reference(image.convert(target), 16).reshape(16, 16, channels)
     assert np.array_equal(resize_and_crop(image, 16, channels), expected)
 
 
 @pytest.mark.parametrize("width, height", [(136, 102), (102, 137), (331, 200), (60, 90)])
-def test_bytes_need_no_pillow_to_be_explained(width, height):
-    """The same bytes from the filter's formula alone: a triangle widened by the reduction, in Pillow's fixed point."""
+def test_bytes_follow_from_the_formula_of_the_filter(width, height):
+    """Without Pillow: a triangle widened by the reduction, in fixed point."""
     image = photo(width, height)
     (new_width, new_height), (left, top) = crop_box(width, height, 112)
     across = resample(np.asarray(image).transpose(1, 0, 2), new_width).transpose(1, 0, 2)
@@ -89,14 +89,14 @@ def test_bytes_need_no_pillow_to_be_explained(width, height):
     ],
     ids=str,
 )
-def test_comparison_sees(wrong):
-    """Another filter, or the half rounded up (left 19), gives other bytes."""
+def test_a_wrong_step_gives_other_bytes(wrong):
+    """Another filter, or a half that is rounded up (left 19)."""
     image = photo(136, 102)
     assert not np.array_equal(resize_and_crop(image, 112, 3), reference(image, 112, **wrong))
 
 
-def test_comparison_sees_another_resizer():
-    """jax.image.resize, anti-aliased and bilinear too, is not the reference's."""
+def test_another_resizer_gives_other_bytes():
+    """jax.image.resize, also bilinear and anti-aliased."""
     image = photo(136, 102)
     scaled = jax.image.resize(np.asarray(image, np.float32), (112, 149, 3), "bilinear", antialias=True)
     other = np.rint(np.asarray(scaled)).astype(np.uint8)[:, 18 : 18 + 112]

@@ -1,4 +1,4 @@
-"""Triplets of every kind, against all triples of a small set looked at one by one."""
+"""Triplets of every kind, compared with an enumeration of all triples of a small set."""
 
 from collections import Counter
 from itertools import permutations
@@ -13,7 +13,7 @@ from csn_jax.errors import UserError
 
 
 def is_triplet(labels, kind, anchor, positive, negative):
-    """What the words say, for three different items."""
+    """The rule of a kind, for three different items."""
     if kind == "set":
         members = [set(label.split(";")) for label in labels]
         return bool(members[anchor] & members[positive]) and not members[anchor] & members[negative]
@@ -68,8 +68,8 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_exactly_the_triplets_that_the_words_allow_are_drawn(name):
-    """Each of them, and no other; and they are counted."""
+def test_all_possible_triplets_are_drawn_and_no_other(name):
+    """And counted."""
     labels, kind = EXAMPLES[name]
     expected = all_triplets(labels, kind)
     assert expected and set(drawn(labels, kind)) == expected
@@ -90,7 +90,7 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("name", IMPOSSIBLE)
-def test_what_allows_none(name):
+def test_labels_without_a_triplet_draw_none(name):
     labels, kind = IMPOSSIBLE[name]
     assert not all_triplets(labels, kind) and drawn(labels, kind) is None
     if labels:
@@ -98,7 +98,7 @@ def test_what_allows_none(name):
 
 
 def test_random_sets_of_every_kind():
-    """Small random columns: the draw is None exactly where there is no triplet, and otherwise covers all."""
+    """The draw is None exactly if there is no triplet. Otherwise it covers all triplets."""
     rng = np.random.default_rng(3)
     seen = Counter()
     for _ in range(60):
@@ -110,16 +110,16 @@ def test_random_sets_of_every_kind():
         }
         for kind, labels in columns.items():
             expected = all_triplets(labels, kind)
-            found = drawn(labels, kind, n=3_000)
-            assert (found is None) == (not expected)
-            assert set(found or ()) == expected
+            triplets = drawn(labels, kind, n=3_000)
+            assert (triplets is None) == (not expected)
+            assert set(triplets or ()) == expected
             assert counted(labels, kind) == len(expected)
             seen[kind, bool(expected)] += 1
-    assert min(seen.values()) >= 3 and len(seen) == 6  # both cases of every kind came up
+    assert min(seen.values()) >= 3 and len(seen) == 6  # both cases of every kind occurred
 
 
 def test_anchors_come_equally_from_all_parts_of_the_range():
-    """A crowd of equal prices does not own the triplets."""
+    """Many equal prices do not dominate."""
     numbers = ["1"] * 900 + [str(number) for number in np.linspace(10, 100, 90)]
     bins = scale_of(np.array(numbers), "numeric").bins
     times = Counter(bins[anchor] for anchor, _, _ in drawn(numbers, "numeric"))
@@ -127,7 +127,7 @@ def test_anchors_come_equally_from_all_parts_of_the_range():
 
 
 def test_levels_and_members_come_equally():
-    """A level or member that most items have anchors no more triplets than another."""
+    """Also if most items have the same level or member."""
     levels = ["0"] * 500 + ["1"] * 30 + ["2"] * 5
     times = Counter(levels[anchor] for anchor, _, _ in drawn(levels, "ordinal"))
     assert all(abs(times[level] - 20_000 / 3) < 500 for level in "012")
@@ -136,19 +136,19 @@ def test_levels_and_members_come_equally():
     assert all(abs(times[member] - 20_000 / 3) < 500 for member in ("giant", "rare", "some"))
 
 
-def test_positives_and_negatives_are_uniform_where_there_is_a_choice():
-    """Given the anchor, every positive comes equally often; given both, every negative."""
+def test_positives_and_negatives_are_uniform():
+    """Given the anchor, each positive comes equally often; given both, each negative."""
     labels = ["0", "1", "2", "3", "9", "10"]
     expected = all_triplets(labels, "numeric")
-    found = Counter(drawn(labels, "numeric", 60_000))
+    times = Counter(drawn(labels, "numeric", 60_000))
     for anchor in range(6):
         positives = {p for a, p, _ in expected if a == anchor}
-        total = sum(n for (a, _, _), n in found.items() if a == anchor)
+        total = sum(n for (a, _, _), n in times.items() if a == anchor)
         for positive in positives:
             negatives = [n for a, p, n in expected if (a, p) == (anchor, positive)]
             share = total / len(positives) / len(negatives)
             for negative in negatives:
-                assert abs(found[anchor, positive, negative] - share) < 6 * np.sqrt(share)
+                assert abs(times[anchor, positive, negative] - share) < 6 * np.sqrt(share)
 
 
 def items_of(column, kind, split=None):
@@ -165,7 +165,7 @@ def items_of(column, kind, split=None):
 
 @pytest.mark.parametrize("kind", ["numeric", "ordinal", "set"])
 def test_missing_values_and_other_splits_take_no_part(kind):
-    """And the scale is that of all items, so that a clear gap is the same in every split."""
+    """All items define the scale, so that every split has the same least gap."""
     rng = np.random.default_rng(0)
     column = ["" if i % 5 == 0 else str(x) for i, x in enumerate(rng.integers(0, 30, 90))]
     column[1] = "200"
@@ -188,13 +188,13 @@ def test_missing_values_and_other_splits_take_no_part(kind):
         ("set", ["a;b", "a;c", "a", "a", "a", ""], "share a member .* 5 labelled items of 3 values"),
     ],
 )
-def test_an_impossible_condition_of_every_kind_is_told(kind, column, words):
+def test_an_impossible_condition_of_every_kind_is_named(kind, column, words):
     with pytest.raises(UserError, match=rf"'price' has no triplet in the train split: .*{words}"):
         draw_triplets(items_of(column, kind), "train", 10, seed=0)
 
 
-def test_many_different_values_are_counted_about_right():
-    """By a sample of anchors, within a few per cent."""
+def test_the_number_of_triplets_of_many_values_is_estimated():
+    """From a sample of anchors, to a few per cent."""
     rng = np.random.default_rng(0)
     numbers = [str(x) for x in rng.gamma(2, 50, 400)]
     scale = scale_of(np.array(numbers), "numeric")
@@ -205,7 +205,7 @@ def test_many_different_values_are_counted_about_right():
     )
     assert draw.count_by_gap(scale.values, scale.step) == pytest.approx(exact, rel=0.03)
     sets = [";".join(sorted(rng.choice(list("abcdefghijklmnop"), 4, replace=False))) for _ in range(700)]
-    members = np.array([[letter in one for letter in "abcdefghijklmnop"] for one in sets], int)
+    members = np.array([[letter in members for letter in "abcdefghijklmnop"] for members in sets], int)
     shares = members @ members.T > 0
     exact = int(((shares.sum(1) - 1) * (~shares).sum(1)).sum())
     assert draw.count_by_members(np.array(sets)) == pytest.approx(exact, rel=0.05)
@@ -213,7 +213,7 @@ def test_many_different_values_are_counted_about_right():
 
 @pytest.mark.parametrize("kind", ["numeric", "set"])
 def test_large_sets_of_every_kind_are_drawn_quickly(kind):
-    """200,000 triplets from 50,000 items: whole columns, no loop over triplets."""
+    """200,000 triplets from 50,000 items."""
     import time
 
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Duplicates: the same picture, nearly the same, and what must not be taken for it."""
+"""Duplicates: equal pictures, nearly equal pictures, and different pictures that look similar."""
 
 import io
 import tracemalloc
@@ -39,14 +39,13 @@ def with_a_stain(pixels):
     return changed
 
 
-def groups(found):
-    return {tuple(np.flatnonzero(found.group == root)) for root in np.unique(found.group)} - {
-        (i,) for i in range(len(found.group))
-    }
+def groups(duplicates):
+    group = duplicates.group
+    return {tuple(np.flatnonzero(group == root)) for root in np.unique(group)} - {(i,) for i in range(len(group))}
 
 
-def test_the_same_and_nearly_the_same():
-    """Copies, other qualities, sizes, brightness and small changes are found; other pictures are not."""
+def test_equal_and_nearly_equal_pictures_are_grouped():
+    """Copies, other qualities, sizes, brightness and small changes; not other pictures."""
     first = [scene(seed) for seed in range(12)]
     again = [
         first[0],
@@ -56,25 +55,25 @@ def test_the_same_and_nearly_the_same():
         with_a_stain(first[4]),
         first[0],
     ]
-    found = find_duplicates(np.stack([*first, *again]))
-    assert found.exact == 2 and found.near == 8
-    assert groups(found) == {(0, 12, 17), (1, 13), (2, 14), (3, 15), (4, 16)}
-    assert (found.group[:12] == np.arange(12)).all()
+    alike = find_duplicates(np.stack([*first, *again]))
+    assert alike.exact == 2 and alike.near == 8
+    assert groups(alike) == {(0, 12, 17), (1, 13), (2, 14), (3, 15), (4, 16)}
+    assert (alike.group[:12] == np.arange(12)).all()
 
 
-def test_what_is_alike_in_shape_alone_is_another_picture():
-    """Another colour, or a flip, is no duplicate: a shop sells the same shoe in red and in blue."""
+def test_equal_shapes_are_not_duplicates():
+    """Another colour or a flip: a shop sells the same shoe in red and in blue."""
     shoe = np.full((SIDE, SIDE, 3), 255, np.uint8)
     shoe[30:50, 10:55], shoe[20:30, 10:25] = (200, 20, 20), (200, 20, 20)
     blue = np.where(shoe == (200, 20, 20), (20, 20, 200), shoe).astype(np.uint8)
     assert find_duplicates(np.stack([shoe, blue, shoe[:, ::-1]])).near == 0
 
 
-def test_nothing_on_them():
-    """Plain pictures of other colours stay apart, and a thousand of the same are one."""
+def test_blank_pictures():
+    """Blank pictures of other colours stay apart. A thousand equal ones are one group."""
     plain = np.stack([np.full((SIDE, SIDE, 3), 20 * i, np.uint8) for i in range(12)])
-    found = find_duplicates(np.concatenate([plain, np.repeat(plain[:1], 1000, axis=0)]))
-    assert found.exact == 1000 and found.near == 0 and groups(found) == {(0, *range(12, 1012))}
+    alike = find_duplicates(np.concatenate([plain, np.repeat(plain[:1], 1000, axis=0)]))
+    assert alike.exact == 1000 and alike.near == 0 and groups(alike) == {(0, *range(12, 1012))}
 
 
 @pytest.mark.parametrize("shape", [(40, 40, 1), (17, 23, 3), (8, 9, 3)])
@@ -87,16 +86,16 @@ def test_any_size_and_grey(shape):
     assert groups(find_duplicates(inputs)) == {(5, 13, 17)}
 
 
-def test_against_a_naive_look_at_all_pairs():
-    """Hashes and small copies by loops, as the words say."""
+def test_against_all_pairs_by_loops():
+    """Hashes and small copies by their definitions."""
     rng = np.random.default_rng(0)
-    side = 20  # no multiple of 8, 9 or 16
+    side = 20  # not a multiple of 8, 9 or 16
     base = [scene(seed)[:side, :side].astype(int) for seed in range(6)]
     noisy = [np.clip(base[i % 6] + rng.normal(0, rng.uniform(0, 12), (side, side, 3)), 0, 255) for i in range(36)]
     inputs = np.stack(noisy).astype(np.uint8)
 
     def part(pixels, rows, columns):
-        """Means over rows x columns equal parts."""
+        """Means over equal parts: rows x columns."""
         means = np.zeros((rows, columns, 3))
         for r, c in np.ndindex(rows, columns):
             total, weight = np.zeros(3), 0.0
@@ -122,19 +121,18 @@ def test_against_a_naive_look_at_all_pairs():
     assert {tuple(pair) for pair in duplicates._near_pairs(h, thumbnails).tolist()} == expected
 
 
-def test_more_pictures_than_are_compared_in_pairs(monkeypatch):
-    """Beyond the limit those of an equal hash are still found."""
+def test_above_the_limit_of_pairs_equal_hashes_are_compared(monkeypatch):
     monkeypatch.setattr(duplicates, "PAIRWISE", 10)
     first = [scene(seed) for seed in range(20)]
-    found = find_duplicates(np.stack([*first, with_a_stain(first[7]), first[3]]))
-    assert {(3, 21), (7, 20)} <= groups(found) and found.exact == 1
+    alike = find_duplicates(np.stack([*first, with_a_stain(first[7]), first[3]]))
+    assert {(3, 21), (7, 20)} <= groups(alike) and alike.exact == 1
 
 
-def test_vectors_only_when_equal():
+def test_vectors_are_duplicates_only_if_equal():
     vectors = np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32)
     vectors[20], vectors[21] = vectors[4], vectors[5] + 1e-6
-    found = find_duplicates(vectors)
-    assert (found.exact, found.near, groups(found)) == (1, 0, {(4, 20)})
+    alike = find_duplicates(vectors)
+    assert (alike.exact, alike.near, groups(alike)) == (1, 0, {(4, 20)})
 
 
 def test_components():
@@ -144,11 +142,11 @@ def test_components():
 
 
 def test_memory_is_bounded():
-    """50,000 hashes are compared in pieces: far less than their 2.5 billion pairs would take."""
+    """50,000 hashes are compared in chunks, not in 2.5 billion pairs at once."""
     rng = np.random.default_rng(0)
     n = 8_000
     hashes = rng.integers(0, 2**63, n).astype(np.uint64)
-    hashes[: n // 2] = 0  # half of them with nothing on them
+    hashes[: n // 2] = 0  # half of the pictures are blank
     thumbnails = rng.integers(0, 256, (n, 768), dtype=np.uint8)
     tracemalloc.start()
     duplicates._near_pairs(hashes, thumbnails)

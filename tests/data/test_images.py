@@ -1,4 +1,4 @@
-"""Image files of a table: decoded as in the reference, and whatever is wrong with one is only its own fault."""
+"""Image files: decoded as in the reference, and a bad file costs only itself."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from csn_jax.data.images import decode_file, decode_files, resolve
 
 @pytest.fixture(autouse=True)
 def unlimited():
-    """decode_file sets Pillow's limits for its process, which here is the tests'."""
+    """decode_file sets the limits of Pillow for the process, here the process of the tests."""
     before = Image.MAX_IMAGE_PIXELS
     yield
     Image.MAX_IMAGE_PIXELS = before
@@ -29,8 +29,7 @@ def noise(height=40, width=30, channels=3, seed=0):
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_reference_s_path(tmp_path, suffix, channels):
-    """Pixels are those of `resize_and_crop` on what Pillow opens."""
+def test_pixels_are_those_of_resize_and_crop(tmp_path, suffix, channels):
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(noise()).save(path)
     expected = resize_and_crop(Image.open(path), 16, channels)
@@ -40,7 +39,7 @@ def test_the_reference_s_path(tmp_path, suffix, channels):
 
 
 def test_transparent_parts_are_white(tmp_path):
-    """Also by a palette's transparency; hidden colours do not show."""
+    """Also with a transparent palette colour. Hidden colours do not show."""
     pixels = noise(16, 16, 4)
     pixels[:8, :, 3], pixels[8:, :, 3] = 0, 255
     Image.fromarray(pixels).save(tmp_path / "rgba.png")
@@ -54,10 +53,10 @@ def test_transparent_parts_are_white(tmp_path):
     assert (result[:, 0] == 255).all() and (result[:, 1] == (250, 0, 0)).all()
 
 
-def test_photos_are_turned_as_their_camera_says(tmp_path):
-    """EXIF orientation 6: a quarter to the right."""
+def test_photos_are_rotated_by_their_exif_orientation(tmp_path):
+    """Orientation 6 is a quarter turn to the right."""
     pixels = np.zeros((16, 16, 3), np.uint8)
-    pixels[:8] = 255  # the sensor's upper half is the picture's right
+    pixels[:8] = 255  # the upper half becomes the right half
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
@@ -66,7 +65,7 @@ def test_photos_are_turned_as_their_camera_says(tmp_path):
 
 
 def test_sixteen_bits_of_grey_keep_their_range(tmp_path):
-    """Pillow's own conversion would clip at 255 of 65,535."""
+    """The conversion of Pillow would clip them at 255 of 65,535."""
     deep = np.linspace(0, 65_535, 256).astype(np.uint16).reshape(16, 16)
     Image.fromarray(deep).save(tmp_path / "a.png")
     np.testing.assert_array_equal(decode_file((str(tmp_path / "a.png"), 16, 1))[..., 0], deep >> 8)
@@ -103,12 +102,12 @@ FAULTS = {
         lambda path: path.write_bytes(shop.bomb(7_072, 7_072)),
         "is a decompression bomb of more than 50,000,000 pixels",
     ),
-    "endless side": (
+    "too long a side": (
         lambda path: path.write_bytes(shop.bomb(16_385, 1)),
         "is 16385 x 1 pixels; a side may have up to 16,384",
     ),
     "large file": (sparse, "is larger than 64 MB"),
-    "pipe, which would be waited for": (os.mkfifo, "is not a file"),
+    "pipe, which never ends": (os.mkfifo, "is not a file"),
     "loop of links": (lambda path: path.symlink_to(path), "cannot be decoded .OSError"),
 }
 
@@ -123,36 +122,35 @@ def test_a_bad_file_has_a_reason(tmp_path, name):
 
 
 def test_just_within_the_limits(tmp_path):
-    """A side of 16,384 and just under 50 million pixels are read."""
+    """A side of 16,384 pixels is read."""
     Image.new("L", (16_384, 20), 7).save(tmp_path / "a.png")
     assert (decode_file((str(tmp_path / "a.png"), 16, 1)) == 7).all()
 
 
 def die(task):
-    """In a worker: what a fault in a decoder's C code does."""
+    """Stands for a crash in the C code of a decoder."""
     os._exit(9) if "007" in task[0] else None
     return decode_file(task)
 
 
-def test_many_files_in_order_with_their_faults(tmp_path, monkeypatch):
-    """Images of the good ones in order; the fault of each bad one at its place; a dead worker costs its file alone."""
+def test_images_and_faults_come_in_order(tmp_path, monkeypatch):
+    """A dead worker costs only its file."""
     monkeypatch.setenv("CSN_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(images, "decode_file", die)
     paths = [tmp_path / f"{i:03}.png" for i in range(12)]
     for i, path in enumerate(paths):
         Image.fromarray(noise(seed=i)).save(path)
-    paths[3].write_text("no image")
-    found, faults = decode_files(paths, 16, 3)
+    paths[3].write_text("not an image")
+    pictures, faults = decode_files(paths, 16, 3)
     assert [i for i, fault in enumerate(faults) if fault] == [3, 7]
     assert faults[3].startswith("is not a JPEG") and "exit status 9" in faults[7]
     good = [i for i in range(12) if i not in (3, 7)]
     for row, i in enumerate(good):
-        np.testing.assert_array_equal(found[row], resize_and_crop(Image.open(paths[i]), 16, 3))
+        np.testing.assert_array_equal(pictures[row], resize_and_crop(Image.open(paths[i]), 16, 3))
 
 
 def test_the_cache_knows_files_by_their_content(tmp_path, monkeypatch):
-    """The same bytes under another name are not decoded again; other bytes under the same name, a file that has come
-    back, another size or colour are."""
+    """Equal bytes under another name are not decoded again. Other bytes, another size and other channels are."""
     monkeypatch.setenv("CSN_JAX_CACHE", str(tmp_path / "cache"))
     times = []
 
@@ -181,8 +179,7 @@ def test_the_cache_knows_files_by_their_content(tmp_path, monkeypatch):
     np.testing.assert_array_equal(decode_files([a], 16, 3)[0], first)
 
 
-def test_resolve(tmp_path):
-    """Inside the folder, whichever way it is written; nothing else."""
+def test_a_name_resolves_only_inside_the_folder(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "out").symlink_to("/")
     assert resolve(tmp_path, "in/a.png") == tmp_path / "in" / "a.png"
@@ -192,8 +189,8 @@ def test_resolve(tmp_path):
         assert resolve(tmp_path, name) is None
 
 
-def test_a_large_picture_is_turned_without_a_second_copy(tmp_path, monkeypatch):
-    """Above a size it is halved first; what comes out is turned all the same, and almost the same."""
+def test_a_large_picture_is_halved_before_it_is_rotated(tmp_path, monkeypatch):
+    """The result is almost the same, and the memory of a second copy is saved."""
     picture = Image.fromarray(np.arange(64 * 96 * 3, dtype=np.uint32).reshape(64, 96, 3).__rshift__(7).astype(np.uint8))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
@@ -209,7 +206,7 @@ def test_a_large_picture_is_turned_without_a_second_copy(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "mode, kind", [("RGBA", "PNG"), ("LA", "PNG"), ("CMYK", "JPEG"), ("RGB", "WEBP"), ("I;16", "PNG")]
 )
-def test_kinds_that_need_several_copies_may_have_fewer_pixels(mode, kind, tmp_path, monkeypatch):
+def test_modes_that_need_several_copies_may_have_fewer_pixels(mode, kind, tmp_path, monkeypatch):
     path = tmp_path / "x"
     Image.new(mode, (20, 30)).save(path, kind)
     assert isinstance(decode_file((str(path), 16, 3)), np.ndarray)

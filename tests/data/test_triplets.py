@@ -6,9 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from csn_jax.data.item_set import SPLITS, Condition, ItemSet
+from csn_jax.data.item_set import SPLITS, ItemSet
 from csn_jax.data.triplets import Triplets, draw_triplets
 from csn_jax.errors import UserError
+from csn_jax.runtime.record import Condition
 
 
 def make_items(labels: dict[str, list[str]], split: list[str] | None = None) -> ItemSet:
@@ -24,7 +25,7 @@ def make_items(labels: dict[str, list[str]], split: list[str] | None = None) -> 
 
 @pytest.fixture(scope="module")
 def items() -> ItemSet:
-    """600 items, three splits, three conditions: many values, few values, and one with missing values."""
+    """600 items, three splits, three conditions: many values, few values, missing values."""
     rng = np.random.default_rng(0)
     labels = {
         "font": [f"f{i}" for i in rng.integers(40, size=600)],
@@ -35,9 +36,9 @@ def items() -> ItemSet:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_triplet_is_one(items, split):
-    """By a naive look at each: all three items are of the split and labelled; the positive is another item with the
-    anchor's value, the negative has another value."""
+def test_each_triplet_keeps_the_rule(items, split):
+    """All three items are labelled items of the split. The positive is another item with the value of the anchor, the
+    negative has another value."""
     triplets = draw_triplets(items, split, 500, seed=0)
     assert Counter(triplets.condition.tolist()) == {0: 500, 1: 500, 2: 500}
     assert all(column.dtype == np.int32 for column in triplets)
@@ -50,10 +51,10 @@ def test_every_triplet_is_one(items, split):
 
 
 def test_seed_split_and_condition_each_give_other_triplets(items):
-    """Deterministic by seed, and another draw for another seed, split and condition."""
+    """The same seed gives the same triplets."""
     twice = [draw_triplets(items, "train", 200, seed=5) for _ in range(2)]
     assert twice[0].digest() == twice[1].digest() != draw_triplets(items, "train", 200, seed=6).digest()
-    # Every split and condition looks alike here, so only the seeding can make them differ.
+    # All splits and conditions are equal here, so only the seeds can differ.
     alike = make_items({"a": list("xy" * 50), "b": list("xy" * 50)})
     draws = [
         draw_triplets(dataclasses.replace(alike, split=np.full(100, split)), split, 200, seed=5).of_condition(row)
@@ -63,8 +64,8 @@ def test_seed_split_and_condition_each_give_other_triplets(items):
     assert len({draw.digest() for draw in draws}) == 6
 
 
-def test_a_condition_keeps_its_triplets_whatever_is_chosen_with_it(items):
-    """Alone, in another order or with another number of others, a condition's triplets are the same ones."""
+def test_a_condition_keeps_its_triplets_among_others(items):
+    """Alone, in another order, or with another number of conditions."""
     full = draw_triplets(items, "train", 200, seed=0)
     for wanted in ([1], [2, 1], [1, 0, 2], [2]):
         chosen = dataclasses.replace(items, conditions=tuple(items.conditions[i] for i in wanted))
@@ -74,8 +75,8 @@ def test_a_condition_keeps_its_triplets_whatever_is_chosen_with_it(items):
 
 
 def test_values_are_balanced_whatever_their_size():
-    """A value that owns 90 % of the items anchors no more triplets than the others; one without a pair anchors none,
-    but serves as negative."""
+    """A value of 90 % of the items anchors no more triplets than others. A unique value anchors none, but serves as
+    negative."""
     column = ["giant"] * 900 + ["b"] * 60 + ["c"] * 38 + ["pair"] * 2 + ["single"]
     triplets = draw_triplets(make_items({"value": column}), "train", 40_000, seed=0)
     value = np.array(column)
@@ -86,7 +87,7 @@ def test_values_are_balanced_whatever_their_size():
 
 
 def test_anchor_and_positive_are_a_uniform_pair():
-    """Every ordered pair of different items of a value comes equally often."""
+    """Each ordered pair of different items of a value comes equally often."""
     triplets = draw_triplets(make_items({"value": list("aaaabb")}), "train", 60_000, seed=0)
     pairs = Counter(zip(triplets.anchor.tolist(), triplets.positive.tolist(), strict=True))
     assert len(pairs) == 12 + 2
@@ -96,9 +97,9 @@ def test_anchor_and_positive_are_a_uniform_pair():
 
 
 def test_negatives_are_uniform_over_the_items_of_other_values():
-    """Given the anchor's value, each item of every other value is the negative equally often, big value or small."""
+    """Given the value of the anchor, each item of another value is the negative equally often."""
     column = np.array(list("aabbbbbbbbcccd"))
-    order = np.random.default_rng(0).permutation(len(column))  # values need not lie side by side
+    order = np.random.default_rng(0).permutation(len(column))  # equal values need not be adjacent
     column = column[order]
     triplets = draw_triplets(make_items({"value": column.tolist()}), "train", 90_000, seed=0)
     for value in "abc":
@@ -114,8 +115,7 @@ def test_negatives_are_uniform_over_the_items_of_other_values():
     [["a"] * 6, ["a", "b", "c", "d", "e", "f"], [""] * 6, ["a", "b", "", "", "", ""], ["a", "a", "", "", "", ""]],
     ids=["one value", "no pair", "nothing known", "two single items", "one pair"],
 )
-def test_an_impossible_condition_is_told(column):
-    """One sentence that names the condition, the split and what is there."""
+def test_an_impossible_condition_is_named(column):
     labelled = sum(value != "" for value in column)
     with pytest.raises(
         UserError, match=rf"'closure' has no triplet in the train split.* has {labelled} labelled items"
@@ -123,8 +123,7 @@ def test_an_impossible_condition_is_told(column):
         draw_triplets(make_items({"closure": column}), "train", 10, seed=0)
 
 
-def test_an_empty_split_is_told(items):
-    """A split without items is told by its name."""
+def test_an_empty_split_is_named(items):
     with pytest.raises(UserError, match="in the test split"):
         draw_triplets(dataclasses.replace(items, split=np.full(600, "train")), "test", 10, seed=0)
 
@@ -135,8 +134,8 @@ def test_the_smallest_possible_condition():
     assert set(zip(*(column.tolist() for column in triplets[:3]), strict=True)) == {(0, 1, 2), (1, 0, 2)}
 
 
-def test_of_condition(items):
-    """A specialist's triplets are the condition's, in their order, under row 0."""
+def test_triplets_of_one_condition_keep_their_order(items):
+    """They become condition 0."""
     triplets = draw_triplets(items, "train", 30, seed=0)
     part = triplets.of_condition(2)
     np.testing.assert_array_equal(part.anchor, triplets.anchor[60:])
@@ -145,8 +144,8 @@ def test_of_condition(items):
 
 
 @pytest.mark.parametrize("column", Triplets._fields)
-def test_digest_tells_every_column(items, column):
-    """One entry changed in any column, or the roles swapped, is another digest."""
+def test_a_change_in_any_column_changes_the_digest(items, column):
+    """Or roles that are swapped."""
     triplets = draw_triplets(items, "train", 30, seed=0)
     changed = getattr(triplets, column).copy()
     changed[-1] += 1
@@ -156,7 +155,7 @@ def test_digest_tells_every_column(items, column):
 
 
 def test_a_large_set_is_drawn_quickly():
-    """200,000 triplets from 140,000 items and 2,200 values take a fraction of a second: whole columns, no loops."""
+    """200,000 triplets from 140,000 items of 2,200 values."""
     import time
 
     column = np.repeat(np.arange(2200).astype(str), 62).tolist()

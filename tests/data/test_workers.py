@@ -1,4 +1,4 @@
-"""Workers that may die: each item's fate is its own."""
+"""Worker processes that may die: an item costs only its own result."""
 
 import ctypes
 import os
@@ -18,7 +18,7 @@ from csn_jax.errors import MachineError
 
 
 def behave(how):
-    """What a worker is asked to do here: die in some way, or give something back."""
+    """The function of the workers: die in a given way, or return something."""
     if how == "exit":
         os._exit(3)
     if how == "segfault":
@@ -58,28 +58,28 @@ def first_time_killed(marker):
 
 
 def children() -> set[int]:
-    """Processes that this one started and has not yet buried, zombies among them."""
-    found = set()
+    """Child processes that this one has not waited for, zombies included."""
+    pids = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[1]) == os.getpid():
-            found.add(int(stat.parent.name))
-    return found
+            pids.add(int(stat.parent.name))
+    return pids
 
 
 @pytest.fixture(autouse=True)
 def no_child_is_left():
-    """Every test here also proves that no worker, living or dead, outlasts the call."""
+    """Each test here also checks that no worker outlives the call."""
     before = children()
     yield
     assert children() <= before
 
 
 def test_deaths_cost_only_their_own_items():
-    """Exit, kill, segmentation fault and endless computing each take one result, and say how; all others arrive."""
+    """Exit, kill, segmentation fault and an endless loop each cost one result, which says how. All others arrive."""
     items = [0, "exit", 1, signal.SIGKILL, 2, "segfault", 3, "spin", 4]
     results = dict(isolated_map(behave, items, workers=2, cpu_seconds=1))
     assert sorted(results) == list(range(len(items)))
@@ -94,7 +94,7 @@ def test_deaths_cost_only_their_own_items():
 
 
 def test_death_in_the_middle_of_a_result_is_a_death():
-    """A half-sent result does not raise in the parent, nor is it taken for one."""
+    """A half-sent result neither raises in the parent nor counts as a result."""
     results = {}
     for position, result in isolated_map(behave, [0, "dies while sending", 1], workers=2):
         results[position] = result
@@ -104,44 +104,44 @@ def test_death_in_the_middle_of_a_result_is_a_death():
 
 
 def test_a_kill_from_outside_is_tried_again(tmp_path):
-    """An item whose worker fell to SIGKILL gets a second one: out of memory is the machine's fault and not a file's."""
+    """An item whose worker got SIGKILL is tried once more: the kernel kills when the machine is out of memory."""
     assert list(isolated_map(first_time_killed, [str(tmp_path / "marker")], workers=1)) == [(0, "done")]
 
 
 @pytest.mark.parametrize("stop", isolated.STOPS)
 def test_signals_meant_for_the_parent_do_not_kill_a_worker(stop):
-    """Ctrl-C and a batch system's SIGTERM reach all processes; they are not held against an item."""
+    """Ctrl-C and the SIGTERM of a batch system reach all processes. Items are not blamed for them."""
     assert list(isolated_map(behave, [stop], workers=1)) == [(0, stop)]
-    assert stop not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # nor does the parent turn deaf
+    assert stop not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # the parent still receives it
 
 
 def test_memory_is_limited():
-    """A file that asks for 4 GB gets a MemoryError, not the machine's memory."""
+    """An item that needs 4 GB gets a MemoryError."""
     assert list(isolated_map(behave, ["memory"], workers=1)) == [(0, "refused")]
 
 
 def test_large_results_arrive_whole():
-    """Results far larger than a pipe's buffer pass."""
+    """Far larger than the buffer of a pipe."""
     items = [bytes([i]) * 20_000_000 for i in range(3)]
     assert [result for _, result in sorted(isolated_map(behave, items, workers=2))] == items
 
 
 @pytest.mark.parametrize(
-    "bug, told",
+    "bug, text",
     [
         ("raise", "ValueError: a bug in the function"),
-        ("end of file", "EOFError: a truncated file"),  # what a closed pipe raises, too
+        ("end of file", "EOFError: a truncated file"),  # a closed pipe raises it too
         ("unpicklable", "pickle"),
     ],
 )
-def test_an_exception_of_the_function_is_raised_here(bug, told):
-    """A bug neither hangs the parent nor passes for a bad item; the worker's traceback is told."""
-    with pytest.raises(RuntimeError, match=told):
+def test_an_exception_of_the_function_is_raised_here(bug, text):
+    """A bug neither blocks the parent nor counts as a bad item. The message holds the traceback of the worker."""
+    with pytest.raises(RuntimeError, match=text):
         list(isolated_map(behave, [1, 2, bug, 3, 4, 5], workers=2))
 
 
-def test_no_worker_outlasts_a_reader_that_stops_early():
-    """Closing the iterator ends all workers, the busy ones too."""
+def test_closing_the_iterator_ends_all_workers():
+    """Busy workers too."""
     results = isolated_map(behave, ["pid", "spin", "pid"], workers=2)
     _, pid = next(results)
     assert pid in children()
@@ -151,30 +151,30 @@ def test_no_worker_outlasts_a_reader_that_stops_early():
 
 
 def test_more_workers_than_items_and_no_items(monkeypatch):
-    """Workers without work are not started, and nothing to do gives nothing."""
+    """Workers without items are not started."""
     started, start = [], isolated._start_worker
     monkeypatch.setattr(isolated, "_start_worker", lambda *args: started.append(1) or start(*args))
-    assert list(isolated_map(behave, ["one"], workers=50)) == [(0, "one")]
+    assert list(isolated_map(behave, ["item"], workers=50)) == [(0, "item")]
     assert list(isolated_map(behave, [], workers=4)) == []
     assert len(started) == 1
 
 
-def test_pools_of_threads_are_off():
-    """A worker's address space is limited, and thread pools would eat it on a machine with many cores."""
+def test_workers_have_one_thread():
+    """Thread pools would use up their limited address space on a machine with many cores."""
     assert list(isolated_map(behave, ["threads"], workers=1)) == [(0, "1")]
 
 
 @pytest.mark.parametrize("program", ["/bin/false", "/no/such/python"])
-def test_a_worker_that_cannot_start_is_the_machines_fault(program, monkeypatch):
-    """It is said in one sentence, and not blamed on every item in turn."""
+def test_a_worker_that_cannot_start_is_a_fault_of_the_machine(program, monkeypatch):
+    """Reported once, not per item."""
     monkeypatch.setattr(sys, "executable", program)
     with pytest.raises(MachineError, match="could not start"):
         list(isolated_map(behave, [1, 2], workers=2))
 
 
 @pytest.mark.parametrize("how", ["file", "-m", "-c", "ulimit"])
-def test_any_kind_of_main_program_will_do(how, tmp_path):
-    """A script without a guard, a module, a command line, and one under a batch system's hard limits."""
+def test_any_main_program_can_start_workers(how, tmp_path):
+    """A script without a guard, a module, a command line, and a program with hard limits of a batch system."""
     code = (
         "import math\nfrom csn_jax.data.workers import isolated_map\nprint(sorted(isolated_map(math.sqrt, [1, 4], 2)))"
     )
@@ -190,7 +190,7 @@ def test_any_kind_of_main_program_will_do(how, tmp_path):
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):
-    """SIGKILL of the parent leaves no worker behind for longer than its item takes."""
+    """After SIGKILL of the parent, no worker lives longer than its item takes."""
     code = (
         "import os, time; from csn_jax.data.workers import isolated_map\n"
         "for _, pid in isolated_map(eval, ['__import__(\"os\").getpid()', '__import__(\"time\").sleep(1)'], 1):\n"
@@ -201,7 +201,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
         time.sleep(0.2)
         parent.kill()
     deadline = time.time() + 20
-    while Path(f"/proc/{worker}").exists() and _state(worker) != "Z":  # whoever adopts it may bury it late
+    while Path(f"/proc/{worker}").exists() and _state(worker) != "Z":  # its new parent may wait for it late
         assert time.time() < deadline
         time.sleep(0.1)
 
@@ -238,8 +238,7 @@ def test_closing_pictures_ends_their_workers():
     assert time.time() - began < isolated.CPU_SECONDS / 2
 
 
-def test_in_order():
-    """Results come out by position, each as soon as all before it are there."""
+def test_results_in_order_come_as_early_as_possible():
     came = []
 
     def pairs():

@@ -155,7 +155,7 @@ def test_copies_that_straddle_splits_are_moved_together(tmp_path):
         "repeat an earlier one exactly: 10" in note and "images/000.png and images/001.png" in note for note in notes
     )
     assert any(
-        f"{moved} items that are the same or nearly straddled splits and were moved together" in n for n in notes
+        f"{moved} equal or nearly equal items straddled splits and were moved together" in n for n in notes
     )
 
 
@@ -194,7 +194,7 @@ def test_a_given_split_stays_and_its_copies_are_told(tmp_path):
     dataset = load_dataset(settings)
     assert dataset.items.split.tolist() == given
     assert any(
-        "20 items that are the same or nearly straddled splits and stay so" in n for n in lines_of(settings, dataset)[2]
+        "20 equal or nearly equal items straddled splits and stay so" in n for n in lines_of(settings, dataset)[2]
     )
 
 

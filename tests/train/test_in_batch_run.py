@@ -135,7 +135,7 @@ def test_a_specialist_needs_a_batch_of_its_own_labels(tmp_path):
         batch_size=24, backbone=BackboneConfig("projection"), data=data, loss=LossConfig(name="batch_all")
     )
     load_dataset(together)
-    with pytest.raises(csn_jax.UserError, match="at most the [12].? labelled ones of the train split"):
+    with pytest.raises(csn_jax.UserError, match="at most the [12].? labelled items of the train split"):
         load_dataset(dataclasses.replace(together, variant="specialists"))
 
 

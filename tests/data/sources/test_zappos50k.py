@@ -101,7 +101,7 @@ def read(folder: Path, **data):
 
 
 def test_each_row_has_its_picture_and_labels(whole):
-    """Sets are sorted, the heel is a level, the brand is the folder. Ids are paths as in the reference's filenames.json,
+    """Sets are sorted, the heel is a level, the brand is the folder. Ids are paths as in filenames.json,
     with their escapes."""
     rows, table = read(whole), read_table(whole)
     assert [condition.name for condition in rows.conditions] == ["class", "closure", "gender", "heel"]
