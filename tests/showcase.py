@@ -1,4 +1,4 @@
-"""A small page of csn_jax.explore without a training: random vectors, pictures, and labels that would be markup."""
+"""A small page of csn_jax.explore without training: random vectors, pictures, and labels that are markup."""
 
 import dataclasses
 from pathlib import Path
@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from csn_jax import explore
 from csn_jax.data.item_set import Condition, ItemSet
+from csn_jax.explore import folder
 from csn_jax.runtime.record import Results
-from csn_jax.runtime.whole_folder import write_folder
+from csn_jax.runtime.whole import write_folder
 from csn_jax.store.index import Index
 from csn_jax.store.vector_file import Embeddings
 
@@ -29,7 +29,7 @@ RESULTS = {
 
 
 def items(n: int = 80, channels: int = 3, side: int = 24) -> ItemSet:
-    """n items, the first few with hostile ids; labels of the three conditions and of a column `__proto__`."""
+    """n items, the first four with hostile ids, with labels of the conditions and of a column `__proto__`."""
     rng = np.random.default_rng(0)
     labels = {
         "__proto__": np.array([f"p{i % 2}" for i in range(n)]),
@@ -44,7 +44,7 @@ def items(n: int = 80, channels: int = 3, side: int = 24) -> ItemSet:
 
 
 def model(n: int = 80, width: int = 12) -> tuple[SimpleNamespace, np.ndarray]:
-    """What a page needs of a model, and vectors [n, D] that know the shapes."""
+    """The parts of a model that a page needs, and vectors [n, D] grouped by shape."""
     rng = np.random.default_rng(1)
     masks = np.maximum(rng.normal(0.3, 0.7, (len(CONDITIONS), width)), 0).astype(np.float32)
     vectors = rng.normal(0, 1, (n, width)).astype(np.float32)
@@ -62,10 +62,10 @@ def index(shown: ItemSet) -> Index:
 def files(shown: ItemSet, ink: bool = False) -> dict[str, bytes]:
     made, vectors = model(len(shown.ids))
     shown = dataclasses.replace(shown, ink=ink)
-    return explore.page_files(made, shown, np.arange(len(shown.ids)), vectors, Results.from_object(RESULTS), ABOUT)
+    return folder.page_files(made, shown, np.arange(len(shown.ids)), vectors, Results.from_object(RESULTS), ABOUT)
 
 
 def write(out: Path, shown: ItemSet) -> Path:
-    """The page of some items; its index.html."""
-    write_folder(out, files(shown), explore.OURS, explore.MARK)
+    """Write a page and return its index.html."""
+    write_folder(out, files(shown), folder.OURS, folder.MARK)
     return out / "index.html"

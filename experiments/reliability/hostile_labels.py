@@ -110,8 +110,8 @@ def labels_of(n: int, seed: int) -> list[str]:
 
 def page_of(labels: list[str], out: Path) -> Path:
     """The page of explore over as many items as labels; its index.html."""
-    from csn_jax.explore import folder
     from csn_jax.data.item_set import Condition, ItemSet
+    from csn_jax.explore import folder
     from csn_jax.runtime.record import Results
     from csn_jax.runtime.whole import write_folder
 
@@ -149,7 +149,7 @@ VISIT = """() => {
   for (let i = 0; i < ids.length; i++) {
     choose(i);
     const shown = [...document.querySelectorAll("#chosen dd")].map(e => e.textContent);
-    const values = told(i).slice(0, 8).map(pair => pair[1]);
+    const values = valuesOf(i).slice(0, 8).map(pair => pair[1]);
     if (document.getElementById("chosen-id").textContent !== ids[i]) wrong.push(["id", i]);
     if (JSON.stringify(shown) !== JSON.stringify(values)) wrong.push(["values", i]);
     if (document.getElementById("said").textContent !== `Chosen: ${ids[i]}`) wrong.push(["said", i]);

@@ -44,17 +44,17 @@ def address(tmp_path_factory, shown):
 
 @pytest.fixture
 def visit(browser):
-    """visit(address, **context) -> page. Anything in the console and any request but of files fails the test."""
-    contexts, complaints = [], []
+    """visit(address, **context) -> page. Console output and requests for anything but files fail the test."""
+    contexts, faults = [], []
 
     def visit(address, width=1280, height=800, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
-        page.on("request", lambda request: complaints.append(request.url) if not local(request.url) else None)
+        page.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: faults.append(f"error: {error}"))
+        page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
+        page.on("request", lambda request: faults.append(request.url) if not local(request.url) else None)
         page.goto(address)
         until(page, "sheets.length === (pictures ? pictures.files.length : 0) && !itemMap.waiting")
         return page
@@ -62,16 +62,16 @@ def visit(browser):
     yield visit
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert faults == []
 
 
 def until(page, condition):
-    """Wait until an expression is true. Playwright's own waiting is refused by the page's policy, as it evaluates."""
+    """Wait until an expression is true. The page's policy forbids the evaluation in Playwright's own waiting."""
     for _ in range(500):
         if page.evaluate(condition):
             return
         page.wait_for_timeout(20)
-    raise AssertionError(f"never came: {condition}")
+    raise AssertionError(f"still false: {condition}")
 
 
 def local(url):
@@ -79,7 +79,7 @@ def local(url):
 
 
 def click(page, item):
-    """Click an item where it lies on the map, looked at so closely that it shows."""
+    """Click an item on the map, zoomed in until it is visible."""
     page.evaluate("(item) => itemMap.look({ x: itemMap.x[item], y: itemMap.y[item], zoom: 60 }, false)", item)
     until(page, "!itemMap.waiting")
     x, y = page.evaluate("(item) => itemMap.screen(item)", item)
@@ -89,12 +89,12 @@ def click(page, item):
 
 def hits(page, where):
     """Ids and distances in a row of neighbours."""
-    found = page.locator(f"{where} .hit").evaluate_all("all => all.map(e => [ids[e.dataset.item], e.dataset.distance])")
-    return [one for one, _ in found], [float(distance) for _, distance in found]
+    pairs = page.locator(f"{where} .hit").evaluate_all("all => all.map(e => [ids[e.dataset.item], e.dataset.distance])")
+    return [name for name, _ in pairs], [float(distance) for _, distance in pairs]
 
 
 def expected(shown, item, weights):
-    """The same from Index.search, the query left out."""
+    """The same from Index.search, without the query."""
     index = showcase.index(shown)
     ids, distances = index.search(index.vectors[item : item + 1], weights, K, exclude=[item])
     return ids[0].tolist(), pytest.approx(distances[0].tolist(), rel=1e-6, abs=1e-6)
@@ -104,7 +104,7 @@ def strip(c):
     return f'#strips [data-condition="{c}"]'
 
 
-def test_it_opens_from_disk_in_light_and_dark(visit, address):
+def test_a_page_opens_from_disk_in_light_and_dark(visit, address):
     light = visit(address)
     assert light.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(250, 249, 246)"
     dark = visit(address, color_scheme="dark")
@@ -123,14 +123,14 @@ def test_a_click_shows_the_neighbours_that_search_finds(visit, address, shown):
     assert page.locator("#chosen-id").text_content() == expected(shown, 0, {"shape": 1})[0][0]
 
 
-def test_sliders_mix_as_search_does(visit, address, shown):
+def test_sliders_mix_as_search(visit, address, shown):
     page = visit(address)
     click(page, 9)
     names = [name for name, _ in showcase.CONDITIONS]
     assert hits(page, "#mixed") == expected(shown, 9, {names[0]: 1, names[1]: 1})
     sliders = page.locator("#sliders input")
     sliders.nth(1).focus()
-    for _ in range(30):  # by the keyboard, from 1 to -0.5
+    for _ in range(30):  # by keyboard, from 1 to -0.5
         page.keyboard.press("ArrowLeft")
     sliders.nth(2).fill("0.35")
     assert page.locator("#sliders output").all_text_contents() == ["1.00", "−0.50", "0.35"]
@@ -139,7 +139,7 @@ def test_sliders_mix_as_search_does(visit, address, shown):
     sliders.nth(2).fill("-0.2")
     found = hits(page, "#mixed")
     assert found == expected(shown, 9, {names[0]: -1, names[1]: -0.5, names[2]: -0.2})
-    assert found[1][0] < found[1][-1] < 0  # the furthest first
+    assert found[1][0] < found[1][-1] < 0  # the most distant first
     for i in range(3):
         sliders.nth(i).fill("0")
     assert "All weights are zero" in page.locator("#mixed").text_content()
@@ -176,8 +176,8 @@ def test_items_glide_to_the_other_map(visit, address):
     assert calm.evaluate(gap, 2) == 0
 
 
-def test_thumbnails_have_room_and_stay(visit, address):
-    """No two thumbnails that show at a magnification overlap, every one shows in the end, none ever goes again."""
+def test_thumbnails_do_not_overlap_and_stay(visit, address):
+    """At every magnification no two thumbnails overlap. Each appears at some magnification and stays."""
     page = visit(address)
     assert (
         page.evaluate("""() => {
@@ -222,7 +222,7 @@ def test_every_part_can_be_reached_by_keyboard(visit, address, shown):
     until(page, "!itemMap.waiting && itemMap.view.zoom === 1")
 
 
-def test_everything_has_a_name_for_those_who_listen(visit, address):
+def test_every_control_has_a_name_for_screen_readers(visit, address):
     page = visit(address)
     nameless = page.evaluate("""() => [...document.querySelectorAll("button, input, select, canvas[tabindex]")]
       .filter(e => !/\\w\\w/.test([e.ariaLabel, e.textContent, e.labels?.[0]?.textContent].join()))
@@ -231,7 +231,7 @@ def test_everything_has_a_name_for_those_who_listen(visit, address):
 
 
 @pytest.mark.parametrize("width", [390, 320])
-def test_it_fits_a_phone(visit, address, shown, width):
+def test_a_page_fits_a_phone(visit, address, shown, width):
     page = visit(address, width=width, height=844, has_touch=True, is_mobile=True)
     page.wait_for_timeout(100)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -245,7 +245,7 @@ def test_it_fits_a_phone(visit, address, shown, width):
     assert page.locator("#chosen-id").text_content() == shown.ids[item]
 
 
-def test_items_without_pictures_are_names(visit, tmp_path):
+def test_items_without_pictures_show_names(visit, tmp_path):
     shown = showcase.items(40)
     shown = type(shown)(shown.inputs[:, 0, 0, :].astype("f4"), *list(vars(shown).values())[1:])
     page = visit(showcase.write(tmp_path / "page", shown).as_uri())
@@ -255,7 +255,7 @@ def test_items_without_pictures_are_names(visit, tmp_path):
     assert page.locator(f"{strip(0)} .hit").first.text_content() == hits(page, strip(0))[0][0]
 
 
-def test_the_table_of_errors_is_that_of_the_results(visit, address):
+def test_the_table_of_errors_shows_the_results(visit, address):
     page = visit(address)
     rows = page.locator("#errors-rows tr").evaluate_all("all => all.map(r => [...r.children].map(c => c.textContent))")
     assert rows[0] == ["shape", "12.5 %", "10.0 to 60.0", "1,000"]

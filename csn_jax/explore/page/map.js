@@ -1,17 +1,17 @@
 "use strict";
-// A map of the items: as many thumbnails as have room, dots for the rest, more thumbnails the nearer one looks.
+// A map of the items: thumbnails where there is room, dots elsewhere, more thumbnails when zoomed in.
 
-const STEPS = 6; // levels of magnification in an octave
+const STEPS = 6; // levels of magnification per octave
 const OCTAVES = 10;
 const MOVE = 1100; // milliseconds from one condition's map to another's
 const STAGGER = 250;
 
-// For each item, how many thumbnails must fit side by side across the map before its own is shown. Thumbnails never
-// overlap, and one that is shown stays shown at every higher magnification.
+// Per item, how many thumbnails must fit across the map before its own appears. Thumbnails never overlap, and one that
+// has appeared stays at every higher magnification.
 function appearances(xs, ys) {
   const n = xs.length;
   const at = new Float32Array(n).fill(2 ** (OCTAVES + 1));
-  // A fixed order without pattern, so that any part of a heap of items is as likely to stand for it.
+  // A fixed pseudo-random order, so that each item of a dense region is equally likely to represent it.
   let waiting = Array.from({ length: n }, (_, i) => i);
   const rank = Uint32Array.from(waiting, (i) => Math.imul(i + 1, 2654435761));
   waiting.sort((a, b) => rank[a] - rank[b]);
@@ -19,7 +19,7 @@ function appearances(xs, ys) {
   for (let level = 0; level <= OCTAVES * STEPS && waiting.length; level++) {
     const cells = 2 ** (1 + level / STEPS);
     const key = (i) => Math.floor(xs[i] * cells) * 4096 + Math.floor(ys[i] * cells);
-    const grid = new Map(); // at most one to a cell, as two in one would overlap
+    const grid = new Map(); // at most one per cell: two would overlap
     for (const i of shown) grid.set(key(i), i);
     const free = (i) => {
       const middle = key(i);
@@ -43,11 +43,10 @@ function appearances(xs, ys) {
 }
 
 class ItemMap {
-  // places: Float32Array [C][2][n] between 0 and 1. paint(context, item, x, y, side, colour) draws a thumbnail,
-  // in that colour where it is text and gets no frame; least is the smallest side at which one can be read, overlap how
-  // much larger it is than the room it has to itself; pads() tells what covers the canvas above and below;
-  // focused(item, x, y) is called whenever the item in focus is drawn or lost (-1), said(item) when keys bring one into
-  // focus, chosen(item) when one is chosen.
+  // places: Float32Array [C][2][n] between 0 and 1. paint(context, item, x, y, side, colour) draws a thumbnail; text
+  // gets that colour and no frame. least: the smallest readable side. overlap: a thumbnail's side, relative to its free
+  // room. pads(): what covers the canvas above and below. Callbacks: focused(item, x, y) when the item in focus is drawn
+  // or lost (-1), said(item) when keys move the focus, chosen(item) on a choice.
   constructor(canvas, places, { paint, text, least, overlap, pads, focused, said, chosen }) {
     Object.assign(this, { canvas, places, paint, text, least, overlap, pads, focused, said, chosen });
     this.context = canvas.getContext("2d");
@@ -55,15 +54,15 @@ class ItemMap {
     this.levels = places.map(() => null);
     this.x = Float32Array.from(places[0][0]);
     this.y = Float32Array.from(places[0][1]);
-    this.shown = new Float32Array(this.n); // how far each thumbnail has appeared, 0 to 1
-    this.order = Int32Array.from(this.x.keys()); // thumbnails are drawn in this order, the first to appear on top
+    this.shown = new Float32Array(this.n); // the opacity of each thumbnail, 0 to 1
+    this.order = Int32Array.from(this.x.keys()); // of drawing: the first to appear is on top
     this.codes = new Uint8Array(this.n);
     this.colours = ["#808080"]; // of the codes
     this.dots = [0x808080];
     this.framed = false;
-    this.only = -1; // the code that stands out, if one does
+    this.only = -1; // the highlighted code, or -1
     this.condition = 0;
-    this.marks = []; // items that stand out
+    this.marks = []; // highlighted items
     this.focus = -1; // the item under the pointer or the keys
     this.selected = -1;
     this.names = [];
@@ -75,13 +74,13 @@ class ItemMap {
     this.resize();
   }
 
-  // Thumbnails of a condition's map, computed once.
+  // The appearances on a condition's map, computed once.
   level(condition) {
     this.levels[condition] ??= appearances(...this.places[condition]);
     return this.levels[condition];
   }
 
-  // Go to another condition's map; items glide to their new places.
+  // Switch to another condition's map; items glide to their new places.
   show(condition, glide = true) {
     const now = performance.now();
     this.from = glide && !this.calm.matches ? { x: this.x.slice(), y: this.y.slice(), shown: this.shown.slice() } : null;
@@ -106,13 +105,13 @@ class ItemMap {
     this.edges = this.pads();
     const room = Math.sqrt((0.4 * box.width * box.height) / this.n);
     const side = Math.min(72, Math.max(room, this.least * (Math.min(box.width, box.height) < 480 ? 0.8 : 1)));
-    // As many as a level has, so that the first view is as full as it can be.
+    // A side that a level has, so that the first view is as full as possible.
     const level = Math.floor(Math.log2(Math.max(2, (this.fit * this.overlap) / side)) * STEPS);
     this.side = (this.fit * this.overlap) / 2 ** (level / STEPS);
     this.refresh();
   }
 
-  // Pixels across the whole map, and across one thumbnail: near things are larger, though not as much as they are near.
+  // Pixels across the whole map, and across a thumbnail, which grows more slowly than the magnification.
   get fit() {
     return Math.max(40, Math.min(this.width * 0.9, this.height - this.edges.top - this.edges.bottom));
   }
@@ -123,7 +122,7 @@ class ItemMap {
     return this.side * Math.min(2.2, 1 + 0.28 * Math.max(0, Math.log2(this.view.zoom)));
   }
 
-  // Where a place of the map lies on the canvas.
+  // The canvas point of a map position.
   at(x, y) {
     const scale = this.fit * this.view.zoom;
     return [this.width / 2 + (x - this.view.x) * scale, this.middle + (y - this.view.y) * scale];
@@ -139,7 +138,7 @@ class ItemMap {
     });
   }
 
-  // Positions and thumbnails at a moment; whether anything still moves.
+  // Update positions and thumbnails; return whether anything still moves.
   step(now) {
     const [toX, toY] = this.places[this.condition];
     const at = this.level(this.condition);
@@ -147,7 +146,7 @@ class ItemMap {
     const past = this.from ? now - this.began : Infinity;
     for (let i = 0; i < this.n; i++) {
       const end = Math.min(1, Math.max(0, (across / at[i] - 1) * 12 + 1.01));
-      const delay = STAGGER * ((i * 0.618034) % 1); // not all at once
+      const delay = STAGGER * ((i * 0.618034) % 1); // items start one after another
       const t = Math.min(1, Math.max(0, (past - delay) / (MOVE - STAGGER)));
       const eased = t < 0.5 ? 4 * t * t * t : 1 - (2 - 2 * t) ** 3 / 2;
       if (this.from) {
@@ -207,7 +206,7 @@ class ItemMap {
     if (moving) this.refresh();
   }
 
-  // One thumbnail around a point of the canvas, framed in a colour or not.
+  // A thumbnail around a point of the canvas, with a frame if a colour is given.
   tile(item, px, py, side, alpha, frame) {
     const { context } = this;
     context.globalAlpha = alpha;
@@ -221,14 +220,14 @@ class ItemMap {
     }
   }
 
-  // An item that stands out: its thumbnail in a frame, or its dot in a ring (side 0).
+  // A highlighted item: its thumbnail in a frame, or its dot in a ring (side 0).
   marked(item, side, colour, page, line) {
     const { context } = this;
     const [px, py] = this.screen(item);
     context.beginPath();
     if (side) {
       context.globalAlpha = 1;
-      const high = this.text ? 30 : side; // a line of text is not as high as it is wide
+      const high = this.text ? 30 : side; // a line of text is wider than high
       context.fillStyle = page;
       context.fillRect(px - side / 2, py - high / 2, side, high);
       this.tile(item, px, py, side, 1, null);
@@ -245,7 +244,7 @@ class ItemMap {
     context.stroke();
   }
 
-  // Names of regions, the largest first, none over another; while items move they fade.
+  // Names of regions, the largest first, without overlaps; they fade while items move.
   drawNames(ink, page) {
     const { context } = this;
     const past = this.from ? performance.now() - this.began : MOVE;
@@ -258,7 +257,7 @@ class ItemMap {
     for (const { text, x, y } of this.names) {
       const half = context.measureText(text).width / 2 + 7;
       let [px, py] = this.at(x, y);
-      py -= this.text ? 28 : 0.9 * this.thumb; // above the thick of it
+      py -= this.text ? 28 : 0.9 * this.thumb; // above the dense part
       if (px < 0 || py < 0 || px > this.width || py > this.height) continue;
       px = Math.min(this.width - half - 8, Math.max(half + 8, px));
       if (taken.some((box) => Math.abs(box.px - px) < box.half + half + 4 && Math.abs(box.py - py) < 24)) continue;
@@ -278,8 +277,8 @@ class ItemMap {
     }
   }
 
-  // Every item whose thumbnail does not show, pixel by pixel: ten thousand calls of a canvas would take too long for
-  // a frame. Replaces all that the canvas holds.
+  // Dots for items without a visible thumbnail, pixel by pixel: 10,000 canvas calls would be too slow for a frame.
+  // Replaces the canvas content.
   drawDots(left, top, scale) {
     const { x, y, shown, codes, ratio } = this;
     const { width, height } = this.canvas;
@@ -318,12 +317,12 @@ class ItemMap {
     this.context.putImageData(this.layer, 0, 0);
   }
 
-  // The colour of every item by its code; the last code is for items without a colour of their own.
+  // Set the colours of items by code; the last code is for items without a colour of their own.
   colour(codes, colours, framed) {
     this.codes.set(codes);
     this.colours = colours;
     this.framed = framed;
-    // Blue, green and red in the three lower bytes, a little greyed: white dots show on white.
+    // Blue, green and red in the lower bytes, slightly greyed, so that white dots show on white.
     this.dots = colours.map((name) => {
       this.context.fillStyle = name;
       const parts = [1, 3, 5].map((at) => parseInt(this.context.fillStyle.slice(at, at + 2), 16));
@@ -333,7 +332,7 @@ class ItemMap {
     this.refresh();
   }
 
-  // The item at a point of the canvas: the thumbnail on top, or else a dot near by; -1 if there is none.
+  // The item at a point of the canvas: the top thumbnail, else the nearest dot in reach, else -1.
   hit(px, py, reach = 9) {
     for (let j = this.drawn.length - 4; j >= 0; j -= 4) {
       const [item, x, y, side] = this.drawn.slice(j, j + 4);
@@ -349,7 +348,7 @@ class ItemMap {
     return best;
   }
 
-  // Zoom by a factor, keeping a point of the canvas where it is.
+  // Zoom by a factor around a point of the canvas.
   zoom(factor, px = this.width / 2, py = this.middle, soft = false) {
     const view = { ...(soft ? this.goal ?? this.view : this.view) };
     const zoom = Math.min(64, Math.max(0.7, view.zoom * factor));
@@ -370,7 +369,7 @@ class ItemMap {
     this.look({ x: 0.5, y: 0.5, zoom: 1 }, true);
   }
 
-  // The nearest item in a direction from the one in focus, which comes into view.
+  // Move the focus to the nearest item in a direction, and bring it into view.
   walk(dx, dy) {
     const from = this.focus >= 0 ? this.focus : this.selected >= 0 ? this.selected : 0;
     let best = -1;
@@ -378,7 +377,7 @@ class ItemMap {
     for (let i = 0; i < this.n; i++) {
       const along = (this.x[i] - this.x[from]) * dx + (this.y[i] - this.y[from]) * dy;
       const aside = Math.abs((this.x[i] - this.x[from]) * dy) + Math.abs((this.y[i] - this.y[from]) * dx);
-      // Thumbnails only, as long as there are any to go to: whoever walks sees where.
+      // Prefer visible thumbnails, so that users see where the focus goes.
       const cost = along + 2 * aside + (this.shown[i] < 0.5 ? 10 : 0);
       if (along > 1e-6 && aside <= 2 * along && cost < least) [best, least] = [i, cost];
     }

@@ -1,5 +1,5 @@
 "use strict";
-// The page around the map: what is chosen, its neighbours, the mixture, masks and errors. Text from the data is only
+// The page around the map: the selected item, its neighbours, the mixture, masks and errors. Text from the data is only
 // ever set as text.
 
 const { ids, conditions, columns } = CSN_DATA;
@@ -7,11 +7,11 @@ const N = ids.length;
 const C = conditions.length;
 const D = CSN_DATA.dimensions.length;
 const K = Math.min(10, N - 1); // neighbours
-const FEW = 10; // values that colours tell apart
+const FEW = 10; // values that colours can distinguish
 const COLOURS = ["#4269d0", "#e8a400", "#f4553d", "#4fb8a8", "#3a9a4b", "#f78fb3", "#9b59e8", "#8a5a3c", "#7fb3f5", "#a3a800"];
 const RAMP = ["#3b4cc0", "#5a78e4", "#7b9ff9", "#9ebeff", "#c0b8c0", "#f2b89c", "#f39879", "#e36c55", "#cc403a", "#b40426"];
 const OTHER = "#94938e";
-const CLEARLY = 0.1; // of a numeric column's range: less is near
+const CLEARLY = 0.1; // of a numeric column's range; smaller gaps are near
 
 const vectors = new Float32Array(bytesOf(CSN_VECTORS).buffer);
 const masks = conditions.map((condition) => condition.mask);
@@ -45,7 +45,7 @@ const listed = (words) => (words.length > 1 ? `${words.slice(0, -1).join(", ")} 
 
 // ---- thumbnails
 
-const sheets = []; // canvases: drawing from them costs the same every time, and ink takes the colour of the text
+const sheets = []; // canvases: fast to draw from, and ink is drawn in the colour of the text
 const pictures = CSN_DATA.pictures;
 
 async function loadSheets() {
@@ -100,14 +100,14 @@ function paint(context, item, x, y, size, colour) {
 
 const short = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
 
-// What tells an item from others in few letters: the end of a path, and of that the beginning and the end.
+// A short name: the last part of a path, shortened in the middle.
 function nameOf(item, length) {
   const name = ids[item].replace(/^.*\/(?=.)/, "");
   const half = Math.floor(length / 2);
   return name.length > length ? `${name.slice(0, half - 1)}…${name.slice(-half)}` : name;
 }
 
-// A thumbnail of some pixels a side, or a label where there are no pictures.
+// A thumbnail with a side in pixels, or a name if there are no pictures.
 function thumbnail(item, size) {
   if (!pictures) return el("span", { className: "name" }, nameOf(item, 14));
   const canvas = el("canvas", { width: 2 * size, height: 2 * size, "aria-hidden": "true" });
@@ -117,13 +117,13 @@ function thumbnail(item, size) {
   return canvas;
 }
 
-// ---- what an item is
+// ---- the values of an item
 
-function told(item) {
+function valuesOf(item) {
   return columns.map((column) => [column.name, valueOf(column, item)]).filter(([, value]) => value !== "");
 }
 
-// Whether two items are alike in a column: true, false, or null where a value is missing.
+// Whether two items are alike in a column: true, false, or null if a value is missing.
 function alike(column, a, b) {
   const [x, y] = [valueOf(column, a), valueOf(column, b)];
   if (x === "" || y === "") return null;
@@ -175,7 +175,7 @@ function colouringOf(column) {
   return { column, codes: column.codes.map((code) => codeOf[code]), colours, entries, range: null };
 }
 
-// The colour that a value names in English, if it does: items of a colour are best marked by that colour.
+// The colour that a value names in English, or undefined: red items are best marked red.
 function colourNamed(value) {
   const words = value.toLowerCase().split(" ");
   return [words.join(""), words[0]].find((name) => /^[a-z]+$/.test(name) && CSS.supports("color", name) && !CSS.supports("all", name) && name !== "transparent" && name !== "currentcolor");
@@ -194,7 +194,7 @@ function colourBy(colouring) {
   const select = el(
     "select",
     { id: "colouring", onchange: () => colourBy(colourings[Number(select.value)] ?? null) },
-    ...colourings.map((one, i) => el("option", { value: String(i), selected: one === colouring }, one.column.name)),
+    ...colourings.map((other, i) => el("option", { value: String(i), selected: other === colouring }, other.column.name)),
     el("option", { value: "-1", selected: !colouring }, "nothing"),
   );
   const entries = el("div", { className: "entries" });
@@ -218,25 +218,25 @@ function colourBy(colouring) {
   const focused = document.activeElement?.id === "colouring";
   box.replaceChildren(el("label", { className: "by" }, el("span", {}, "Colour by"), select), entries);
   if (focused) select.focus();
-  itemMap.resize(); // the legend may cover more of the map now, or less
+  itemMap.resize(); // the legend may have changed its height
 }
 
-// Where some items are densest on a condition's map: {x, y}.
+// The point where items are densest on a condition's map: {x, y}.
 function densest(c, items) {
   const across = 20;
   const [xs, ys] = places[c];
-  const heap = new Float64Array((across + 2) ** 2); // with a margin of empty cells
+  const counts = new Float64Array((across + 2) ** 2); // with a margin of empty cells
   const around = [0, 1, -1, across + 2, -across - 2];
   const bin = (value) => 1 + Math.min(across - 1, Math.floor(value * across));
   const cell = (i) => bin(xs[i]) * (across + 2) + bin(ys[i]);
-  for (const i of items) for (const step of around) heap[cell(i) + step] += step ? 0.6 : 1;
-  const top = heap.indexOf(heap.reduce((a, b) => Math.max(a, b)));
+  for (const i of items) for (const step of around) counts[cell(i) + step] += step ? 0.6 : 1;
+  const top = counts.indexOf(counts.reduce((a, b) => Math.max(a, b)));
   const near = items.filter((i) => around.some((step) => cell(i) + step === top));
   const mean = (values) => near.reduce((sum, i) => sum + values[i], 0) / near.length;
   return { x: mean(xs), y: mean(ys) };
 }
 
-// The values of a condition, where they are densest on its own map: [{text, x, y}], the most frequent first.
+// The values of a condition and where each is densest on its map: [{text, x, y}], the most frequent first.
 function regionsOf(c) {
   const column = columnOf.get(conditions[c].name);
   const colouring = column && colouringOf(column);
@@ -268,7 +268,7 @@ const itemMap = new ItemMap($("map"), places, {
       card.replaceChildren(
         ...(pictures ? [thumbnail(item, 112)] : []),
         el("strong", {}, ids[item]),
-        ...told(item).slice(0, 5).map(([name, value]) => el("span", {}, el("i", {}, `${name} `), value)),
+        ...valuesOf(item).slice(0, 5).map(([name, value]) => el("span", {}, el("i", {}, `${name} `), value)),
       );
     }
     const gap = Math.max(44, 1.25 * itemMap.thumb) / 2 + 10;
@@ -277,7 +277,7 @@ const itemMap = new ItemMap($("map"), places, {
     card.style.top = `${Math.max(4, Math.min(y - 24, itemMap.height - card.offsetHeight - 4))}px`;
   },
   said(item) {
-    $("said").textContent = [ids[item], ...told(item).map((pair) => pair.join(" "))].join(", ");
+    $("said").textContent = [ids[item], ...valuesOf(item).map((pair) => pair.join(" "))].join(", ");
   },
   chosen: choose,
 });
@@ -298,14 +298,14 @@ function choose(item) {
   $("said").textContent = `Chosen: ${ids[item]}`;
 }
 
-// ---- the chosen item
+// ---- the selected item
 
 function strip(title, hits, column) {
   const list = el("ol", { className: pictures ? "hits" : "hits names", "aria-label": title });
-  let [same, asked] = [0, 0];
+  let [same, known] = [0, 0];
   hits.forEach(({ item, distance }, i) => {
     const like = column ? alike(column, state.item, item) : null;
-    if (like !== null) asked++;
+    if (like !== null) known++;
     if (like) same++;
     const about = column && valueOf(column, item) !== "" ? `, ${column.name} ${valueOf(column, item)}` : "";
     const button = el(
@@ -323,12 +323,12 @@ function strip(title, hits, column) {
     button.dataset.distance = String(distance);
     list.append(el("li", {}, button));
   });
-  return { list, same, asked };
+  return { list, same, known };
 }
 
 function showItem() {
   const { item } = state;
-  const values = told(item);
+  const values = valuesOf(item);
   $("chosen").replaceChildren(
     ...(pictures ? [thumbnail(item, 104)] : []),
     el(
@@ -341,12 +341,12 @@ function showItem() {
   $("strips").replaceChildren(
     ...conditions.map(({ name, kind }, c) => {
       const column = columnOf.get(name);
-      const { list, same, asked } = strip(`Nearest by ${name}`, nearest(vectors, D, item, single[c], K), column);
+      const { list, same, known } = strip(`Nearest by ${name}`, nearest(vectors, D, item, single[c], K), column);
       const word = kind === "numeric" ? "near" : kind === "set" ? "share a member" : "the same";
       const section = el(
         "section",
         { className: "strip" },
-        el("h4", {}, "Nearest by ", el("b", {}, name), asked ? el("small", {}, `${same} of ${asked} ${word}`) : ""),
+        el("h4", {}, "Nearest by ", el("b", {}, name), known ? el("small", {}, `${same} of ${known} ${word}`) : ""),
         list,
       );
       section.dataset.condition = String(c);
@@ -356,7 +356,7 @@ function showItem() {
   itemMap.selected = item;
   itemMap.marks = nearest(vectors, D, item, single[state.condition], K).map((hit) => hit.item);
   itemMap.refresh();
-  for (const one of $("strips").children) one.classList.toggle("active", one.dataset.condition === String(state.condition));
+  for (const strip of $("strips").children) strip.classList.toggle("active", strip.dataset.condition === String(state.condition));
   showMixture();
 }
 
@@ -401,15 +401,15 @@ function showMasks() {
   const used = order.filter((d) => live(d) > 0).length;
   const shared = order.filter((d) => live(d) > 1).length;
   $("masks-text").textContent =
-    `Each item is one vector of ${D} numbers. A notion's mask says how much each of them counts: the stronger its colour, the more. ` +
-    `${used} of ${D} are in use${C > 1 ? `, ${shared} by several notions` : ""}.`;
+    `Each item is one vector of ${D} numbers. The mask of a condition weighs each of them: a stronger colour is a larger weight. ` +
+    `${used} of ${D} dimensions are in use${C > 1 ? `, ${shared} by several conditions` : ""}.`;
   const read = el("p", { className: "read", "aria-live": "polite" });
   let at = 0;
   const say = () => {
     const parts = masks.map((mask, c) => `${conditions[c].name} ${mask[order[at]].toFixed(2)}`);
     read.textContent = `dimension ${order[at]}: ${parts.join(", ")}`;
   };
-  const grid = el("div", { className: "heat", tabIndex: 0, role: "group", "aria-label": "Weights of dimensions, arrow keys go through them" });
+  const grid = el("div", { className: "heat", tabIndex: 0, role: "group", "aria-label": "Weights of the dimensions; arrow keys move between them" });
   conditions.forEach(({ name, mask }) => {
     const own = mask.filter((weight) => weight > 0).length;
     const row = el("canvas", { width: D * 8, height: 8, role: "img", "aria-label": `${name} uses ${own} of ${D} dimensions` });
@@ -443,8 +443,8 @@ function showErrors() {
   if (!results) return;
   $("errors").hidden = false;
   $("errors-text").textContent =
-    "A triplet asks: of two items, which one is more like a third in this notion? The share of wrong answers on the " +
-    `${results.split} split; a coin errs at 50 %.`;
+    "A triplet asks which of two items is more similar to a third under the condition. The table has the share of wrong " +
+    `answers on the ${results.split} split; guessing gives 50 %.`;
   $("errors-rows").replaceChildren(
     ...results.rows.map(([name, error, [low, high], triplets], i) => {
       const bar = el("span", { className: "bar" });
@@ -463,7 +463,7 @@ function showErrors() {
 
 // ---- start
 
-// An item to begin with: in the thick of the first condition's most frequent value.
+// The first selected item: in the densest part of the first condition's most frequent value.
 function typical() {
   const column = columnOf.get(conditions[0].name);
   const counts = column ? column.values.map((value, code) => (value === "" ? 0 : column.codes.filter((other) => other === code).length)) : [];
@@ -478,12 +478,12 @@ function start() {
   const names = conditions.map(({ name }) => name);
   const sample = N < CSN_DATA.total ? ` (drawn at random from ${number(CSN_DATA.total)})` : "";
   $("lead").append(
-    `${number(N)} items${sample}, each turned into numbers once. The notions `,
+    `${number(N)} items${sample}, with one vector per item. The conditions `,
     ...names.slice(0, 6).flatMap((name, i, all) => [el("b", {}, name), i < all.length - 2 ? ", " : i === all.length - 2 ? " and " : ""]),
-    `${names.length > 6 ? ` and ${names.length - 6} more` : ""} read those same numbers through masks of their own. ` +
-      "Switch the notion and watch the items regroup; choose one to see what it is near.",
+    `${names.length > 6 ? ` and ${names.length - 6} more` : ""} weigh the same vectors with masks of their own. ` +
+      "Switch the condition to see the items regroup; select an item to see its nearest neighbours.",
   );
-  if (C === 1) $("lead").textContent = `${number(N)} items${sample} by ${names[0]}. Choose one to see what it is near.`;
+  if (C === 1) $("lead").textContent = `${number(N)} items${sample} by ${names[0]}. Select an item to see its nearest neighbours.`;
   document.title = `What counts as alike? ${listed(names.slice(0, 4))} · ${CSN_DATA.run}`;
   conditions.forEach(({ name }, c) => {
     const radio = el("input", { type: "radio", name: "condition", id: `by-${c}`, checked: c === 0, onchange: () => showCondition(c) });
@@ -494,8 +494,8 @@ function start() {
   $("zoom-all").onclick = () => itemMap.all();
   $("about").textContent =
     `Run ${CSN_DATA.run}: ${CSN_DATA.variant} masks, step ${number(CSN_DATA.step)}, ${CSN_DATA.split} split${sample}. ` +
-    `Maps by t-SNE, seed ${CSN_DATA.seed}, turned to lie on the first; on them near means alike, while gaps between ` +
-    "groups mean little. Neighbours are exact.";
+    `Maps by t-SNE, seed ${CSN_DATA.seed}, each aligned with the first. Items that are near each other are similar; the gaps ` +
+    "between groups mean little. Neighbours are exact.";
   colourBy(colourings.find(({ column }) => conditions.some(({ name }) => name === column.name)) ?? colourings[0] ?? null);
   state.item = typical();
   makeSliders();
@@ -510,7 +510,7 @@ function start() {
     showItem();
     showMasks();
   });
-  // The other maps' thumbnails are found while nobody waits for them.
+  // Compute the other maps' thumbnails in advance.
   conditions.forEach((_, c) => setTimeout(() => itemMap.level(c), 300 + 200 * c));
 }
 

@@ -8,17 +8,17 @@ function bytesOf(base64) {
   return bytes;
 }
 
-// The weight of every dimension: the sum over conditions of weight times mask squared.
+// The weight per dimension: the sum over conditions of weight times mask squared.
 function dimensionWeights(masks, weights) {
-  const found = new Float64Array(masks[0].length);
+  const sums = new Float64Array(masks[0].length);
   masks.forEach((mask, c) => {
-    if (weights[c]) for (let d = 0; d < found.length; d++) found[d] += weights[c] * mask[d] * mask[d];
+    if (weights[c]) for (let d = 0; d < sums.length; d++) sums[d] += weights[c] * mask[d] * mask[d];
   });
-  return found;
+  return sums;
 }
 
-// The k items nearest to one of them, which is never a hit itself: [{item, distance}], nearest first, the first of
-// equals first. With negative weights a squared distance may be negative; its root then keeps the sign.
+// The k items nearest to the query, without the query: [{item, distance}], nearest first, ties by position. With
+// negative weights a squared distance may be negative; its root then keeps the sign.
 function nearest(vectors, width, query, weights, k) {
   const live = [];
   for (let d = 0; d < width; d++) if (weights[d] !== 0) live.push(d);
