@@ -44,7 +44,7 @@ def draw_maps(vectors: np.ndarray, masks: np.ndarray, names: Sequence[str]) -> n
     for places in maps:
         low, high = places.min(axis=0), places.max(axis=0)
         side = (high - low).max()
-        scaled.append((places - (low + high) / 2) / (side or 1) + 0.5)
+        scaled.append(np.clip((places - (low + high) / 2) / (side or 1) + 0.5, 0, 1))  # rounding may leave -1e-16
     return np.stack(scaled)
 
 
