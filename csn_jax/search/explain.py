@@ -119,7 +119,8 @@ def ranks_text(conditions: Sequence[str], ranks: np.ndarray) -> str:
 def _items(index: Index, rows: np.ndarray, column: str) -> str:
     """Ids, each with its value of a column if there is one."""
     values = index.columns.get(column)
-    return ", ".join(str(index.ids[row]) + (f" ({cell(values[row])})" if values is not None else "") for row in rows)
+    named = values is not None
+    return ", ".join(str(index.ids[row]) + (f" ({cell(values[row])})" if named and values[row] else "") for row in rows)
 
 
 def cell(text: str) -> str:
