@@ -1,4 +1,4 @@
-"""Dataclasses held to the types that they declare."""
+"""Dataclasses whose values match their declared types."""
 
 import dataclasses
 import types
@@ -9,10 +9,10 @@ from csn_jax.text import did_you_mean
 
 
 def check_types(node: Any, name: str) -> None:
-    """Refuse a field whose value is not of its declared type; Python checks none by itself.
+    """Check that each field has its declared type, inside nested dataclasses too.
 
     Raises:
-        UserError: naming the field by its path from name, the value and the type or the choices.
+        UserError: naming the field by its path from `name`, the value, and the type or the choices.
     """
     hints = get_type_hints(type(node))
     for item in dataclasses.fields(node):
@@ -24,8 +24,8 @@ def check_types(node: Any, name: str) -> None:
         elif get_origin(hint) is Literal:
             choices = get_args(hint)
             if value not in choices:
-                hint_text = did_you_mean(str(value), choices)
-                raise UserError(f"{place} is {value!r}{hint_text}; choose one of {', '.join(choices)}.")
+                near = did_you_mean(str(value), choices)
+                raise UserError(f"{place} is {value!r}{near}; choose one of {', '.join(choices)}.")
         elif get_origin(hint) is tuple:
             kind = get_args(hint)[0]
             if not isinstance(value, tuple) or not all(_is(member, kind) for member in value):
@@ -41,20 +41,18 @@ def _is(value: Any, kind: type | types.UnionType) -> bool:
 
 
 def from_object(kind: type, raw: Any, where: str, name: str) -> Any:
-    """A dataclass, and those inside it, of what was read from JSON; fields that are not there take their defaults.
+    """A dataclass, with those inside it, from an object read from JSON. Missing fields take their defaults.
 
     Raises:
-        UserError: naming where it was read, for an unknown field or one that should hold fields and does not.
+        UserError: naming `where` it was read, when a field is unknown or should be an object and is not.
     """
     if not isinstance(raw, dict):
         raise UserError(f"{where}: {name} is a {type(raw).__name__}; it should be an object of named fields.")
     hints = get_type_hints(kind)
     for key in raw:
         if key not in hints:
-            raise UserError(
-                f"{where}: {name}.{' '.join(key.split())} is no field{did_you_mean(key, hints)}; choose one of "
-                f"{', '.join(hints)}."
-            )
+            place, near = f"{name}.{' '.join(key.split())}", did_you_mean(key, hints)
+            raise UserError(f"{where}: {place} is not a field{near}; choose one of {', '.join(hints)}.")
     values = {}
     for key, value in raw.items():
         if dataclasses.is_dataclass(hints[key]):

@@ -582,7 +582,7 @@ WORKDIR_MISTAKES = {
     "config.json field": (
         changed("config.json", lerning_rate=1),
         2,
-        ["config.lerning_rate is no field", "learning_rate"],
+        ["config.lerning_rate is not a field", "learning_rate"],
     ),
     "config.json type": (changed("config.json", steps="many"), 2, ["config.json: config.steps is 'many'"]),
     "data.json gone": (no_data, 2, ["has no data.json"]),

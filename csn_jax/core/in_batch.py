@@ -39,27 +39,22 @@ def in_batch_loss(
     Args:
         embeddings: [B, D], unmasked and not normalised.
         masks: [C, D], rectified.
-        labels: [B, C] integer codes; two items are alike in a condition when their codes are equal; -1 is unknown.
-        valid: [B] bool; False marks padding, which adds to nothing and counts in no denominator.
+        labels: [B, C] integer codes; equal codes are alike in a condition; -1 is unknown.
+        valid: [B] bool; False marks padding, which no sum and no denominator counts.
         name: what L_T is, `batch_all` or `batch_hard`.
         margin, embedding_weight, mask_weight: h, lambda 1, lambda 2.
 
-    L_W and L_M mean what they mean for triplets (core.losses). L_W is the Frobenius norm of the batch's one set of
-    embeddings over sqrt(B). L_M is the mean L1 norm of the masks in use: of the condition's mask over all pairs of an
-    item and a condition in which its label is known.
+    L_W and L_M mean what they mean for triplets (core.losses). L_W is the Frobenius norm of the embeddings over
+    sqrt(B). L_M is the mean, over all pairs of an item and a condition with a known label, of the L1 norm of the
+    condition's mask.
     """
     rows = valid.astype(embeddings.dtype)  # [B]
     known = (valid[:, None] & (labels >= 0)).astype(embeddings.dtype)  # [B, C]
     triplet, active = {"batch_all": batch_all, "batch_hard": batch_hard}[name](embeddings, masks, labels, valid, margin)
     embedding = norm(embeddings * rows[:, None], axis=(0, 1)) / jnp.sqrt(jnp.sum(rows))
     mask_l1 = jnp.sum(known * jnp.sum(jnp.abs(masks), axis=1)[None]) / _at_least_one(jnp.sum(known))
-    return InBatchLoss(
-        total=triplet + embedding_weight * embedding + mask_weight * mask_l1,
-        triplet=triplet,
-        embedding=embedding,
-        mask=mask_l1,
-        active=active,
-    )
+    total = triplet + embedding_weight * embedding + mask_weight * mask_l1
+    return InBatchLoss(total, triplet, embedding, mask_l1, active)
 
 
 def batch_all(
@@ -68,16 +63,16 @@ def batch_all(
     """Mean hinge over the active triplets of all conditions, and the active share of all triplets; shapes as above.
 
     A triplet (a, p, n) of a condition is active when d(a, p) + margin > d(a, n). Let G[a, j] be the number of active
-    triplets in which j is a's positive, less those in which j is a's negative. Then the sum of their hinges is
-    sum(G * d) + margin * (active triplets), and G is its gradient with respect to d: counts are all there is to find.
+    triplets in which j is a's positive, minus those in which j is a's negative. Then the sum of their hinges is
+    sum(G * d) + margin * (active triplets), and its gradient with respect to d is G. So only counts are needed.
     """
 
     def of_condition(x: jax.Array, code: jax.Array) -> tuple[jax.Array, ...]:
-        # Columns are sorted by label, so that the positives of an anchor lie side by side.
+        # Columns sorted by label, so that an anchor's positives are adjacent.
         order = jnp.argsort(code)  # [B]
         d, (positive, negative) = pairwise_distance(x, x[order]), _pairs(code, code[order], order)  # [B, B] each
         active, g = _count_active(jax.lax.stop_gradient(d), positive, negative, code, code[order], margin)
-        hinges = jnp.sum(g * d, axis=1) + margin * active  # [B]; row by row, as the whole count overflows an int32
+        hinges = jnp.sum(g * d, axis=1) + margin * active  # [B]; per row, as the total count overflows an int32
         n_positive, n_negative = (jnp.sum(pairs.astype(d.dtype), axis=1) for pairs in (positive, negative))  # [B]
         return jnp.sum(hinges), jnp.sum(active), jnp.sum(n_positive * n_negative)
 
@@ -88,8 +83,8 @@ def batch_all(
 def batch_hard(
     embeddings: jax.Array, masks: jax.Array, labels: jax.Array, valid: jax.Array, margin: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean hinge of each anchor's farthest positive and nearest negative in each condition, over the anchors that have
-    both, and the share of these hinges above zero; shapes as above."""
+    """Mean hinge of each anchor's farthest positive and nearest negative, over conditions and the anchors that have
+    both; and the share of these hinges above zero. Shapes as above."""
 
     def of_condition(x: jax.Array, code: jax.Array) -> tuple[jax.Array, ...]:
         d, (positive, negative) = pairwise_distance(x, x), _pairs(code, code, jnp.arange(len(code)))  # [B, B] each
@@ -106,28 +101,24 @@ def batch_hard(
 def pairwise_distance(x: jax.Array, y: jax.Array) -> jax.Array:
     """|| (x_i - y_j) + 1e-6 ||_2 of masked embeddings: [M, D], [N, D] -> [M, N]; finite gradients everywhere.
 
-    Through squares, so [M, N, D] is not formed. What cancels is lost: in float32, a distance below about 1e-4 of the
-    embeddings' own size is noise, and one whose square comes out at zero or less is zero with no gradient.
+    Computed from squares, so [M, N, D] is not formed. Cancellation loses digits: in float32, a distance below about
+    1e-4 of the embeddings' norm is noise. If its square comes out at or below zero, it is zero without a gradient.
     """
     square_x, square_y = jnp.sum(jnp.square(x), axis=1), jnp.sum(jnp.square(y), axis=1)  # [M], [N]
     squares = square_x[:, None] + square_y[None] - 2 * jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
-    shift = jnp.sum(x, axis=1)[:, None] - jnp.sum(y, axis=1)[None]  # what 1e-6 adds depends on the difference's sign
+    shift = jnp.sum(x, axis=1)[:, None] - jnp.sum(y, axis=1)[None]  # 1e-6 is added to signed differences
     squares += 2 * EPSILON * shift + x.shape[1] * EPSILON**2
     positive = squares > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
 
 
 def _over_conditions(
-    of_condition: Callable[..., tuple[jax.Array, ...]],
-    embeddings: jax.Array,
-    masks: jax.Array,
-    labels: jax.Array,
-    valid: jax.Array,
+    of_condition: Callable[..., tuple], embeddings: jax.Array, masks: jax.Array, labels: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, ...]:
-    """Sums over the conditions of what of_condition(masked embeddings [B, D], codes [B]) returns. One condition at a
-    time, which bounds memory and compilation; padding becomes unknown here."""
+    """Sums over the conditions of what of_condition(masked embeddings [B, D], codes [B]) returns. Taking one condition
+    at a time bounds memory and compilation. Padding gets the code of an unknown label."""
     rows = valid[:, None].astype(embeddings.dtype)
-    # Distances do not change with the origin, and squares cancel least with it in the middle.
+    # Distances do not depend on the origin. With it in the centre, squares cancel least.
     centre = jnp.sum(embeddings * rows, axis=0) / _at_least_one(jnp.sum(rows))  # [D]
     x = (embeddings - jax.lax.stop_gradient(centre)[None]) * rows
     codes = jnp.where(valid[:, None], labels, -1)
@@ -136,8 +127,8 @@ def _over_conditions(
 
 
 def _pairs(code: jax.Array, other: jax.Array, item: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Which pairs are positive and which are negative: [B, B] bool each. Rows are the items of `code` [B]; column j
-    is item[j], whose code is other[j]. An item is no pair with itself, an unknown label none with anybody."""
+    """Which pairs are positive and which are negative: [B, B] bool each. Rows are the items of `code` [B]; column j is
+    item[j] with code other[j]. An item with itself and an unknown label are neither."""
     known = (code >= 0)[:, None] & (other >= 0)[None]
     alike = code[:, None] == other[None]
     itself = jnp.arange(len(code))[:, None] == item[None]
@@ -149,18 +140,18 @@ def _count_active(
 ) -> tuple[jax.Array, jax.Array]:
     """Active triplets of each anchor [B], and G [B, B]; the columns of all matrices are sorted by label.
 
-    The k-th positive of every anchor is compared with all its negatives, k by k, for as many k as the most frequent
-    label has items: B^2 comparisons each, and never more than matrices [B, B].
+    Step k compares the k-th positive of every anchor with all its negatives, up to the size of the most frequent
+    label: B^2 comparisons per step, and no array larger than [B, B].
     """
-    first = jnp.searchsorted(column_code, code)  # [B]; where an anchor's own label begins among the columns
-    longest = jnp.max(jnp.sum(positive, axis=1)) + 1  # the anchor itself lies among its positives
+    first = jnp.searchsorted(column_code, code)  # [B]; the first column of an anchor's own label
+    longest = jnp.max(jnp.sum(positive, axis=1)) + 1  # the anchor itself lies among them
     bar = jnp.where(negative, d, jnp.inf)
     reach = jnp.where(positive, d + margin, -jnp.inf)
     rows = jnp.arange(len(d))
 
     def count(k: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         active, g = carry
-        column = first + k  # past the label's end no pair is positive, and past the last column nothing is there
+        column = first + k  # may be past the label, where no pair is positive, or past the last column
         positive_reach = reach.at[rows, column].get(mode="fill", fill_value=-jnp.inf)  # [B]
         hits = (positive_reach[:, None] > bar).astype(d.dtype)  # [B, B]
         of_positive = jnp.sum(hits, axis=1)

@@ -12,7 +12,7 @@ EPSILON = 1e-6  # added to the signed difference inside the norm, as torch's pai
 
 
 def norm(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
-    """Euclidean norm over `axis`, whose gradient at zero is zero (that of a plain square root is NaN)."""
+    """Euclidean norm over `axis`. Its gradient at zero is zero; that of a plain square root is NaN."""
     squares = jnp.sum(jnp.square(x), axis=axis)
     positive = squares > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
@@ -21,13 +21,13 @@ def norm(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
 def distance(x: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
     """|| (x * mask - y * mask) + 1e-6 ||_2 over the last axis: [..., D], [..., D], [..., D] -> [...].
 
-    Multiplied before subtracted, in this order: it decides the last bits.
+    Multiply before subtracting: the order decides the last bits.
     """
     return norm((x * mask - y * mask) + EPSILON, axis=-1)
 
 
 def triplet_hinge(d_positive: jax.Array, d_negative: jax.Array, margin: float) -> jax.Array:
-    """max(0, d(anchor, positive) - d(anchor, negative) + margin) for each triplet: [B], [B] -> [B]."""
+    """max(0, d(anchor, positive) - d(anchor, negative) + margin) per triplet: [B], [B] -> [B]."""
     return jax.nn.relu(d_positive - d_negative + margin)
 
 
@@ -57,12 +57,12 @@ def csn_loss(
     Args:
         anchor, positive, negative: [B, D] embeddings, unmasked and not normalised.
         mask: [B, D] the rectified mask of each triplet's condition.
-        valid: [B] bool; False marks padding, which adds to nothing and counts in no denominator.
+        valid: [B] bool; False marks padding, which no sum and no denominator counts.
         margin, embedding_weight, mask_weight: h, lambda 1, lambda 2.
 
-    L_T is the mean hinge over all triplets, active or not. L_W = E / sqrt(B), E the mean over the three roles of the
-    Frobenius norm of the role's [B, D] embeddings: a norm of the whole batch and not a mean over examples, so it must
-    see the global batch at once. L_M = ||mask||_1 / B.
+    L_T is the mean hinge over all triplets, active or not. L_W = E / sqrt(B), where E is the mean over the three roles
+    of the Frobenius norm of a role's [B, D] embeddings. It is a norm of the whole batch, not a mean over examples, so
+    it must see the global batch at once. L_M = ||mask||_1 / B.
     """
     rows = valid.astype(anchor.dtype)  # [B]
     n = jnp.sum(rows)
@@ -71,10 +71,6 @@ def csn_loss(
     frobenius = sum(norm(e * rows[:, None], axis=(0, 1)) for e in (anchor, positive, negative)) / 3
     embedding = frobenius / jnp.sqrt(n)
     mask_l1 = jnp.sum(jnp.abs(mask) * rows[:, None]) / n
-    return Loss(
-        total=triplet + embedding_weight * embedding + mask_weight * mask_l1,
-        triplet=triplet,
-        embedding=embedding,
-        mask=mask_l1,
-        accuracy=jnp.sum((d_negative > d_positive).astype(rows.dtype) * rows) / n,  # a tie is wrong
-    )
+    total = triplet + embedding_weight * embedding + mask_weight * mask_l1
+    accuracy = jnp.sum((d_negative > d_positive).astype(rows.dtype) * rows) / n  # a tie is wrong
+    return Loss(total, triplet, embedding, mask_l1, accuracy)

@@ -1,4 +1,4 @@
-"""Masks: what makes one embedding answer many questions (paper, sections 3.1 and 4)."""
+"""Masks: the weights of the embedding's dimensions per condition (paper, sections 3.1 and 4)."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Masks(NamedTuple):
-    """A variant of the paper is nothing but this pair."""
+    """The masks of one of the paper's variants."""
 
     beta: np.ndarray  # [C, D] float32, before the rectifier
     trained: bool
@@ -17,9 +17,9 @@ def initial_masks(variant: str, n_conditions: int, embedding_dim: int, seed: int
     """Masks of a variant before training.
 
     Args:
-        variant: `standard` and each network of `specialists` see every dimension; `fixed` gives each condition its own
-            block of floor(D / C) dimensions and the left-over dimensions to none; `learned` starts from a normal draw
-            with mean 0.9 and standard deviation 0.7; `learned_disjoint` from the blocks, with 0.1 outside.
+        variant: `standard` and each network of `specialists` use all dimensions. `fixed` gives each condition its own
+            block of floor(D / C) dimensions; no condition gets the rest. `learned` starts from a normal draw with mean
+            0.9 and standard deviation 0.7; `learned_disjoint` starts from the blocks, with 0.1 outside.
         n_conditions: C.
         embedding_dim: D.
         seed: seeds the normal draw.
@@ -43,19 +43,19 @@ def blocks(n_conditions: int, embedding_dim: int) -> np.ndarray:
 
 
 class Use(NamedTuple):
-    """How many dimensions some condition weighs, and how many of them more than one does."""
+    """How many dimensions are used by at least one condition, and how many of them by more than one."""
 
     used: int
     shared: int
 
 
 def use_of(masks: np.ndarray) -> Use:
-    """Counted in masks [C, D] as applied, where 0 is exactly 0: the rectifier's."""
-    conditions = (masks > 0).sum(axis=0)  # [D], that weigh a dimension
+    """The Use of masks [C, D] as applied: the rectifier makes unused dimensions exactly 0."""
+    conditions = (masks > 0).sum(axis=0)  # [D]; per dimension
     return Use(int((conditions > 0).sum()), int((conditions > 1).sum()))
 
 
 def rectify(beta: jax.Array) -> jax.Array:
-    """The mask as applied, max(0, beta), any shape. `jax.nn.relu` and not `jnp.maximum`: the latter leaks half a
-    gradient where beta is exactly 0, and Adam turns the smallest leak into a whole step."""
+    """The mask as applied, max(0, beta), any shape. Not `jnp.maximum`: it passes half a gradient where beta is exactly
+    0, and Adam turns the smallest gradient into a full step."""
     return jax.nn.relu(beta)

@@ -13,8 +13,8 @@ Preprocess = Callable[..., jax.Array]
 def make_preprocess(config: PreprocessConfig) -> Preprocess:
     """Build preprocess(x, key=None): uint8 [B, H, W, ch] -> float32 [B, H, W, ch], normalised by channel.
 
-    With a key, as in training, each image is flipped left to right on its own with probability one half where
-    `config.flip` says so. Floats come back as they are: the caller normalised them.
+    With a key, as in training, and with `config.flip`, each image is flipped left to right with probability one half.
+    Floats are returned unchanged: the caller has normalised them.
     """
     mean, std = jnp.asarray(config.mean, jnp.float32), jnp.asarray(config.std, jnp.float32)  # [ch], [ch]
 

@@ -1,4 +1,4 @@
-"""The training steps and the embedding step: what is compiled. Pure functions of arrays."""
+"""The training and embedding steps that are compiled. Pure functions of arrays."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from csn_jax.core.preprocess import Preprocess
 class Batch(NamedTuple):
     """B conditional triplets. A role holds inputs [B, ...], or int32 [B] positions in an array of all items."""
 
-    ITEMS = ("anchor", "positive", "negative")  # the columns of which this is true
+    ITEMS = ("anchor", "positive", "negative")  # the columns that hold items
 
     anchor: Any
     positive: Any
@@ -39,7 +39,7 @@ class LabelledBatch(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that training changes; a checkpoint is exactly this."""
+    """All that training changes, and all that a checkpoint holds."""
 
     step: Any  # [] int32, steps done
     params: Any  # {"backbone": tree, "beta": [C, D]}
@@ -62,7 +62,7 @@ def make_train_step(
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """Build train_step(state, batch, items=None) -> (state, metrics), to be jitted with `state` donated.
 
-    With `items` [N, ...] the roles of the batch are positions in it. With `shared_statistics`, batch norm sees the
+    With `items` [N, ...], the roles of the batch are positions in it. With `shared_statistics`, batch norm sees the
     three roles as one batch. Metrics are scalars: the loss, its terms, the batch's accuracy and the gradient's norm.
     """
     embed_roles = (_embed_together if shared_statistics else _embed_by_role)(backbone, preprocess)
@@ -84,8 +84,8 @@ def make_train_step(
 
 
 def _embed_by_role(backbone: Backbone, preprocess: Preprocess) -> Callable:
-    """Three forwards: each role has its own batch statistics, and the running statistics move three times in the
-    reference's order. A scan over the roles gives the same, ten times slower on CPU."""
+    """Three forward passes, in the reference's order: each role has its own batch statistics, and the running ones move
+    three times. A scan over the roles is ten times slower on CPU."""
 
     def embed_roles(params, statistics, inputs, valid, key):
         embeddings = {}
@@ -98,12 +98,12 @@ def _embed_by_role(backbone: Backbone, preprocess: Preprocess) -> Callable:
 
 
 def _embed_together(backbone: Backbone, preprocess: Preprocess) -> Callable:
-    """One forward, in which only its own input tells an item's role. Statistics by role tell it too: where a condition
-    has few values, a batch's anchors and positives are much alike and its negatives not, and the network learns that
-    instead."""
+    """One forward pass, so that batch statistics cannot reveal an item's role. With statistics by role they can: if a
+    condition has few values, anchors and positives of a batch are alike and negatives differ, and the network learns
+    that instead."""
 
     def embed_roles(params, statistics, inputs, valid, key):
-        # A triplet's items side by side, so that with several devices each keeps its own triplets.
+        # A triplet's items are adjacent, so that each device keeps its own triplets.
         x = jnp.stack(inputs, axis=1).reshape(-1, *inputs[0].shape[1:])  # [3 B, ...]
         y, statistics = backbone.apply(params, statistics, preprocess(x, key), train=True, valid=jnp.repeat(valid, 3))
         return dict(zip(ROLES, jnp.moveaxis(y.reshape(len(valid), 3, -1), 1, 0), strict=True)), statistics
@@ -120,9 +120,9 @@ def make_in_batch_step(
     train_masks: bool,
     seed: int,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-    """The train_step of `make_train_step` for batches of labelled items: one forward, then all triplets among them.
+    """The train_step of `make_train_step` for batches of labelled items: one forward pass, then all triplets in them.
 
-    In place of the accuracy, metrics hold the share of active triplets (batch_all) or anchors (batch_hard).
+    Instead of the accuracy, metrics hold the share of active triplets (batch_all) or anchors (batch_hard).
     """
 
     def train_step(state: State, batch: LabelledBatch, items: jax.Array | None = None):
@@ -130,9 +130,8 @@ def make_in_batch_step(
 
         def objective(params):
             x = preprocess(batch.item if items is None else items[batch.item], key)
-            embeddings, statistics = backbone.apply(
-                params["backbone"], state.statistics, x, train=True, valid=batch.valid
-            )  # [B, D]
+            arguments = (params["backbone"], state.statistics, x)
+            embeddings, statistics = backbone.apply(*arguments, train=True, valid=batch.valid)  # [B, D]
             beta = params["beta"] if train_masks else jax.lax.stop_gradient(params["beta"])  # [C, D]
             terms = in_batch_loss(embeddings, rectify(beta), batch.labels, batch.valid, **dataclasses.asdict(loss))
             return terms.total, (terms, statistics)
@@ -143,8 +142,7 @@ def make_in_batch_step(
 
 
 def _descend(state: State, objective: Callable, optimizer: optax.GradientTransformation):
-    """The end of every training step: one step of the optimizer down objective(params) -> (loss, (terms, statistics)).
-    (state, metrics)."""
+    """(state, metrics) after one optimizer step on objective(params) -> (loss, (terms, statistics))."""
     (_, (terms, statistics)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -154,8 +152,8 @@ def _descend(state: State, objective: Callable, optimizer: optax.GradientTransfo
 
 
 def repeatable(train_step: Callable) -> Callable:
-    """The train_step, to which a batch with one more axis in front, [K, B, ...], is K batches for K steps in one call;
-    its metrics are then columns [K]."""
+    """The train_step, which also takes K batches with one more axis in front, [K, B, ...], for K steps in one call. The
+    metrics are then columns [K]."""
 
     def train_steps(state: State, batch: Batch | LabelledBatch, items: jax.Array | None = None):
         if batch.valid.ndim == 1:
@@ -176,8 +174,7 @@ def make_embed_step(backbone: Backbone, preprocess: Preprocess) -> Callable[...,
 
 
 def make_features_step(backbone: Backbone, preprocess: Preprocess) -> Callable[..., jax.Array]:
-    """Build features_step(params, statistics, inputs [B, ...]) -> [B, F], what the last linear layer makes embeddings
-    of, for jit."""
+    """Build features_step(params, statistics, inputs [B, ...]) -> [B, F], the last linear layer's input, for jit."""
 
     def features_step(params: Any, statistics: Any, inputs: jax.Array) -> jax.Array:
         return backbone.features(params["backbone"], statistics, preprocess(inputs))

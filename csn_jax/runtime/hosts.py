@@ -1,7 +1,7 @@
-"""Several processes as one run: how they find each other, who writes, and how all learn what one has found.
+"""Several processes as one run: how they join, which one writes, and how the others get its results.
 
-All of them run the same program over the same batches. Only the first writes into the workdir; what it alone does or
-decides, it tells the others through the service by which JAX holds them together.
+All processes run the same program over the same batches. Only the first writes into the workdir. It sends what it alone
+does or decides to the others through the service that JAX joins them with.
 """
 
 import atexit
@@ -20,12 +20,12 @@ from csn_jax.errors import MachineError, Stopped, UserError
 
 Value = TypeVar("Value")
 FORMS = "leave it out for one process, or give auto (Slurm, TPU pod, GKE) or HOST:PORT,N,ID with 0 <= ID < N"
-DAYS = 30 * 86_400  # as good as for ever: who waits for a process that died is ended by the heartbeat
-_turns = itertools.count()  # of `on_first` and `first_of_all`, which all processes come to in the same order
+DAYS = 30 * 86_400  # in effect without limit: the heartbeat ends a process that waits for a dead one
+_turns = itertools.count()  # of `on_first` and `first_of_all`, which all processes call in the same order
 
 
 class Address(NamedTuple):
-    """Where the first process listens, and who this one is. None where JAX finds it out."""
+    """Where the first process listens, and which one this is. None where JAX detects it."""
 
     coordinator: str | None
     processes: int | None
@@ -33,7 +33,7 @@ class Address(NamedTuple):
 
 
 def parse(text: str) -> Address | None:
-    """Read --distributed; None where it is empty, so for one process alone.
+    """Read --distributed; None if it is empty: one process alone.
 
     Raises:
         UserError: naming the flag and its forms.
@@ -47,20 +47,20 @@ def parse(text: str) -> Address | None:
         raise UserError(f"--distributed={text} cannot be read; {FORMS}.")
     port, processes, process = map(int, numbers)
     if not (0 < port < 65_536 and process < processes):
-        raise UserError(f"--distributed={text} has a number out of its range; {FORMS}.")
+        raise UserError(f"--distributed={text} has a number out of range; {FORMS}.")
     return Address(parts[0], processes, process)
 
 
 @contextmanager
 def joined(text: str) -> Iterator[None]:
-    """Be one of several processes inside, as --distributed says; where it is empty, nothing happens.
+    """Inside, be one of several processes, as --distributed says. If it is empty, nothing happens.
 
-    Two times can be set in the environment, in whole seconds: CSN_JAX_START_UP (120), in which all must have come, and
-    CSN_JAX_HEARTBEAT (30), after which one that is silent is taken for dead and the others are ended by JAX (SIGABRT).
+    The environment can set two times in whole seconds: CSN_JAX_START_UP (120), within which all must join, and
+    CSN_JAX_HEARTBEAT (30), after which a silent process counts as dead and JAX ends the others (SIGABRT).
 
     Raises:
         UserError: when the flag cannot be read, or `auto` finds no cluster.
-        MachineError: when the processes did not all come.
+        MachineError: when not all processes join.
     """
     address = parse(text)
     if address is None:
@@ -78,34 +78,34 @@ def joined(text: str) -> Iterator[None]:
         raise
     except BaseException as error:
         if _is_of_jax(error):
-            # So a collective tells of a neighbour's death, sooner than the heartbeat. JAX ends this process in that
-            # time as it does elsewhere; where it does not, the others live and the trouble is our own.
+            # A collective reports a dead process sooner than the heartbeat. JAX ends this process within that time.
+            # If it does not, the others live and the error is our own.
             time.sleep(heartbeat + 5)
-        # The others leave by the same mistake and are waited for; but this one may be alone with its trouble. Then its
-        # absence ends them, and it must be gone before JAX ends it for not being able to say farewell.
-        farewell = threading.Thread(target=jax.distributed.shutdown, daemon=True)
-        farewell.start()
-        farewell.join(min(5, heartbeat / 2))
-        if farewell.is_alive():
+        # Wait for the others, which fail alike if the mistake is shared. If the error is ours alone, our absence ends
+        # them, and we must leave before JAX kills this process because its shutdown fails.
+        shutdown = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        shutdown.start()
+        shutdown.join(min(5, heartbeat / 2))
+        if shutdown.is_alive():
             atexit.register(_leave, 2 if isinstance(error, UserError) else 1)
         raise
     jax.distributed.shutdown()
 
 
 def _keep_stdout() -> None:
-    """Keep standard output for results: Gloo, which joins CPUs, prints its own lines there, now to standard error."""
+    """Keep standard output for results: lines that Gloo, which joins CPUs, prints there go to standard error."""
     sys.stdout.flush()
     sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding)
     os.dup2(2, 1)
 
 
 def _is_of_jax(error: BaseException | None) -> bool:
-    """Whether an error is of JAX's runtime, or was raised where one was handled."""
+    """Whether an error comes from JAX's runtime, or was raised while handling one that does."""
     import jax
 
-    return error is not None and (
-        isinstance(error, jax.errors.JaxRuntimeError) or _is_of_jax(error.__cause__ or error.__context__)
-    )
+    while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _leave(status: int) -> None:
@@ -115,10 +115,10 @@ def _leave(status: int) -> None:
 
 
 def _meet(text: str, address: Address, heartbeat: int, start_up: int) -> None:
-    """jax.distributed.initialize in a thread: when not all come in time, it ends the process where it stands, so we
-    give it longer and say ourselves what happened."""
+    """Run jax.distributed.initialize in a thread. At its timeout it kills the process, so it gets a longer one and the
+    message is ours."""
     if address.coordinator and address.process == 0:
-        try:  # JAX would crash (a segmentation fault) where another program has the port
+        try:  # if another program has the port, JAX crashes with a segmentation fault
             socket.create_server(("", int(address.coordinator.rpartition(":")[2]))).close()
         except OSError as error:
             raise MachineError(
@@ -127,26 +127,22 @@ def _meet(text: str, address: Address, heartbeat: int, start_up: int) -> None:
     import jax
 
     failures: list[Exception] = []
+    times = {"heartbeat_timeout_seconds": heartbeat, "shutdown_timeout_seconds": heartbeat}
 
     def initialize() -> None:
         try:
-            jax.distributed.initialize(
-                *address,
-                initialization_timeout=start_up + 60,
-                heartbeat_timeout_seconds=heartbeat,
-                shutdown_timeout_seconds=heartbeat,
-            )
-        except Exception as error:  # ValueError, RuntimeError, JaxRuntimeError and what a cluster's detection raises
+            jax.distributed.initialize(*address, initialization_timeout=start_up + 60, **times)
+        except Exception as error:  # detection of a cluster can raise anything
             failures.append(error)
 
     thread = threading.Thread(target=initialize, daemon=True)
     thread.start()
     thread.join(start_up)
-    who = "the processes" if address.coordinator is None else f"the {address.processes} processes"
+    group = "the processes" if address.coordinator is None else f"the {address.processes} processes"
     if thread.is_alive():
         raise MachineError(
-            f"--distributed={text}: {who} did not all meet within {start_up} s; see that each was started, that all "
-            "reach the coordinator's port, and that none of an earlier start still runs."
+            f"--distributed={text}: {group} did not all join within {start_up} s; check that each was started, that "
+            "each reaches the coordinator's port, and that none of an earlier start still runs."
         )
     if failures and address.coordinator is None:
         raise UserError(f"--distributed=auto finds no cluster ({_first_line(failures[0])}); {FORMS}.")
@@ -170,24 +166,24 @@ def index() -> int:
 
 
 def _is_joined() -> bool:
-    """Whether JAX joins this process to others. Loading it takes seconds, which searching and reading do without."""
+    """Whether JAX joins this process to others. JAX takes seconds to load, so it is not imported here."""
     return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
 def on_first(work: Callable[[], Value]) -> Value:
-    """Do some work on the first process only, and have all return its result, which must survive JSON.
+    """Do the work on the first process only. All processes return its result, which must survive JSON.
 
     Raises:
-        UserError, MachineError: on all processes, where the work raises it.
+        UserError, MachineError: on all processes, when the work raises it.
     """
     if count() == 1:
         return work()
     key = f"csn_jax/{next(_turns)}"
     if not is_first():
-        told = json.loads(_service().blocking_key_value_get(key, DAYS * 1000))
-        if "error" in told:
-            raise {"UserError": UserError, "MachineError": MachineError}[told["error"]](told["text"])
-        return told["result"]
+        message = json.loads(_service().blocking_key_value_get(key, DAYS * 1000))
+        if "error" in message:
+            raise {"UserError": UserError, "MachineError": MachineError}[message["error"]](message["text"])
+        return message["result"]
     try:
         result = work()
     except (UserError, MachineError) as error:
@@ -198,10 +194,10 @@ def on_first(work: Callable[[], Value]) -> Value:
 
 
 def first_of_all(work: Callable[[], Value]) -> Value:
-    """Do some work on the first process, and then on the others too, which find its traces (a cache) ready made.
+    """Do the work on the first process, then on the others, which find what it left (a cache).
 
     Raises:
-        UserError, MachineError: on all processes, where the first one's work raises it.
+        UserError, MachineError: on all processes, when the first one's work raises it.
     """
     results: list[Value] = []
     on_first(lambda: results.append(work()))
@@ -209,8 +205,8 @@ def first_of_all(work: Callable[[], Value]) -> Value:
 
 
 def _service() -> Any:
-    """Its key-value store has no public name in JAX; Orbax goes the same way. A collective over the devices would give
-    up where the first process decodes images for an hour."""
+    """JAX's key-value store, which has no public name; Orbax uses it too. A collective over the devices would time out
+    while the first process decodes images for an hour."""
     from jax._src import distributed
 
     return distributed.global_state.client
@@ -219,7 +215,7 @@ def _service() -> Any:
 def _seconds(name: str, default: int) -> int:
     text = os.environ.get(name) or str(default)
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise UserError(f"{name}={text} in the environment is no time; give whole seconds, 1 or more.")
+        raise UserError(f"{name}={text} in the environment is not a time; give whole seconds, 1 or more.")
     return int(text)
 
 

@@ -56,7 +56,7 @@ CASES = {
         ("float32[2, 8]", "float32[3, 8]"),
     ),
     "other masks": (lambda workdir: None, train("--config.variant=fixed"), ("config.variant: 'learned', now 'fixed'",)),
-    "newer config": (edited("config.json", a_field_of_tomorrow=1), load, ("a_field_of_tomorrow is no field",)),
+    "newer config": (edited("config.json", a_field_of_tomorrow=1), load, ("a_field_of_tomorrow is not a field",)),
     "value of another type": (edited("config.json", backbone__embedding_dim="many"), load, ("'many'",)),
     "no config": (leave("config.json"), load, ("has no config.json",)),
     "no record of the data": (leave("data.json"), load, ("has no data.json",)),
