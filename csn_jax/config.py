@@ -18,12 +18,10 @@ STAGES = {
     "resnet18": ("stem", "layer1", "layer2", "layer3", "layer4"),
     "resnet50": ("stem", "layer1", "layer2", "layer3", "layer4"),
 }
-
-LEAST = {  # values of whole numbers
-    **dict.fromkeys(("batch_size", "steps", "log_every", "eval_every", "checkpoint_every"), 1),
-    **dict.fromkeys(("data.train_triplets", "data.validation_triplets", "data.test_triplets"), 1),
-    **{"backbone.embedding_dim": 1, "backbone.hidden": 0, "preprocess.size": 8, "seed": 0, "data.seed": 0},
-}
+# The least value of each whole number.
+LEAST = dict.fromkeys(("batch_size", "steps", "log_every", "eval_every", "checkpoint_every"), 1)
+LEAST |= dict.fromkeys(("data.train_triplets", "data.validation_triplets", "data.test_triplets"), 1)
+LEAST |= {"seed": 0, "data.seed": 0, "backbone.hidden": 0, "backbone.embedding_dim": 1, "preprocess.size": 8}
 
 
 @dataclass(frozen=True)
