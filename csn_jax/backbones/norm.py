@@ -150,14 +150,10 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
 
 def _window_slices(shape: tuple[int, ...], window: int, stride: int, padding: int):
     """The strided slice of the padded input per position in the window, row by row."""
-    out = [(size + 2 * padding - window) // stride + 1 for size in shape[1:3]]
+    spans = [(size + 2 * padding - window) // stride * stride + 1 for size in shape[1:3]]
     for i in range(window):
         for j in range(window):
-            yield (
-                slice(None),
-                slice(i, i + stride * (out[0] - 1) + 1, stride),
-                slice(j, j + stride * (out[1] - 1) + 1, stride),
-            )
+            yield slice(None), slice(i, i + spans[0], stride), slice(j, j + spans[1], stride)
 
 
 def _max_pool_forward(x, window, stride, padding):
@@ -166,11 +162,8 @@ def _max_pool_forward(x, window, stride, padding):
     best, winner = None, None
     for k, position in enumerate(_window_slices(x.shape, window, stride, padding)):
         value = padded[position]
-        if best is None:
-            best, winner = value, jnp.zeros(value.shape, jnp.int8)
-        else:
-            winner = jnp.where(value > best, jnp.int8(k), winner)
-            best = jnp.maximum(value, best)
+        winner = jnp.zeros(value.shape, jnp.int8) if best is None else jnp.where(value > best, jnp.int8(k), winner)
+        best = value if best is None else jnp.maximum(value, best)
     return best, (winner, x.shape)
 
 
@@ -180,16 +173,8 @@ def _max_pool_backward(window, stride, padding, saved, g):
     dx = None
     for k, (_, rows, columns) in enumerate(_window_slices(shape, window, stride, padding)):
         # Put the part of g that position k won back into the input by padding between and around: no scatter.
-        part = jax.lax.pad(
-            jnp.where(winner == k, g, 0),
-            jnp.zeros((), g.dtype),
-            (
-                (0, 0, 0),
-                (rows.start, height - rows.stop, stride - 1),
-                (columns.start, width - columns.stop, stride - 1),
-                (0, 0, 0),
-            ),
-        )
+        edges = [(seen.start, size - seen.stop, stride - 1) for seen, size in ((rows, height), (columns, width))]
+        part = jax.lax.pad(jnp.where(winner == k, g, 0), jnp.zeros((), g.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
         dx = part if dx is None else dx + part
     return (dx[:, padding : height - padding, padding : width - padding],)
 

@@ -42,9 +42,7 @@ def plain_names(tensors: Mapping[str, np.ndarray], where: str) -> dict[str, np.n
     for name, tensor in tensors.items():
         short = re.sub(r"^((module|embeddingnet)\.)*(fc_embed\.)?", lambda match: "fc." if match[3] else "", name)
         if short in plain:
-            raise UserError(
-                f"{where} has tensor {short} twice, the second time as {name}; give the weights of one network."
-            )
+            raise UserError(f"{where} has tensor {short} twice, also as {name}; give the weights of one network.")
         if not short.endswith("num_batches_tracked"):
             plain[short] = tensor
     return plain

@@ -1,1 +1,1 @@
-"""What a config builds and what a user loads."""
+"""Networks, models, runs and weight files."""

@@ -1,11 +1,9 @@
 """Model: an embedding with a mask per condition."""
 
-import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,12 +15,10 @@ from csn_jax.core import losses
 from csn_jax.core.masks import blocks, rectify
 from csn_jax.core.steps import State, make_embed_step, make_features_step
 from csn_jax.errors import UserError
-from csn_jax.model.network import Network, build_network, examples
+from csn_jax.model.network import Network
 from csn_jax.model.pixels import check_normalised
-from csn_jax.runtime.checkpoint import Checkpoints
 from csn_jax.runtime.compiler import jit
-from csn_jax.runtime.record import Record
-from csn_jax.runtime.sharding import Shardings, fetch, make_shardings, place
+from csn_jax.runtime.sharding import Shardings, fetch, place
 from csn_jax.runtime.writer import Progress
 from csn_jax.text import did_you_mean
 
@@ -96,8 +92,8 @@ class Model:
         inputs, images = np.asarray(inputs), len(self.input_shape) == 3
         if inputs.shape == (0,):  # an empty list
             return inputs
-        one = (*inputs.shape[1:-1], self.input_shape[-1]) if self._any_size else self.input_shape
-        if inputs.ndim != 1 + len(self.input_shape) or inputs.shape[1:] != one:
+        expected = (*inputs.shape[1:-1], self.input_shape[-1]) if self._any_size else self.input_shape
+        if inputs.ndim != 1 + len(self.input_shape) or inputs.shape[1:] != expected:
             shape = ("B", "H", "W", self.input_shape[-1]) if self._any_size else ("B", *self.input_shape)
             raise UserError(f"the inputs have shape {[*inputs.shape]}; give [{', '.join(map(str, shape))}].")
         if not jnp.issubdtype(inputs.dtype, jnp.floating) and not (images and inputs.dtype == np.uint8):
@@ -198,8 +194,8 @@ def make_model(
 
 def _digest(config: Config, params: Any, statistics: Any) -> str:
     # Settings that only training reads are left out. The digest is stored in files of vectors: keep its form.
-    network = dataclasses.replace(config.backbone, init="", freeze="", learning_rate_ratio=1.0)
-    hasher = hashlib.sha256(repr((network, dataclasses.replace(config.preprocess, flip=False))).encode())
+    network = replace(config.backbone, init="", freeze="", learning_rate_ratio=1.0)
+    hasher = hashlib.sha256(repr((network, replace(config.preprocess, flip=False))).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path((params, statistics)):
         leaf = np.asarray(leaf)
         hasher.update(repr((jax.tree_util.keystr(path), leaf.shape, leaf.dtype.str)).encode())
@@ -211,17 +207,14 @@ def join(models: Sequence[Model]) -> Model:
     """Specialists as one model: concatenated embeddings [B, C * D], and a block mask per condition [C, C * D]."""
     width = sum(model.masks.shape[1] for model in models)
     concatenated = lambda parts: jnp.concatenate(list(parts), axis=1)  # noqa: E731
-    return Model(
+    return replace(
+        models[0],
         conditions=tuple(name for model in models for name in model.conditions),
         masks=blocks(len(models), width),
         step=max(model.step for model in models),
-        input_shape=models[0].input_shape,
-        _any_size=models[0]._any_size,
         _embed=lambda inputs: concatenated(model._embed(inputs) for model in models),
         _features=lambda inputs: concatenated(model._features(inputs) for model in models),
         _digest=lambda: hashlib.sha256("".join(model.sha256 for model in models).encode()).hexdigest(),
-        _shardings=models[0]._shardings,
-        _preprocess=models[0]._preprocess,
     )
 
 
@@ -231,19 +224,3 @@ def restore_target(state: State, shardings: Shardings) -> State:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings.state),
         jax.eval_shape(lambda: state),
     )
-
-
-def restore_best(workdir: Path, config: Config, record: Record) -> tuple[Network, State]:
-    """The network of a run, and its state at the best step.
-
-    Raises:
-        UserError: when there is no checkpoint, or it belongs to another model.
-        MachineError: when the checkpoint is damaged.
-    """
-    folder = workdir / "checkpoints"
-    checkpoints = Checkpoints(folder, read_only=True) if folder.is_dir() else None
-    best = checkpoints.best_step() if checkpoints else None
-    if best is None:
-        raise UserError(f"{workdir} has no checkpoint yet; run csn_jax train with this --workdir first.")
-    network = build_network(config, record.input_shape, len(record.conditions), examples(config, record))
-    return network, checkpoints.restore(best, restore_target(network.state, make_shardings()))

@@ -1,10 +1,11 @@
-"""A run, read and checked once: its config, record, results, model and data."""
+"""A run, read and checked once: config, record, results, model and data."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from csn_jax.config import Config
+from csn_jax.errors import UserError
 from csn_jax.runtime.record import Record, Results, read_record, read_results
 from csn_jax.runtime.workdir import read_config
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A workdir. `specialists` are the runs below it, one per condition; other variants have none."""
+    """A workdir. specialists: the runs below it, one per condition; empty for other variants."""
 
     workdir: Path
     config: Config
@@ -26,7 +27,7 @@ class Run:
     specialists: tuple["Run", ...]
 
     def model(self) -> "Model":
-        """The best model by validation error. Specialists are one model, side by side."""
+        """The best model by validation error. Specialists are joined to one model."""
         from csn_jax.model.model import join, make_model, make_programs
         from csn_jax.runtime.sharding import make_shardings
 
@@ -44,15 +45,25 @@ class Run:
             UserError: when there is no checkpoint, or it belongs to another model.
             MachineError: when the checkpoint is damaged.
         """
-        from csn_jax.model.model import restore_best
+        from csn_jax.model.model import restore_target
+        from csn_jax.model.network import build_network, examples
+        from csn_jax.runtime.checkpoint import Checkpoints
+        from csn_jax.runtime.sharding import make_shardings
 
-        return restore_best(self.workdir, self.config, self.record)
+        folder = self.workdir / "checkpoints"
+        checkpoints = Checkpoints(folder, read_only=True) if folder.is_dir() else None
+        best = checkpoints.best_step() if checkpoints else None
+        if best is None:
+            raise UserError(f"{self.workdir} has no checkpoint yet; run csn_jax train with this --workdir first.")
+        config, record = self.config, self.record
+        network = build_network(config, record.input_shape, len(record.conditions), examples(config, record))
+        return network, checkpoints.restore(best, restore_target(network.state, make_shardings()))
 
     def dataset(self) -> "Dataset":
-        """The items and triplets that the run was trained and measured on.
+        """The items and triplets of training and measurement.
 
         Raises:
-            UserError: when they are missing, or are other data.
+            UserError: when they are missing or have changed.
         """
         from csn_jax.data.dataset import load_dataset
 
@@ -77,10 +88,10 @@ def load(workdir: str | Path) -> "Model":
     """The best model of a training run, by validation error.
 
     Args:
-        workdir: the folder given to `csn_jax train --workdir`. It needs nothing else: not the data, not TensorFlow.
+        workdir: the folder given to `csn_jax train --workdir`. Neither data nor TensorFlow is needed.
 
     Raises:
-        UserError: when the folder is not a run's, or has no checkpoint yet.
+        UserError: when it is not a run's folder, or has no checkpoint yet.
         MachineError: when the checkpoint is damaged.
     """
     return open_run(workdir).model()

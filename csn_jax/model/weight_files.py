@@ -16,17 +16,8 @@ from csn_jax.text import first_sentence
 
 MAX_FILE = 4 << 30  # bytes; a ResNet-50 has 100 million
 TORCH = (".pth", ".pt", ".pth.tar")
-DTYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "|i1",
-    "U8": "|u1",
-    "BOOL": "|b1",
-}
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "|b1", "U8": "|u1"}
+DTYPES |= {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1"}
 
 
 class Weights(NamedTuple):

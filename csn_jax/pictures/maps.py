@@ -49,10 +49,8 @@ def draw_maps(vectors: np.ndarray, masks: np.ndarray, names: Sequence[str]) -> n
 
 
 def place(masked: np.ndarray) -> np.ndarray:
-    """Points [n, D] in the plane: [n, 2] float64, the same bits for the same points.
-
-    Fewer than 8 points, and points that are all equal, are placed by their two principal axes, as without openTSNE.
-    """
+    """Points [n, D] in the plane: [n, 2] float64, the same bits for the same points. Fewer than 8 points, and points
+    that are all equal, are placed by their two principal axes, as without openTSNE."""
     centred = masked - masked.mean(axis=0)
     _, axes = np.linalg.eigh(centred.T @ centred)
     axes = axes[:, : -1 if masked.shape[1] == 1 else -3 : -1]  # the principal one first

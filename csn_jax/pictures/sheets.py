@@ -34,8 +34,9 @@ def draw_all(workdir: Path, model: "Model", embeddings: np.ndarray, dataset: Dat
     draw_masks(workdir / "masks.png", model.masks, model.conditions)
     queries = choose_queries(items, QUERIES) if items.inputs.ndim == 4 else []
     for row, condition in enumerate(model.conditions if len(queries) else ()):
-        sheet = draw_neighbours(items, queries, embeddings * model.masks[row], condition)
-        _write(workdir / f"neighbours_{condition}.png", sheet)
+        sheet, buffer = draw_neighbours(items, queries, embeddings * model.masks[row], condition), io.BytesIO()
+        sheet.save(buffer, "PNG")
+        write_atomically(workdir / f"neighbours_{condition}.png", buffer.getvalue())
 
 
 def order_dimensions(masks: np.ndarray) -> np.ndarray:
@@ -114,9 +115,8 @@ def nearest(masked: np.ndarray, queries: np.ndarray, gallery: np.ndarray, k: int
 def draw_neighbours(items: ItemSet, queries: np.ndarray, masked: np.ndarray, condition: str) -> Image.Image:
     """A sheet with a row per query: its value, its picture, its nearest items and how many of them are alike.
 
-    Frames show which items are alike: same value, shared member, or near as numbers. Without labels there are pictures
-    only. For values that are the same or different, neighbours come from the test items with one of the queries'
-    values: those of 300 other fonts would crowd out the few of the query's own, even if the order is nearly right.
+    Frames show which items are alike, if there are labels. For categories and levels, neighbours come from the test
+    items with one of the queries' values: those of 300 other fonts would crowd out the few of the query's own.
 
     Args:
         queries: [Q] positions.
@@ -210,9 +210,3 @@ def fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
-
-
-def _write(path: Path, image: Image.Image) -> None:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())

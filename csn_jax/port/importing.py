@@ -27,8 +27,6 @@ REFERENCE_PREPROCESS = PreprocessConfig(112, flip=True, mean=(0.485, 0.456, 0.40
 def import_released(path: str, workdir: Path, names: Sequence[str] = (), *, rectified: bool = True) -> Sequence[str]:
     """Make a workdir from a Tripletnet's state dict and return the conditions' names.
 
-    The state dict has a resnet18_csn below `embeddingnet.embeddingnet.` and masks below `embeddingnet.masks.`.
-
     Args:
         names: for the masks, in order. Empty: the reference's for four masks, else condition_0 and so on.
         rectified: whether the masks are applied behind the rectifier.
@@ -45,14 +43,15 @@ def import_released(path: str, workdir: Path, names: Sequence[str] = (), *, rect
         data=DataConfig("imported", conditions=conditions),
         preprocess=REFERENCE_PREPROCESS,
     )
+    none = dict.fromkeys(SPLITS, 0)
     record = Record(
         source="imported",
         checkpoint=Path(path).name,
         checkpoint_sha256=weights.sha256,
         conditions=tuple(Condition(name, "categorical") for name in conditions),
         input_shape=(config.preprocess.size, config.preprocess.size, 3),
-        items=dict.fromkeys(SPLITS, 0),
-        triplets=dict.fromkeys(SPLITS, 0),
+        items=none,
+        triplets=none,
         rectified=rectified,
     )
     write_run(workdir, config, record, _state(config, record, tensors, beta, path))
@@ -85,7 +84,7 @@ def _exported_state(run: Run) -> State:
     shape = (len(record.conditions), run.config.backbone.embedding_dim)
     if beta.shape != shape or not re.fullmatch(r"\d{1,9}", step):
         raise UserError(
-            f"{path} has masks {[*beta.shape]} of step {step!r}, but config.json and data.json beside it describe "
+            f"{path} has masks {[*beta.shape]} of step {step!r}, but config.json and data.json beside it need "
             f"masks {[*shape]} of a numbered step; export the folder again."
         )
     return _state(run.config, record, tensors, beta, path)._replace(step=jnp.int32(int(step)))

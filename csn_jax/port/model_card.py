@@ -8,16 +8,10 @@ import shlex
 import csn_jax
 from csn_jax.config import flags
 from csn_jax.model.run import Run
-from csn_jax.runtime.record import Record
 
 
 def model_card(name: str, run: Run, results: str) -> str:
-    """The text of README.md.
-
-    Args:
-        name: the exported folder's.
-        results: as a table; empty when the model was not measured.
-    """
+    """The text of README.md. results: a table; empty when the model was not measured."""
     config, record = run.config, run.record
     inputs = " x ".join(map(str, record.input_shape))
     conditions = "\n".join(f"| {_cell(condition.name)} | {condition.kind} |" for condition in record.conditions)
@@ -25,11 +19,14 @@ def model_card(name: str, run: Run, results: str) -> str:
     fields = record.as_object()
     data = {name: fields[name] for name in ("source", "split_unit", "items", "triplets") if name in fields}
     data |= {name: value for name, value in fields.items() if "sha256" in name}
-    made = "\n\n".join([_block("bash", shlex.join(_command(run))), *_adapted(record)])
-    place = f"runs/{name}"
-    again = ["csn_jax", "port", "import", name, f"--workdir={place}"]
+    made = _block("bash", shlex.join(_command(run)))
+    for mask in record.adapted:
+        made += (
+            f"\n\nThen csn_jax adapt added a mask for {_cell(mask['condition'])}, from {_cell(mask['learned_from'])}."
+        )
+    workdir = f"runs/{name}"
     use = (
-        f"model = csn_jax.load({place!r})\nembeddings = model.embed(inputs)\n"
+        f"model = csn_jax.load({workdir!r})\nembeddings = model.embed(inputs)\n"
         f"model.distance(embeddings[0], embeddings[1], {record.names[0]!r})"
     )
     return f"""\
@@ -57,7 +54,7 @@ One vector per item and one mask over its dimensions per condition: a
 
 ## Use
 
-{_block("bash", shlex.join(again))}
+{_block("bash", shlex.join(["csn_jax", "port", "import", name, f"--workdir={workdir}"]))}
 
 {_block("python", use)}
 
@@ -77,14 +74,6 @@ def _command(run: Run) -> list[str]:
         return words if record.rectified else [*words, "--unrectified"]
     data = dataclasses.replace(config.data, conditions=conditions)
     return ["csn_jax", "train", *flags(dataclasses.replace(config, data=data))]
-
-
-def _adapted(record: Record) -> list[str]:
-    """A sentence per mask that csn_jax adapt added."""
-    return [
-        f"Then csn_jax adapt added a mask for {_cell(report['condition'])}, from {_cell(report['learned_from'])}."
-        for report in record.adapted
-    ]
 
 
 def _block(language: str, text: str) -> str:

@@ -71,25 +71,18 @@ def to_onnx(
         graph.node("Identity", *embeddings, name="embedding")
     graph.node("Identity", graph.constant("masks/applied", masks), name="masks")
     dtype = TensorProto.UINT8 if len(input_shape) == 3 else TensorProto.FLOAT
-    n_conditions, width = masks.shape
+    width = masks.shape[1]
+    info = helper.make_tensor_value_info
     made = helper.make_graph(
         [helper.make_node(op, inputs, [name], name, **attributes) for op, inputs, name, attributes in graph.nodes],
         "csn_jax",
-        [helper.make_tensor_value_info("input", dtype, ["batch", *input_shape])],
-        [
-            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", width]),
-            helper.make_tensor_value_info("masks", TensorProto.FLOAT, [n_conditions, width]),
-        ],
+        [info("input", dtype, ["batch", *input_shape])],
+        [info("embedding", TensorProto.FLOAT, ["batch", width]), info("masks", TensorProto.FLOAT, masks.shape)],
         [onnx.numpy_helper.from_array(value, name) for name, value in graph.constants.items()],
     )
     name, _, version = producer.partition(" ")
-    model = helper.make_model(
-        made,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name=name,
-        producer_version=version,
-    )
+    versions = {"opset_imports": [helper.make_opsetid("", OPSET)], "ir_version": IR_VERSION}
+    model = helper.make_model(made, **versions, producer_name=name, producer_version=version)
     helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()

@@ -289,7 +289,11 @@ function showCondition(c, glide = true) {
   itemMap.names = regionsOf(c);
   itemMap.marks = nearest(vectors, D, state.item, single[c], K).map(({ item }) => item);
   itemMap.show(c, glide);
-  for (const strip of $("strips").children) strip.classList.toggle("active", strip.dataset.condition === String(c));
+  markStrip();
+}
+
+function markStrip() {
+  for (const strip of $("strips").children) strip.classList.toggle("active", strip.dataset.condition === String(state.condition));
 }
 
 function choose(item) {
@@ -356,7 +360,7 @@ function showItem() {
   itemMap.selected = item;
   itemMap.marks = nearest(vectors, D, item, single[state.condition], K).map((hit) => hit.item);
   itemMap.refresh();
-  for (const strip of $("strips").children) strip.classList.toggle("active", strip.dataset.condition === String(state.condition));
+  markStrip();
   showMixture();
 }
 
