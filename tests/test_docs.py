@@ -31,6 +31,7 @@ ONLY_PARSED = {
     "--distributed": "needs one process per command; tests of runtime/hosts run pairs of them",
     "--config=tfds": "downloads a data set; the tests of the source make one",
     "--config=zappos50k": "needs a data set for academic use only; the tests of the source make one",
+    "benchmark --suite": "takes minutes; tests of the benchmark run every suite, tiny",
     "http://localhost": "needs a Qdrant server; the same pages run Qdrant in a folder",
 }
 START = re.compile(r"(?:[A-Z_]+=\S+ +)*(?:\S*/)?(?:csn_jax(?: +|$)|python3? -m csn_jax(?:[. ]|$))(?P<rest>.*)")
@@ -361,7 +362,6 @@ def shortened(words: list[str]) -> list[str]:
         "train": {f"config.{name}": value for name, value in SMALL.items()},
         "explore": {"max_items": 40},
         "report": {"items": 20},
-        "benchmark": {"turns": 1, "tiny": True},
     }.get(words[0], {})
     if any(word.startswith("--config.preprocess.size=") for word in words):
         small["config.preprocess.size"] = 32
