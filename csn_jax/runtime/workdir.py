@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from csn_jax.config import Config, differences
 from csn_jax.errors import MachineError, UserError
@@ -24,12 +25,17 @@ def cache_folder() -> Path:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that readers see the old one or the whole new one, also after a power cut: file and folder are
-    fsynced."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Readers see the old file or the whole new one, also after a power cut: file and folder are fsynced."""
+    with replacing(path, path.with_name(f".{path.name}.{os.getpid()}.tmp")) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
+    """A file to write piece by piece that then replaces another, as `write_atomically` does. An error removes it."""
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -1,19 +1,17 @@
 """The file of vectors that `embed` writes and `Index` opens: Parquet or npz, checked against a digest when read."""
 
 import hashlib
-import io
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
-from csn_jax.runtime.workdir import full_disk_told
+from csn_jax.runtime.workdir import full_disk_told, replacing
 from csn_jax.store.int8 import as_int8
 from csn_jax.text import first_sentence
 
@@ -88,24 +86,12 @@ def write_embeddings(path: Path, embeddings: Embeddings, *, by_condition: bool =
     head = head_of(embeddings)
     text = json.dumps(head | {"sha256": _digest(embeddings, head)})
     write = _write_parquet if path.suffix == ".parquet" else _write_npz
-    # A fixed name, so that a rerun overwrites what a killed process left.
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.partial")  # a fixed name: a rerun overwrites what a killed process left
     try:
-        with full_disk_told(path.parent):
-            with open(temporary, "wb") as file:
-                write(file, embeddings, text, by_condition)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            descriptor = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        with full_disk_told(path.parent), replacing(path, temporary) as file:
+            write(file, embeddings, text, by_condition)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error}); give another path.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_embeddings(path: Path) -> Embeddings:
@@ -191,7 +177,7 @@ def _scale(head: dict[str, Any]) -> np.ndarray | None:
     return np.array(head["scale"], np.float32) if head.get("dtype") == "int8" else None
 
 
-def _write_parquet(file: io.BufferedWriter, embeddings: Embeddings, head: str, by_condition: bool) -> None:
+def _write_parquet(file: BinaryIO, embeddings: Embeddings, head: str, by_condition: bool) -> None:
     import pyarrow
     from pyarrow import parquet
 
@@ -259,7 +245,7 @@ def _shared(column: Any) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros(0, object)
 
 
-def _write_npz(file: io.BufferedWriter, embeddings: Embeddings, head: str, by_condition: bool) -> None:
+def _write_npz(file: BinaryIO, embeddings: Embeddings, head: str, by_condition: bool) -> None:
     vectors, scale = embeddings.vectors, embeddings.scale
     arrays = {"csn_jax": np.array(head), "ids": embeddings.ids.astype(str)}
     arrays["vectors"] = vectors if scale is None else as_int8(vectors, scale)
