@@ -106,12 +106,8 @@ def _load(config: Config) -> Dataset:
             f"{n_train}, or more data.train_triplets."
         )
     unit = data.split_by or ("item" if items_are_split else "triplet")
-    return Dataset(items, triplets, _record(config, items, triplets, unit), notes)
-
-
-def _record(config: Config, items: ItemSet, triplets: dict[str, Triplets], unit: str) -> Record:
-    return Record(
-        source=config.data.source,
+    record = Record(
+        source=data.source,
         conditions=items.conditions,
         input_shape=items.inputs.shape[1:],
         items={split: int((items.split == split).sum()) for split in SPLITS},
@@ -120,3 +116,4 @@ def _record(config: Config, items: ItemSet, triplets: dict[str, Triplets], unit:
         items_sha256=items.digest(),
         triplets_sha256={split: triplets[split].digest() for split in SPLITS},
     )
+    return Dataset(items, triplets, record, notes)

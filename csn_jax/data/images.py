@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
+from csn_jax.config import Config
 from csn_jax.data.cache import Made, cached, file_digest
 from csn_jax.data.decode import resize_and_crop
 from csn_jax.data.workers import read_in_workers, usable_cores
-from csn_jax.runtime.writer import Progress
+from csn_jax.errors import UserError
+from csn_jax.runtime.writer import Progress, say
 from csn_jax.text import first_sentence
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_FILE = 64 << 20  # bytes
+NAMED = 1_000  # unreadable images that are named one by one
 MAX_SIDE = 16_384
 MAX_PIXELS = 50_000_000
 # Reading an image may take 300 MB. RGB takes 4 bytes per pixel, WEBP and transparency several times that.
@@ -36,23 +39,51 @@ def resolve(folder: Path, name: str) -> Path | None:
 
 
 def decode_files(paths: Sequence[Path], size: int, channels: int) -> tuple[np.ndarray, list[str | None]]:
-    """Decode image files in parallel, or open the cache of an earlier decoding.
-
-    Args:
-        paths: N files.
-        size: height and width in pixels.
-        channels: 3 for colour, 1 for grey.
+    """Decode N image files in parallel, or open the cache of an earlier decoding.
 
     Returns:
         (images, faults): uint8 [K, size, size, channels], memory-mapped, of the K readable files, and for each of the N
         files what is wrong with it, or None.
     """
     with ThreadPoolExecutor(usable_cores()) as pool:
-        digests = list(pool.map(_digest_or_error, paths))
+        digests = list(pool.map(digest_or_error, paths))
     # Another version of a decoder may give other pixels.
     versions = ["images-2", Image.__version__, *(features.version(name) for name in ("jpg", "zlib", "webp"))]
     key = [versions, size, channels, digests]
     return cached(key, (len(paths), size, size, channels), partial(_decode_all, paths, size, channels))
+
+
+def decode_usable(
+    paths: Sequence[Path], names: Sequence[str], where: Callable[[int], str], config: Config, remedy: str
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """(images [K, H, W, ch] of the readable files, their positions [K], a note per unreadable file).
+
+    Args:
+        paths, names: of N files; an empty name means that there is none.
+        where: from a position to its place, for messages.
+        config: says whether unreadable files may be left out, and the form of the images.
+        remedy: what to do about unreadable files.
+
+    Raises:
+        UserError: for unreadable files unless data.skip_bad, or when no file is readable.
+    """
+    images, faults = decode_files(paths, config.preprocess.size, len(config.preprocess.mean))
+    bad = [
+        f"{where(row)}: {f'image {name!r} {fault}' if name else 'no image is named'}"
+        for row, (name, fault) in enumerate(zip(names, faults, strict=True))
+        if fault
+    ]
+    if bad and not config.data.skip_bad:
+        for line in bad[:NAMED] if len(bad) > 1 else ():
+            say(line)
+        more = f"; {len(bad) - 1} more cannot be read" if len(bad) > 1 else ""
+        raise UserError(f"{bad[0]}{more}; {remedy}, or pass --config.data.skip_bad=True to train without.")
+    if len(bad) == len(paths):
+        first = f"; the first: {bad[0]}" if bad else ""
+        raise UserError(f"none of the {len(paths)} images can be read{first}; {remedy}.")
+    notes = [f"left out {line}" for line in bad[:NAMED]]
+    notes += [f"left out {len(bad) - NAMED:,} more"] if len(bad) > NAMED else []
+    return images, np.array([row for row, fault in enumerate(faults) if fault is None], int), tuple(notes)
 
 
 def _decode_all(
@@ -67,22 +98,13 @@ def _decode_all(
 
 
 def decode_file(task: tuple[str, int, int]) -> np.ndarray | str:
-    """uint8 [size, size, channels] of one image file, or what is wrong with it. For a worker process.
-
-    Args:
-        task: (path, size, channels).
-    """
+    """uint8 [size, size, channels] of the image of a task (path, size, channels), or what is wrong with its file."""
     path, size, channels = task
     return _open(path, lambda image: resize_and_crop(image, size, channels))
 
 
 def shrink_file(task: tuple[str, int]) -> np.ndarray | str:
-    """uint8 [height, width, 3] of one whole image, no side longer than a size, or what is wrong with its file. For a
-    worker process.
-
-    Args:
-        task: (path, size).
-    """
+    """uint8 [height, width, 3] within size, of the whole image of a task (path, size), or what is wrong with its file."""
     path, size = task
 
     def shrunk(image: Image.Image) -> np.ndarray:
@@ -144,7 +166,8 @@ def as_shown(image: Image.Image) -> Image.Image:
     return image
 
 
-def _digest_or_error(path: Path) -> str:
+def digest_or_error(path: Path) -> str:
+    """The part of a cache's key for a file."""
     try:
         return file_digest(path) if path.is_file() and path.stat().st_size <= MAX_FILE else "no file to read"
     except OSError as error:  # decoding reports the error; once the file can be read, the key is another

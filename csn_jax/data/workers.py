@@ -176,20 +176,16 @@ def _serve(descriptor: int, cpu_seconds: int) -> None:
                 _limit(resource.RLIMIT_CORE, 0)
             else:
                 _limit(resource.RLIMIT_CPU, int(sum(os.times()[:2])) + cpu_seconds)
-                result = _call(function, message)
+                try:
+                    result = function(message)
+                except Exception:
+                    result = _Raised(traceback.format_exc())
             pipe.send(result)
         except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone or needs no more results
             return
         except Exception:  # the item or the result does not pickle
             _send(pipe, _Raised(traceback.format_exc()))
             return
-
-
-def _call(function: Callable, item: Any) -> Any:
-    try:
-        return function(item)
-    except Exception:
-        return _Raised(traceback.format_exc())
 
 
 def _limit(kind: int, amount: int) -> None:

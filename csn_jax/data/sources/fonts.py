@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from csn_jax.config import Config, DataConfig
-from csn_jax.data.cache import Made, cached, file_digest
-from csn_jax.data.images import resolve
+from csn_jax.data.cache import Made, cached
+from csn_jax.data.images import MAX_FILE, digest_or_error, resolve
 from csn_jax.data.item_set import Rows
 from csn_jax.data.workers import read_in_workers
 from csn_jax.errors import UserError
@@ -24,7 +24,6 @@ BORDER = 1 / 16  # of the side of an image, free on every side
 MEASURE = 200  # point size at which the proportions of a face are measured
 SHARED_GLYPHS = 4  # characters that may look like another one (I and l, O and 0)
 ABSENT = "\U0010fffd"  # a private code point that no font has: drawn as the glyph for missing characters
-MAX_FILE = 64 << 20  # bytes
 
 
 def read(config: Config) -> Rows:
@@ -176,7 +175,7 @@ def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
 
     # Another version of FreeType may draw other pixels.
     versions = ["fonts-2", features.version("freetype2")]
-    key = [versions, [[name, _digest_or_error(path)] for name, path in files.items()]]
+    key = [versions, [[name, digest_or_error(path)] for name, path in files.items()]]
     images, notes = cached(key, (len(files), len(CHARACTERS), size, size), partial(render_all, files, size))
     faults = {name: fault for name, fault, _ in notes if fault}
     twins = {name: twin for name, _, twin in notes if twin}
@@ -218,10 +217,3 @@ def render_all(
             images, twin = (images, None) if earlier == name else (None, earlier)
         yield images, [name, fault, twin]
     progress.close()
-
-
-def _digest_or_error(path: Path) -> str:
-    try:
-        return file_digest(path)
-    except OSError as error:  # rendering reports the error; once the file can be read, the key is another
-        return str(error)

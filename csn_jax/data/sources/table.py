@@ -8,17 +8,15 @@ import numpy as np
 from csn_jax.config import Config, DataConfig
 from csn_jax.data.columns import Columns, read_columns
 from csn_jax.data.duplicates import Duplicates, find_duplicates
-from csn_jax.data.images import decode_files, resolve
+from csn_jax.data.images import decode_usable, resolve
 from csn_jax.data.item_set import SPLITS, Pictures, Rows, check_split_by, check_values, choose_conditions
 from csn_jax.data.kinds import LONGEST, attribute_of, parse_kinds
 from csn_jax.data.sources.vectors import read_vectors
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
-from csn_jax.runtime.writer import say
 from csn_jax.text import did_you_mean, listed
 
 SPLIT = "split"  # the column with the split of each item
-NAMED = 1_000  # unreadable images that are named one by one
 LONGEST_ID = 500  # characters
 
 
@@ -50,10 +48,9 @@ def read(config: Config) -> Rows:
     if data.vectors:
         inputs, kept = read_vectors(columns, data.vectors, ids), np.arange(len(columns))
     else:
-        inputs, faults = _images(columns, names, config)
-        kept = np.array([row for row, fault in enumerate(faults) if fault is None], int)
-        bad = [f"left out {columns.where(row)}: {fault}" for row, fault in enumerate(faults) if fault]
-        notes += (*bad[:NAMED], f"left out {len(bad) - NAMED:,} more") if len(bad) > NAMED else tuple(bad)
+        paths = _image_paths(columns, names)
+        inputs, kept, bad_notes = decode_usable(paths, names, columns.where, config, "fix or remove bad images")
+        notes += bad_notes
     alike, ids = find_duplicates(inputs), np.array(ids)[kept]
     return Rows(
         inputs=inputs,
@@ -150,13 +147,10 @@ def attributes(
             unused.append(f"{name} (long texts)")
             continue
         labels[name] = np.array(attribute.values)
-        if attribute.note:
-            notes.append(attribute.note)
-        if wanted or (attribute.by_default and name != data.split_by):
-            conditions.append(Condition(name, attribute.kind))
-        else:
-            others.append(Condition(name, attribute.kind))
-        if not wanted and (data.conditions or not attribute.by_default or name == data.split_by):
+        notes += [attribute.note] if attribute.note else []
+        learned = wanted or (attribute.by_default and name != data.split_by)
+        (conditions if learned else others).append(Condition(name, attribute.kind))
+        if not learned or (data.conditions and not wanted):
             unused.append(f"{name} ({attribute.kind})")
     for name in data.conditions if not data.triplets else ():
         columns.column(name, "config.data.conditions")
@@ -175,12 +169,7 @@ def attributes(
     return labels, tuple(conditions), tuple(others), tuple(notes)
 
 
-def _images(columns: Columns, names: list[str], config: Config) -> tuple[np.ndarray, list[str | None]]:
-    """(pixels of the rows with a readable image, what is wrong with the image of each row or None).
-
-    Raises:
-        UserError: for a path outside the folder of the table; for an unreadable image unless data.skip_bad.
-    """
+def _image_paths(columns: Columns, names: list[str]) -> list[Path]:
     folder = columns.path.parent.resolve()
     paths = []
     for row, name in enumerate(names):
@@ -191,23 +180,7 @@ def _images(columns: Columns, names: list[str], config: Config) -> tuple[np.ndar
                 "images and write their paths from there."
             )
         paths.append(path)
-    images, faults = decode_files(paths, config.preprocess.size, len(config.preprocess.mean))
-    faults = [
-        fault and (f"image {name!r} {fault}" if name else "no image is named")
-        for name, fault in zip(names, faults, strict=True)
-    ]
-    bad = [row for row, fault in enumerate(faults) if fault]
-    if bad and not config.data.skip_bad:
-        for row in bad[:NAMED] if len(bad) > 1 else ():
-            say(f"{columns.where(row)}: {faults[row]}")
-        more = f"; {len(bad) - 1} more cannot be read" if len(bad) > 1 else ""
-        raise UserError(
-            f"{columns.where(bad[0])}: {faults[bad[0]]}{more}; fix or remove "
-            f"{'them' if more else 'it'}, or pass --config.data.skip_bad=True to train without."
-        )
-    if len(bad) == len(names):
-        raise UserError(f"{columns.path}: none of the {len(names)} images can be read; the first: {faults[0]}.")
-    return images, faults
+    return paths
 
 
 def _duplicates_note(alike: Duplicates, inputs: np.ndarray, ids: np.ndarray) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +67,8 @@ def read(config: Config) -> Rows:
     key = ["tfds-1", _versions(), info, sizes, size, channels, image, [label.path for label in labels]]
     shape = (sum(sizes.values()), size, size, channels)
     inputs, notes = cached(key, shape, partial(_decode_all, parts, shape, image, labels))
-    columns = Columns(Path(data.name), _as_columns([label.name for label in labels], notes), None, None)
+    texts = {label.name: [values[i] for _, values in notes] for i, label in enumerate(labels)}
+    columns = Columns(Path(data.name), texts, None, None)
     own_split = [split for split, _ in notes]
     names = [f"{split}/{row}" for split in dict.fromkeys(own_split) for row in range(own_split.count(split))]
     own_ids = columns.text.get(data.id, [])
@@ -76,11 +78,11 @@ def read(config: Config) -> Rows:
         ids, id_column = item_ids(columns, names, data)
     given_kinds = tuple(f"{label.name}={label.kind}" for label in labels if label.kind)
     data = dataclasses.replace(data, kinds=(*given_kinds, *data.kinds))  # the last setting counts: the user's
-    texts, conditions, others, kind_notes = attributes(columns, data, {id_column})
+    labels_of, conditions, others, kind_notes = attributes(columns, data, {id_column})
     return Rows(
         inputs=inputs,
         ids=np.array(ids),
-        labels=texts,
+        labels=labels_of,
         conditions=conditions,
         split=np.array([given[split] for split in own_split]) if given else None,
         together=None if given or (builder.info.metadata or {}).get(ALL_DIFFER) else find_duplicates(inputs).group,
@@ -226,10 +228,4 @@ def _decode_all(
 
 
 def _at(example: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        example = example[name]
-    return example
-
-
-def _as_columns(names: list[str], notes: list[Any]) -> dict[str, list[str]]:
-    return dict(zip(names, map(list, zip(*(texts for _, texts in notes), strict=True)), strict=True))
+    return reduce(getitem, path, example)

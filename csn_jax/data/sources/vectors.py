@@ -53,18 +53,14 @@ def _from_column(columns: Columns, name: str, flag: str) -> np.ndarray:
     if not is_list or not (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
         raise UserError(f"column {name!r} of {columns.path} holds {kind}; {flag} needs one list of numbers per row.")
     lengths = np.array(column.combine_chunks().value_lengths().fill_null(-1).to_numpy(zero_copy_only=False))
-    _check_lengths(columns, lengths)
-    # A null among the numbers becomes NaN.
-    parts = [chunk.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False) for chunk in column.chunks]
-    return np.concatenate(parts).reshape(len(lengths), -1)
-
-
-def _check_lengths(columns: Columns, lengths: np.ndarray) -> None:
     usual = int(np.bincount(lengths[lengths > 0]).argmax()) if (lengths > 0).any() else 0
     for row in np.flatnonzero(lengths != (usual or -2))[:1].tolist():
         vector = "no vector" if lengths[row] <= 0 else f"a vector of {lengths[row]} numbers"
         others = f" and the others have {usual}" if usual else ""
         raise UserError(f"{columns.where(row)} has {vector}{others}; embed that item again, or remove it.")
+    # A null among the numbers becomes NaN.
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False) for chunk in column.chunks]
+    return np.concatenate(parts).reshape(len(lengths), -1)
 
 
 def _from_file(columns: Columns, path: Path, ids: list[str], flag: str) -> np.ndarray:

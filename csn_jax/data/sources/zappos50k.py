@@ -15,7 +15,7 @@ import numpy as np
 from csn_jax.config import Config
 from csn_jax.data.columns import Columns, read_columns, set_text
 from csn_jax.data.duplicates import find_duplicates
-from csn_jax.data.images import decode_files, resolve
+from csn_jax.data.images import decode_usable, resolve
 from csn_jax.data.item_set import Pictures, Rows
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
@@ -67,18 +67,10 @@ def read(config: Config) -> Rows:
     if not data.path:
         raise UserError(f"config.data.path is empty; give the folder that holds {IMAGES} and {TABLE}.")
     shoes, notes = read_catalogue(folder, data.skip_bad)
-    inputs, faults = decode_files([shoe.path for shoe in shoes], config.preprocess.size, len(config.preprocess.mean))
-    bad = [(shoe, fault) for shoe, fault in zip(shoes, faults, strict=True) if fault]
-    if bad and not data.skip_bad:
-        more = f"; {len(bad) - 1} more cannot be read" if len(bad) > 1 else ""
-        raise UserError(
-            f"{folder / IMAGES}: image {bad[0][0].id!r} {bad[0][1]}{more}; unpack the archive again, or pass "
-            "--config.data.skip_bad=True to train without."
-        )
-    notes += [f"left out image {shoe.id!r}: {fault}" for shoe, fault in bad]
-    shoes = [shoe for shoe, fault in zip(shoes, faults, strict=True) if not fault]
-    if not shoes:
-        raise UserError(f"{folder / IMAGES}: none of the {len(bad)} images can be read; the first {bad[0][1]}.")
+    paths, names = [shoe.path for shoe in shoes], [shoe.id for shoe in shoes]
+    place = str(folder / IMAGES)
+    inputs, kept, bad_notes = decode_usable(paths, names, lambda _: place, config, "unpack the archive again")
+    shoes = [shoes[row] for row in kept]
     named = tuple(condition for condition in OTHERS if condition.name in data.conditions)
     return Rows(
         inputs=inputs,
@@ -87,7 +79,7 @@ def read(config: Config) -> Rows:
         conditions=(*CONDITIONS, *named),
         split=None,
         together=find_duplicates(inputs).group,
-        notes=tuple(notes),
+        notes=(*notes, *bad_notes),
         others=tuple(condition for condition in OTHERS if condition not in named),
         pictures=Pictures({"kind": "folder", "root": str((folder / IMAGES).resolve())}),
     )

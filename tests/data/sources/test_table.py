@@ -333,6 +333,14 @@ def test_bad_images_are_named_by_row_or_skipped(whole, whole_rows, tmp_path, cap
     np.testing.assert_array_equal(rows.inputs, whole_rows.inputs[kept])
 
 
+def test_a_table_without_readable_images_is_refused(tmp_path):
+    path = shop.write(tmp_path / "products.csv", {"image": ["a.png", "b.png"], "colour": ["red", "red"], "n": [1, 2]})
+    with pytest.raises(
+        UserError, match=r"none of the 2 images can be read; the first: .*row 1 \(line 2\).* is missing"
+    ):
+        table.read(config(path, skip_bad=True, conditions=("n",)))
+
+
 def test_one_mean_gives_grey_images(whole):
     grey = dataclasses.replace(config(whole), preprocess=PreprocessConfig(size=16))
     assert table.read(grey).inputs.shape == (60, 16, 16, 1)
