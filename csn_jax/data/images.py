@@ -104,7 +104,7 @@ def decode_file(task: tuple[str, int, int]) -> np.ndarray | str:
 
 
 def shrink_file(task: tuple[str, int]) -> np.ndarray | str:
-    """uint8 [height, width, 3] within size, of the whole image of a task (path, size), or what is wrong with its file."""
+    """uint8 [height, width, 3] within size of the image of a task (path, size), or what is wrong with its file."""
     path, size = task
 
     def shrunk(image: Image.Image) -> np.ndarray:
