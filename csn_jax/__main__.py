@@ -31,13 +31,8 @@ completion, to add to ~/.bashrc, ~/.zshrc or ~/.config/fish/config.fish:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run a command, or print what the options ask for.
-
-    Raises:
-        UserError: for an unknown command or shell, and for what the command refuses.
-    """
+    """Run a command, or print what the options ask for."""
     word, _, value = argv[0].partition("=") if argv else ("--help", "", "")
-    rest = [value, *argv[1:]] if value else list(argv[1:])
     if word in COMMANDS:
         importlib.import_module(f"csn_jax.{argv[0]}").main(argv[1:])
     elif word in ("-h", "--help", "help"):
@@ -45,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     elif word == "--version":
         print(f"csn_jax {csn_jax.__version__}")
     elif word == "--completion":
-        print(script(rest[0] if rest else ""), end="")
+        print(script(value or next(iter(argv[1:]), "")), end="")
     else:
         near = did_you_mean(argv[0], COMMANDS)
         raise UserError(f"unknown command {argv[0]!r}{near}; choose one of {', '.join(COMMANDS)}; see csn_jax --help.")
@@ -58,7 +53,6 @@ def usage() -> str:
 
 
 def summary(command: str) -> str:
-    """The first line of a command's docstring."""
     return importlib.import_module(f"csn_jax.{command}").__doc__.partition("\n")[0]
 
 

@@ -15,21 +15,16 @@ def table(rows: Sequence[Sequence[str]], width: int = WIDTH) -> str:
     first = min(max(len(row[0]) for row in rows), width // 2)
     columns = []
     for i, cells in enumerate(zip(*rows, strict=True)):
-        most = first if i == 0 else width - first - 2
-        cells = [shortened(cell, most) for cell in cells]
+        cells = [shortened(cell, first if i == 0 else width - first - 2) for cell in cells]
         longest = max(map(len, cells))
-        columns.append([cell.ljust(longest) if i == 0 else cell.rjust(longest) for cell in cells])
+        cells = [cell.ljust(longest) if i == 0 else cell.rjust(longest) for cell in cells]
+        columns.append([cells[0], "-" * longest, *cells[1:]])
     blocks = [[columns[0]]]
     for column in columns[1:]:
         if len(blocks[-1]) > 1 and sum(len(one[0]) + 2 for one in [*blocks[-1], column]) - 2 > width:
             blocks.append([columns[0]])
         blocks[-1].append(column)
-    return "\n\n".join(_block(block) for block in blocks)
-
-
-def _block(columns: Sequence[Sequence[str]]) -> str:
-    lines = ["  ".join(cells) for cells in zip(*columns, strict=True)]
-    return "\n".join([lines[0], "  ".join("-" * len(column[0]) for column in columns), *lines[1:]])
+    return "\n\n".join("\n".join(map("  ".join, zip(*block, strict=True))) for block in blocks)
 
 
 def shortened(text: str, most: int) -> str:

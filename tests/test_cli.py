@@ -595,7 +595,7 @@ WORKDIR_MISTAKES = {
     "another model": (
         changed("config.json", backbone={"embedding_dim": 9}),
         2,
-        ["params/backbone/fc/bias is float32[8] there and float32[9] by config.json"],
+        ["params/backbone/fc/bias is float32[8] in it and float32[9] by config.json"],
     ),
     "best zeroed": (zeroed, 1, ["checkpoints/", "is damaged: "]),
     "best emptied": (emptied, 1, ["checkpoints/", "is damaged: "]),

@@ -1,10 +1,12 @@
 """Scripts that complete the command `csn_jax` in bash, zsh and fish.
 
-A script holds all words itself, so that a press of the tab key starts no Python.
+A script holds all words itself, so that a press of the tab key starts no Python. completion.bash and completion.zsh
+call a function written here, which sets $flags and $values; a value stands as --flag=value.
 """
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from shlex import quote
 
 from csn_jax.cli.flags import Flag, texts_of
 from csn_jax.cli.presets import preset_words
@@ -13,84 +15,37 @@ from csn_jax.text import did_you_mean
 
 SHELLS = ("bash", "zsh", "fish")
 OPTIONS = ("--help", "--version", "--completion=")
-
-# In both: $flags and $values are the words of the command before the cursor; a value stands as --flag=value.
-BASH = r"""
-_csn_jax() {
-    local line=${COMP_LINE:0:COMP_POINT} current previous prefix="" mark word key flags values IFS=$' \t\n'
-    local -a words
-    read -ra words <<<"$line"
-    current=${line##*[[:space:]]}
-    if [[ $current ]]; then words=("${words[@]:0:${#words[@]}-1}"); fi
-    previous=${words[${#words[@]}-1]}
-    _csn_jax_words "${words[1]-}" "${words[2]-}"
-    COMPREPLY=()
-    if [[ $current == *=* ]]; then
-        flags=$values
-    elif [[ " $values" == *" $previous="* ]]; then
-        flags=
-        for word in $values; do [[ $word == "$previous="* ]] && flags+=" ${word#"$previous="}"; done
-    fi
-    for mark in = :; do # readline completes the part behind the last of these
-        if [[ $COMP_WORDBREAKS == *$mark* && $current == *$mark* ]]; then prefix=${current%$mark*}$mark; fi
-    done
-    for word in $flags; do [[ $word == "$current"* ]] && COMPREPLY+=("${word#"$prefix"}"); done
-    if [[ ${COMPREPLY[0]-} == *= ]]; then compopt -o nospace 2>/dev/null; fi
-    return 0
-}
-complete -o default -F _csn_jax csn_jax
-"""
-
-ZSH = r"""
-_csn_jax() {
-    local current=$words[CURRENT] previous=$words[CURRENT-1] flags values
-    _csn_jax_words "${words[2,CURRENT-1][1]}" "${words[3,CURRENT-1][1]}"
-    local -a found=(${(M)${=values}:#$current*}) open
-    if [[ $current == *=* ]]; then
-        if (( $#found )); then compadd -- $found; else compset -P '*='; _files; fi
-        return
-    fi
-    found=(${(M)${=values}:#$previous=*})
-    if (( $#found )); then compadd -- ${found#$previous=}; return; fi
-    found=(${(M)${=flags}:#$current*})
-    open=(${(M)found:#*=})
-    compadd -S '' -- $open
-    compadd -- ${found:#*=} || (( $#found )) || _files
-}
-if (( ! $+functions[compdef] )); then autoload -Uz compinit; compinit -u; fi
-compdef _csn_jax csn_jax
-"""
+Commands = Mapping[str, tuple[str, Mapping[str, Sequence[Flag]]]]
 
 
-def completion(shell: str, commands: Mapping[str, tuple[str, Mapping[str, Sequence[Flag]]]]) -> str:
+def completion(shell: str, commands: Commands) -> str:
     """The script for a shell.
 
     Args:
-        shell: bash, zsh or fish.
         commands: for each command what it does, and its flags by action; a command without actions has the action "".
 
     Raises:
-        UserError: when the shell is another one.
+        UserError: when the shell is not one of SHELLS.
     """
     if shell not in SHELLS:
         near = did_you_mean(shell, SHELLS)
         raise UserError(f"--completion={shell}: unknown shell{near}; choose one of {', '.join(SHELLS)}.")
-    use = "csn_jax --completion fish | source" if shell == "fish" else f'eval "$(csn_jax --completion {shell})"'
-    head = f"# Completion of csn_jax. Use: {use}\n"
     if shell == "fish":
-        return head + "\n".join(_fish(commands)) + "\n"
-    cases = [("*", [*commands, *OPTIONS], [f"--completion={name}" for name in SHELLS])]
+        return "\n".join(["# Completion of csn_jax. Use: csn_jax --completion fish | source", *_fish(commands), ""])
+    head = f'# Completion of csn_jax. Use: eval "$(csn_jax --completion {shell})"'
+    lines = [f"    {key}) flags={quote(flags)} values={quote(values)} ;;" for key, flags, values in _cases(commands)]
+    script = Path(__file__).with_suffix(f".{shell}").read_text()
+    return "\n".join([head, "_csn_jax_words() {", '    case "$1 $2" in', *lines, "    esac", "}", script])
+
+
+def _cases(commands: Commands) -> Iterator[tuple[str, str, str]]:
+    """(pattern of command and action, flags, values)."""
     for command, (_, actions) in commands.items():
         for action, flags in actions.items():
-            cases.insert(-1, (f"{command}\\ {action or '*'}", *_words(flags)))
+            yield f"{command}\\ {action or '*'}", *map(" ".join, _words(flags))
         if "" not in actions:
-            cases.insert(-1, (f"{command}\\ *", [*actions, "--help"], []))
-    lines = [
-        f"    {key}) flags={shlex.quote(' '.join(flags))} values={shlex.quote(' '.join(values))} ;;"
-        for key, flags, values in cases
-    ]
-    words = "\n".join(["_csn_jax_words() {", '    case "$1 $2" in', *lines, "    esac", "}"])
-    return head + words + {"bash": BASH, "zsh": ZSH}[shell]
+            yield f"{command}\\ *", " ".join([*actions, "--help"]), ""
+    yield "*", " ".join([*commands, *OPTIONS]), " ".join(f"--completion={name}" for name in SHELLS)
 
 
 def _words(flags: Sequence[Flag]) -> tuple[list[str], list[str]]:
@@ -105,26 +60,25 @@ def _words(flags: Sequence[Flag]) -> tuple[list[str], list[str]]:
     return names, values
 
 
-def _fish(commands: Mapping[str, tuple[str, Mapping[str, Sequence[Flag]]]]) -> list[str]:
-    start, lines = "complete -c csn_jax", []
+def _fish(commands: Commands) -> Iterator[str]:
+    start = "complete -c csn_jax -n"
     for name in OPTIONS:
-        values = " -x -a " + shlex.quote(" ".join(SHELLS)) if name.endswith("=") else ""
-        lines.append(f"{start} -n __fish_use_subcommand -l {name.strip('-=')}{values}")
+        values = f" -x -a {quote(' '.join(SHELLS))}" if name.endswith("=") else ""
+        yield f"{start} __fish_use_subcommand -l {name.strip('-=')}{values}"
     for command, (text, actions) in commands.items():
-        lines.append(f"{start} -n __fish_use_subcommand -f -a {command} -d {shlex.quote(text)}")
+        yield f"{start} __fish_use_subcommand -f -a {command} -d {quote(text)}"
         within = f"__fish_seen_subcommand_from {command}"
         for action, flags in actions.items():
             where = f"{within}; and __fish_seen_subcommand_from {action}" if action else within
             if action:
                 unseen = f"{within}; and not __fish_seen_subcommand_from {' '.join(actions)}"
-                lines.append(f"{start} -n {shlex.quote(unseen)} -f -a {action}")
+                yield f"{start} {quote(unseen)} -f -a {action}"
             names, values = _words(flags)
             texts = {flag.name: texts_of(flag.owner).get(flag.name.rpartition(".")[2], "") for flag in flags}
             for name in (name.strip("-=") for name in names):
                 choices = [word.partition("=")[2] for word in values if word.startswith(f"--{name}=")]
-                more = f" -a {shlex.quote(' '.join(choices))}" if choices else ""
+                more = f" -a {quote(' '.join(choices))}" if choices else ""
                 more += (" -x" if choices and name != "config" else " -r") if f"--{name}=" in names else ""
                 summary = texts.get(name, "").partition(". ")[0].rstrip(".")[:70]
-                more += f" -d {shlex.quote(summary)}" if summary else ""
-                lines.append(f"{start} -n {shlex.quote(where)} -l {name}{more}")
-    return lines
+                more += f" -d {quote(summary)}" if summary else ""
+                yield f"{start} {quote(where)} -l {name}{more}"

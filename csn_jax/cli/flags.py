@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import inspect
 import textwrap
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -44,6 +45,7 @@ def flags_of(kind: type, prefix: str = "", start: Any = None) -> list[Flag]:
     return flags
 
 
+@functools.cache
 def texts_of(kind: type) -> dict[str, str]:
     """The docstring below each field of a dataclass."""
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body

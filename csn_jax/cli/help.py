@@ -1,6 +1,7 @@
 """What --help prints: what a command does, examples, and its flags."""
 
 import dataclasses
+import functools
 import inspect
 import shutil
 import sys
@@ -11,6 +12,10 @@ from csn_jax.cli.flags import Flag, flags_of, texts_of
 from csn_jax.cli.presets import preset_files
 
 NARROWEST, WIDEST, COLUMN = 40, 100, 24
+PRESETS = (
+    "Start from a preset: {}, NAME:FUNCTION for another of its functions, or FILE.py[:FUNCTION] of your own. "
+    "Flags override it."
+)
 
 
 def help_text(args_type: type, prog: str, first: Flag | None, everyday: Sequence[str] = ()) -> str:
@@ -27,29 +32,25 @@ def help_text(args_type: type, prog: str, first: Flag | None, everyday: Sequence
     if first:
         value = first.name.upper().removesuffix("S") if first.many else first.name.upper()
         word = f"{value} [{value} ...] " if first.many else f"{value} "
+    groups: dict[type | None, list[Flag]] = {args_type: []}
+    for flag in flags_of(args_type):
+        if not (flag.name.startswith("config.") and everyday and flag.name not in everyday):
+            groups.setdefault(flag.owner if not everyday or flag.owner is args_type else None, []).append(flag)
     parts = [f"usage: {prog} {word}[OPTIONS]", prose(about(args_type), width)]
-    flags, texts, groups = flags_of(args_type), {}, {args_type: []}
-    for flag in flags:
-        if flag.name.startswith("config.") and everyday and flag.name not in everyday:
-            continue
-        if flag.owner not in texts:
-            texts[flag.owner] = texts_of(flag.owner)
-        groups.setdefault(flag.owner if not everyday or flag.owner is args_type else None, []).append(flag)
     for owner, members in groups.items():
-        lines = []
+        entries = []
         if owner is args_type:
-            head = "options:"
-            lines += _entry("--help", "Show this text and exit.", width)
+            head, entries = "options:", [("--help", "Show this text and exit.")]
             if everyday:
-                lines += _entry("--help-all", "Show all settings and exit.", width)
+                entries.append(("--help-all", "Show all settings and exit."))
             if "config" in args_type.__dataclass_fields__:
-                lines += _entry("--config=PRESET", _presets_text(), width)
+                entries.append(("--config=PRESET", PRESETS.format(", ".join(preset_files()))))
         elif owner is None:
             head = f"settings that people use ({prog} --help-all shows all):"
         else:
             head = f"--{members[0].name.rpartition('.')[0]}: {inspect.getdoc(owner)}"
-        for flag in members:
-            lines += _entry(flag.written(), _described(flag, texts[flag.owner]), width)
+        entries += [(flag.written(), _described(flag)) for flag in members]
+        lines = [line for flag, text in entries for line in _entry(flag, text, width)]
         parts.append("\n".join([textwrap.fill(head, width), *lines]))
     return "\n\n".join(parts)
 
@@ -68,15 +69,8 @@ def prose(text: str, width: int) -> str:
     return "\n\n".join(part if part.startswith(" ") else textwrap.fill(part, width) for part in paragraphs)
 
 
-def _presets_text() -> str:
-    return (
-        f"Start from a preset: {', '.join(preset_files())}, NAME:FUNCTION for another of its functions, or "
-        "FILE.py[:FUNCTION] of your own. Flags override it."
-    )
-
-
-def _described(flag: Flag, texts: dict[str, str]) -> str:
-    text = texts.get(flag.name.rpartition(".")[2], "")
+def _described(flag: Flag) -> str:
+    text = texts_of(flag.owner).get(flag.name.rpartition(".")[2], "")
     if flag.default is dataclasses.MISSING:
         return f"{text} (required)"
     if flag.default in ("", ()) or flag.default is False:
@@ -87,10 +81,9 @@ def _described(flag: Flag, texts: dict[str, str]) -> str:
 
 def _entry(flag: str, text: str, width: int) -> list[str]:
     """The lines of a flag: its text beside it where it is short, below it where it is long."""
+    wrap = functools.partial(textwrap.wrap, width=width, break_on_hyphens=False)
     flag = f"  {flag}"
     if len(flag) > COLUMN - 2 or width < 2 * COLUMN:
-        indent = {"initial_indent": " " * 6, "subsequent_indent": " " * 6}
-        below = textwrap.fill(text, width, break_on_hyphens=False, **indent)
-        return [*textwrap.wrap(flag, width, subsequent_indent=" " * 4, break_on_hyphens=False), *below.splitlines()]
-    lines = textwrap.wrap(text, width - COLUMN, break_on_hyphens=False) or [""]
-    return [f"{flag:{COLUMN}}{lines[0]}".rstrip(), *(" " * COLUMN + line for line in lines[1:])]
+        indent = " " * 6
+        return [*wrap(flag, subsequent_indent="    "), *wrap(text, initial_indent=indent, subsequent_indent=indent)]
+    return wrap(text, initial_indent=f"{flag:{COLUMN}}", subsequent_indent=" " * COLUMN) or [flag]

@@ -81,9 +81,8 @@ def _given(
         name = name.removeprefix("--").replace("-", "_")
         if not word.startswith("-"):
             if not first or (first.name in given and not first.many):
-                near = (
-                    f" (did you mean --config={word}?)" if presets and word.partition(":")[0] in preset_files() else ""
-                )
+                is_preset = presets and word.partition(":")[0] in preset_files()
+                near = f" (did you mean --config={word}?)" if is_preset else ""
                 raise UserError(f"unexpected word {word!r}{near}{hint}")
             given.setdefault(first.name, []).append(word)
         elif presets and name == "config":
@@ -125,7 +124,6 @@ def _meant(name: str, flags: dict[str, Flag]) -> str:
 
 
 def _value(flag: Flag, words: list[str]) -> Any:
-    """The value that words give a flag."""
     values = [_one(flag, word) for word in words]
     return tuple(values) if flag.many else values[-1]
 
