@@ -29,9 +29,6 @@ def from_run(run: Run, model: Model, name: str, kind: str | None) -> Lesson | No
     None if the data cannot have one more condition: there is none, it has triplets instead of labels, or a condition
     was learned from other data since. None also for an attribute that the run's in-batch loss cannot compare, since
     evaluation reads the data as training does.
-
-    Raises:
-        UserError: when the data is missing or is other data, or has no such attribute.
     """
     config = run.config
     elsewhere = any(not report["own_data"] for report in run.record.adapted)
@@ -78,11 +75,7 @@ def _extended(dataset: Dataset, condition: Condition, drawn: dict[str, Triplets]
 
 
 def attribute_in(columns: Columns, name: str, kind: str | None) -> Attribute:
-    """The column of a table that --condition names.
-
-    Raises:
-        UserError: for a missing column, long texts, values of another kind, or fewer than two different values.
-    """
+    """The column of a table that --condition names. UserError if it cannot separate items."""
     columns.column(name, "--condition")
     attribute = attribute_of(columns, name, kind, "--kind=")
     if attribute is None:
@@ -112,9 +105,6 @@ def from_table(
         kind: of the labels; None infers it.
         items: include every item of the table.
         data: numbers of triplets and seed: training with this condition draws the same triplets.
-
-    Raises:
-        UserError: for an unusable column, an unknown item, or a split without triplets.
     """
     attribute = attribute_in(columns, name, kind)
     row_of = {item: row for row, item in enumerate(items.ids.tolist())}
@@ -130,7 +120,9 @@ def from_table(
     labels, split = labels.astype(str), items.split
     if split is None:
         split = np.full(len(items.ids), "", dtype="<U10")
-        split[rows] = _split(items, rows, given_split(columns), data.seed)
+        vectors = items.embed(rows)[rows]
+        table = Rows(vectors, items.ids[rows], {}, (), given_split(columns), find_duplicates(vectors).group)
+        split[rows], _ = split_rows(table, DataConfig(seed=data.seed))
     condition = Condition(name, attribute.kind)
     no_inputs = np.empty((len(items.ids), 0))  # drawing reads none
     labelled = ItemSet(no_inputs, items.ids, {name: labels}, split, (condition,))
@@ -138,12 +130,6 @@ def from_table(
     triplets = _draw(labelled, counts, data.seed)
     source = f"labels of {int((labels != '').sum()):,} items in {columns.path.name}"
     return Lesson(condition, items, triplets, _anchors(triplets), source, attribute.note)
-
-
-def _split(items: Items, rows: np.ndarray, given: np.ndarray | None, seed: int) -> np.ndarray:
-    vectors = items.embed(rows)[rows]
-    together = find_duplicates(vectors).group
-    return split_rows(Rows(vectors, items.ids[rows], {}, (), given, together), DataConfig(seed=seed))[0]
 
 
 def _draw(items: ItemSet, counts: Sequence[int], seed: int) -> dict[str, Triplets]:

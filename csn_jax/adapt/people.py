@@ -39,9 +39,6 @@ def from_triplets(columns: Columns, name: str, items: Items | None, model: Model
         name: of the condition.
         items: cells may name these by id.
         model: embeds image files that cells name instead, relative to the table; None if they may not.
-
-    Raises:
-        UserError: for cells that name nothing, an item twice in a triplet, or too few triplets.
     """
     chosen = _rows_of(columns, name)
     cells = np.array([columns.text[role] for role in ROLES], object)[:, chosen]  # [3, T]
@@ -131,11 +128,7 @@ def _items_of(
 
 
 def _image_files(names: list[str], folder: Path, model: Model, places: dict[str, str]) -> Items | None:
-    """The image files of these names, or None if no name is a file's.
-
-    Raises:
-        UserError: naming the place of a name outside the folder, or of an image that cannot be read.
-    """
+    """The image files of these names, or None if no name is a file's."""
     paths = [resolve(folder.resolve(), name) for name in names]
     if not any(path and path.is_file() for path in paths):
         return None

@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 
 
 def find_lesson(args: "Args", run: Run, model: Model) -> Lesson:
-    """The triplets to learn --condition from, and the items that they name.
-
-    Raises:
-        UserError: when there are none, or they cannot be used.
-    """
+    """The triplets to learn --condition from, and the items that they name. UserError if nothing can be learned."""
     name, columns, ids, items = args.condition, None, None, None
     kind = None if args.kind == "inferred" else args.kind
     data = overridden(run.config.data, args.image, args.id, args.vectors)

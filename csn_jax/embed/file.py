@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 
 
 def check_out(args: "Args") -> Path:
-    """The path of --out.
-
-    Raises:
-        UserError: when no file of vectors can lie there.
-    """
+    """The path of --out. UserError if a file of vectors cannot lie there."""
     out, table = Path(args.out).expanduser().absolute(), Path(args.table).expanduser()
     check_path(out, "--out")
     if not out.parent.is_dir():
@@ -71,12 +67,7 @@ def finished_ids(out: Path, made_from: str) -> np.ndarray:
 
 
 def write_vectors(args: "Args", out: Path, run: Run, model: Model, items: ToEmbed, made_from: str) -> Embeddings:
-    """Embed the items into the file, from where an earlier process stopped.
-
-    Raises:
-        UserError: when the folder cannot be written, or no item can be read.
-        MachineError: when the disk is full, or a vector is not finite.
-    """
+    """Embed the items into the file, from where an earlier process stopped."""
     for note in items.notes:
         say(note)
     parts = _parts(out)

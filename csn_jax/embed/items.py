@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 
 def find_items(args: "Args", run: Run) -> ToEmbed:
-    """The items that --split, --images or --table names.
-
-    Raises:
-        UserError: when they are missing, or the model cannot embed them.
-    """
+    """The items that --split, --images or --table names."""
     shape = run.record.input_shape
     if args.split:
         return from_split(run, args.split)

@@ -1,8 +1,9 @@
-"""adapt: a new condition learned from labels or triplets; the old ones and the embedding stay bit for bit."""
+"""adapt: a new condition from labels or triplets. The old masks and the embedding stay bit-identical."""
 
+import contextlib
 import csv
 import dataclasses
-import hashlib
+import io
 import json
 import os
 import shutil
@@ -12,30 +13,37 @@ import numpy as np
 import pytest
 import shop
 import tiny
-from test_cli import assert_told, run
+from test_cli import assert_message, run
 
 import csn_jax
-from csn_jax import adapt, embed, evaluate, port, search
-from csn_jax.adapt import lesson as new_notion
+from csn_jax import adapt, embed, evaluate, port, search, train
+from csn_jax.adapt.labels import from_table
+from csn_jax.adapt.lesson import Items
+from csn_jax.adapt.people import group_triplets
+from csn_jax.adapt.report import summary
+from csn_jax.adapt.sources import find_lesson
 from csn_jax.backbones.projection import MAGNIFIED, SCALE
 from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig
 from csn_jax.core.steps import initial_state
+from csn_jax.data.columns import Columns
 from csn_jax.data.dataset import load_dataset
 from csn_jax.data.triplets import Triplets
-from csn_jax.model.model import restore_best
+from csn_jax.errors import UserError
+from csn_jax.evaluate.triplet_error import wrong_triplets
 from csn_jax.model.network import build_network
-from csn_jax.runtime.record import Record, read_record
-from csn_jax.runtime.whole_run import write_run
+from csn_jax.model.run import open_run
+from csn_jax.runtime.record import Record, read_record, to_json
+from csn_jax.runtime.whole import write_run
 from csn_jax.runtime.workdir import read_config
 from csn_jax.store.index import Index
 
 N = 300
-COLOUR = slice(4, 7)  # the dimensions of shop.vectors that know the colour; the last one is loud and knows nothing
+COLOUR = slice(4, 7)  # the dimensions of shop.vectors that hold the colour; the last one is loud noise
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Products with vectors and pictures, and a column that their vectors know nothing of."""
+    """Products with vectors, and a column that has nothing to do with them."""
     folder = tmp_path_factory.mktemp("shop")
     columns = shop.columns(N)
     columns["luck"] = [str(i) for i in np.random.default_rng(5).choice(["x", "y", "z"], N)]
@@ -75,10 +83,7 @@ def parent(folder, tmp_path_factory):
     return workdir
 
 
-def evaluate_json(workdir, capsys=None):
-    import contextlib
-    import io
-
+def evaluate_json(workdir):
     box = io.StringIO()
     with contextlib.redirect_stdout(box):
         evaluate.main([f"--workdir={workdir}", "--json"])
@@ -94,7 +99,7 @@ def learn(parent, out, *flags, condition="colour"):
 
 
 def assert_keeps_the_parent(model, parent, name="colour"):
-    """The same embedding, the old masks bit for bit, the new one behind them and not negative."""
+    """The embedding and the old masks are bit-identical; the new mask comes last and is not negative."""
     old = csn_jax.load(parent)
     assert model.conditions == (*old.conditions, name)
     assert model.masks[:-1].tobytes() == old.masks.tobytes()
@@ -104,12 +109,12 @@ def assert_keeps_the_parent(model, parent, name="colour"):
 
 def beta_of(workdir):
     """The masks of a run before the rectifier."""
-    _, state = restore_best(Path(workdir), read_config(Path(workdir)), read_record(Path(workdir)))
+    _, state = open_run(workdir).restore()
     return np.asarray(state.params["beta"])
 
 
 def weight_of(mask, dimensions):
-    """The part of the squared distance between the shop's vectors that some dimensions make."""
+    """The share of the squared distance between the shop's vectors that comes from these dimensions."""
     share = np.square(mask) * shop.vectors(shop.columns(N)).var(axis=0)
     return share[dimensions].sum() / share.sum()
 
@@ -117,12 +122,12 @@ def weight_of(mask, dimensions):
 def triplets_of_colour(n, seed=0):
     """n triplets of the shop's items [n, 3] that are right by colour."""
     rng, colours = np.random.default_rng(seed), np.array(shop.columns(N)["colour"])
-    found = []
-    while len(found) < n:
+    triplets = []
+    while len(triplets) < n:
         a, p, other = rng.choice(N, 3, replace=False)
         if colours[a] == colours[p] != colours[other]:
-            found.append((a, p, other))
-    return found
+            triplets.append((a, p, other))
+    return triplets
 
 
 def write_triplets(path, triplets, name=lambda i: f"images/{i:03}.{('png', 'jpg', 'webp')[i % 3]}", **more):
@@ -135,13 +140,14 @@ def write_triplets(path, triplets, name=lambda i: f"images/{i:03}.{('png', 'jpg'
 
 @pytest.fixture(scope="module")
 def adapted(parent, folder, tmp_path_factory):
-    """(workdir, model, report) of colour learned from the run's own table."""
+    """(workdir, model, report) with colour, learned from the run's own table."""
     out = tmp_path_factory.mktemp("adapted") / "new"
     return out, *learn(parent, out, f"--table={folder / 'products.parquet'}")
 
 
-def test_from_labels_of_the_runs_own_table(parent, adapted, capsys):
-    """The mask weighs the dimensions that know the colour; old results stay; the test is a training's with colour."""
+def test_labels_of_the_runs_own_table(parent, adapted):
+    """The mask weighs the dimensions that hold the colour. Old results stay. Config and data are those of a training
+    with colour."""
     out, model, report = adapted
     assert_keeps_the_parent(model, parent)
     assert weight_of(model.masks[-1], COLOUR) > 0.8 > 0.3 > weight_of(np.ones(12), COLOUR)
@@ -167,16 +173,16 @@ def test_from_labels_of_the_runs_own_table(parent, adapted, capsys):
     assert (out / "masks.png").stat().st_size > 1000
 
 
-def test_old_masks_are_stored_as_they_were_before_the_rectifier(parent, adapted):
-    """Negative ones included, bit for bit, so that an export or a later training has what was trained."""
+def test_old_masks_keep_their_values_before_the_rectifier(parent, adapted):
+    """Negative ones too, so that an export has what was trained."""
     old, new = beta_of(parent), beta_of(adapted[0])
     assert (old < 0).any() and new.shape == (3, 12)
     assert new[:2].tobytes() == old.tobytes()
     assert new[2].tobytes() == adapted[1].masks[2].tobytes()
 
 
-def test_errors_are_those_of_a_naive_loop(parent, adapted):
-    """Counted one by one in float64 over the held-out triplets, under the new mask and none."""
+def test_errors_are_those_of_a_naive_loop(adapted):
+    """In float64 over the held-out triplets, under the new mask and without a mask."""
     out, model, report = adapted
     dataset = load_dataset(read_config(out))
     vectors, wrong = dataset.items.inputs.astype(float), {"masked": 0, "unmasked": 0}
@@ -193,16 +199,15 @@ def test_errors_are_those_of_a_naive_loop(parent, adapted):
     assert (dataset.items.split[np.concatenate(triplets[:3])] == "test").all()
 
 
-def test_mixtures_make_sense(parent, adapted):
-    """The new condition's distances are of the old ones' size."""
+def test_distances_have_the_size_of_those_under_the_old_masks(adapted):
     model = adapted[1]
     vectors = shop.vectors(shop.columns(N))
     typical = [np.square(model.distance(vectors[:-1], vectors[1:], name)).mean() for name in model.conditions]
     assert 0.5 < typical[2] / np.mean(typical[:2]) < 2
 
 
-def test_the_runs_own_labels_need_no_table_and_the_folder_has_a_name(parent, adapted, tmp_path):
-    """As a user types it, in a process of its own: the same bytes as with the table."""
+def test_the_runs_own_labels_need_no_table_and_no_out(parent, adapted, tmp_path):
+    """In a process of its own: the same bytes as with the table, a summary, and the next step."""
     copy = shutil.copytree(parent, tmp_path / "run")
     done = tiny.command("adapt", f"--workdir={copy}", "--condition=colour", XLA_FLAGS="")
     assert done.returncode == 0, done.stderr
@@ -210,6 +215,8 @@ def test_the_runs_own_labels_need_no_table_and_the_folder_has_a_name(parent, ada
     assert csn_jax.load(out).masks.tobytes() == adapted[1].masks.tobytes()
     for name in ("results.json", "config.json", "data.json"):
         assert (out / name).read_bytes() == (adapted[0] / name).read_bytes()
+    records = [next(folder.glob("checkpoints/*/meta/metadata")).read_bytes() for folder in (out, adapted[0])]
+    assert records[0] == records[1]  # with the digest of every array
     lines = done.stdout.splitlines()
     assert lines[0] == "colour, learned from labels of 300 items of the run's own data; 300 held-out triplets"
     report = adapted[2]
@@ -217,11 +224,14 @@ def test_the_runs_own_labels_need_no_table_and_the_folder_has_a_name(parent, ada
     assert lines[4].split()[:2] == ["unmasked", f"{report['unmasked']['triplet_error']:.2%}"]
     assert "points below that of the unmasked distance" in lines[6]
     assert lines[7] == f"{out} holds the model, with conditions category, tags, colour"
+    assert max(map(len, lines[1:6])) <= 80
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("next: ") and last.endswith(f"embed --workdir={out} --split=all --out={out}.parquet")
 
 
 @pytest.mark.parametrize("kind, column", [("numeric", "price"), ("ordinal", "size"), ("inferred", "tags2")])
 def test_other_kinds_of_labels(parent, folder, tmp_path, kind, column):
-    """Numbers by gaps, levels, sets: with a table beside the run's that names its items by their images."""
+    """A table beside the run's own that names its items by their images."""
     columns = shop.columns(N)
     columns["tags2"] = columns["tags"]
     path = shop.write(tmp_path / "ids.csv", {"id": columns["image"], column: columns[column]})
@@ -230,15 +240,15 @@ def test_other_kinds_of_labels(parent, folder, tmp_path, kind, column):
     assert_keeps_the_parent(model, parent, column)
 
 
-def test_from_triplets_of_people(parent, tmp_path, capsys):
-    """Sixty, by the items' ids: cross-validated, and evaluation on the run's data is what it was, byte for byte."""
+def test_triplets_from_people(parent, tmp_path, capsys):
+    """Sixty, by the items' ids: the error is cross-validated, and results on the run's data are byte-identical."""
     path = write_triplets(tmp_path / "people.csv", triplets_of_colour(60))
     model, report = learn(parent, tmp_path / "new", f"--table={path}")
     assert_keeps_the_parent(model, parent)
     assert weight_of(model.masks[-1], COLOUR) > 0.6
     assert report["cross_validated"] and report["n_triplets"] == 60 and report["kind"] == "triplets"
     assert report["triplet_error"] < 0.15 < report["unmasked"]["triplet_error"]
-    assert "60 held-out triplets, each by a fit without its fold" in capsys.readouterr().out
+    assert "60 held-out triplets, each measured by a fit without its fold" in capsys.readouterr().out
     assert (tmp_path / "new/config.json").read_bytes() == (parent / "config.json").read_bytes()
     results = evaluate_json(tmp_path / "new")
     assert results == json.loads((tmp_path / "new/results.json").read_text())
@@ -250,13 +260,13 @@ def test_from_triplets_of_people(parent, tmp_path, capsys):
 
 
 def test_conditions_are_learned_one_after_the_other(parent, folder, tmp_path):
-    """Also from the run's own table after others: then without evaluation on it, as rows are in the masks' order."""
+    """After other data, the run's own table counts as other data too: it lacks a condition of the masks."""
     path = write_triplets(tmp_path / "people.csv", triplets_of_colour(60))
     first, _ = learn(parent, tmp_path / "a", f"--table={path}", condition="hue")
     second, report = learn(tmp_path / "a", tmp_path / "b", f"--table={folder / 'products.parquet'}")
     assert second.conditions == ("category", "tags", "hue", "colour") and not report["own_data"]
     assert second.masks[:3].tobytes() == first.masks.tobytes()
-    assert [one["condition"] for one in evaluate_json(tmp_path / "b")["adapted"]] == ["hue", "colour"]
+    assert [report["condition"] for report in evaluate_json(tmp_path / "b")["adapted"]] == ["hue", "colour"]
     both, _ = learn(parent, tmp_path / "c")
     last, report = learn(tmp_path / "c", tmp_path / "d", condition="size")
     assert report["own_data"] and evaluate_json(tmp_path / "d")["conditions"] == ["category", "tags", "colour", "size"]
@@ -264,19 +274,19 @@ def test_conditions_are_learned_one_after_the_other(parent, folder, tmp_path):
 
 
 def test_triplets_of_several_conditions_and_with_a_split(parent, tmp_path):
-    """Only the condition's own rows teach, and only test rows are measured."""
+    """Only rows of the condition are used, and only test rows are measured."""
     right = triplets_of_colour(80)
-    turned = [(a, n, p) for a, p, n in triplets_of_colour(40, seed=1)]
+    opposite = [(a, n, p) for a, p, n in triplets_of_colour(40, seed=1)]
     path = write_triplets(
         tmp_path / "people.csv",
-        [*right, *turned, *turned],
+        [*right, *opposite, *opposite],
         condition=["colour"] * 120 + ["other"] * 40,
         split=["train"] * 60 + ["val"] * 20 + ["test"] * 40 + ["train"] * 40,
     )
     model, report = learn(parent, tmp_path / "new", f"--table={path}")
     assert weight_of(model.masks[-1], COLOUR) > 0.6
     assert report["n_triplets"] == 40 and not report["cross_validated"]
-    assert report["triplet_error"] > 0.8  # the test's are turned round, and nothing was learned from them
+    assert report["triplet_error"] > 0.8  # test triplets are reversed, and nothing was learned from them
 
 
 def test_many_triplets_are_held_out_by_anchor(parent, tmp_path):
@@ -285,29 +295,27 @@ def test_many_triplets_are_held_out_by_anchor(parent, tmp_path):
     assert not report["cross_validated"] and 200 < report["n_triplets"] < 450 and report["triplet_error"] < 0.02
 
 
-def test_a_judgement_written_twice_is_one():
-    """Odd one out of three, both ways: no fold learns from the one and is measured on the other."""
+def test_triplets_of_the_same_three_items_share_a_group():
+    """Odd one out of three gives two triplets: no fold learns from one and is measured on the other."""
     rng = np.random.default_rng(0)
     three = np.array([rng.choice(90, 3, replace=False) for _ in range(40)])
     anchor, positive, negative = np.concatenate([three, three[:, [1, 0, 2]]]).T
-    group = new_notion._together(anchor, positive, negative)
+    group = group_triplets(anchor, positive, negative)
     assert (group[:40] == group[40:]).all() and len(np.unique(group)) > 5
     for a in np.unique(anchor):
         assert len(np.unique(group[anchor == a])) == 1
-    parent = {t: t for t in range(80)}  # by a naive search for all that hangs together
+    smallest = list(range(80))  # by a naive search for connected triplets
+    alike = [(t, u) for t in range(80) for u in range(80) if anchor[t] == anchor[u] or t % 40 == u % 40]
     for _ in range(80):
-        for t in range(80):
-            for u in range(80):
-                alike = anchor[t] == anchor[u] or {*three[t % 40]} == {*three[u % 40]}
-                if alike:
-                    parent[t] = parent[u] = min(parent[t], parent[u])
-    assert len({(parent[t], group[t]) for t in range(80)}) == len(set(parent.values())) == len(np.unique(group))
+        for t, u in alike:
+            smallest[t] = smallest[u] = min(smallest[t], smallest[u])
+    assert len({*zip(smallest, group, strict=True)}) == len(set(smallest)) == len(np.unique(group))
     chain = np.array([[i, i + 1, 100 + i] for i in range(40)] + [[i, i + 50, i + 60] for i in range(200, 206)])
     anchor, positive, negative = np.concatenate([chain, chain[:, [1, 0, 2]]]).T
-    sizes = np.bincount(new_notion._together(anchor, positive, negative))
-    assert (sizes == 2).all()  # one long chain is most of it, so that only the same three are kept together
-    few = rng.choice(6, (40, 3))  # of six items all hang together: then only the same three do
-    assert len(np.unique(new_notion._together(*few.T))) == len({tuple(sorted(row)) for row in few.tolist()})
+    sizes = np.bincount(group_triplets(anchor, positive, negative))
+    assert (sizes == 2).all()  # a chain joins most triplets, so only those of the same three items stay together
+    few = rng.choice(6, (40, 3))  # six items join all triplets
+    assert len(np.unique(group_triplets(*few.T))) == len({tuple(sorted(row)) for row in few.tolist()})
 
 
 def test_many_triplets_of_few_anchors_are_cross_validated(parent, tmp_path):
@@ -326,8 +334,8 @@ def index(parent, tmp_path_factory):
     return path
 
 
-def test_stored_vectors_teach_without_the_items(parent, folder, adapted, index, tmp_path):
-    """Labels of the index itself or of a table, triplets by id. The items keep the split that the index tells."""
+def test_stored_vectors_serve_without_the_items(parent, folder, adapted, index, tmp_path):
+    """Labels from the index itself or from a table, triplets by id. Items keep the split of the index."""
     moved = shutil.copytree(parent, tmp_path / "run")
     config = read_config(moved)
     (moved / "config.json").write_text(config.to_json().replace(config.data.path, "/no/such.parquet"))
@@ -346,16 +354,16 @@ def test_stored_vectors_teach_without_the_items(parent, folder, adapted, index, 
 
 
 def test_stored_vectors_stay_valid(adapted, index, capsys):
-    """An index of the parent is searched under the new condition."""
+    """The new condition searches an index of the parent."""
     out, model, _ = adapted
-    found = Index.open(index).of_model(model.sha256, model.conditions, model.masks)
-    rows, _ = found.nearest(found.vectors[:20], {"colour": 1}, 6)
-    colours = found.columns["colour"]
+    stored = Index.open(index).of_model(model.sha256, model.conditions, model.masks)
+    rows, _ = stored.nearest(stored.vectors[:20], {"colour": 1}, 6)
+    colours = stored.columns["colour"]
     assert (colours[rows[:, 1:]] == colours[rows[:, :1]]).mean() > 0.95
-    one = found.ids[0]
-    search.main([f"--index={index}", f"--workdir={out}", f"--id={one}", "--condition=colour", "--k=3", "--json"])
+    item = stored.ids[0]
+    search.main([f"--index={index}", f"--workdir={out}", f"--id={item}", "--condition=colour", "--k=3", "--json"])
     hits = json.loads(capsys.readouterr().out)["hits"]
-    assert [hit["id"] for hit in hits] == [found.ids[row] for row in rows[0] if found.ids[row] != one][:3]
+    assert [hit["id"] for hit in hits] == [stored.ids[row] for row in rows[0] if stored.ids[row] != item][:3]
 
 
 def test_an_adapted_model_is_exported_and_comes_back(adapted, parent, tmp_path):
@@ -367,16 +375,14 @@ def test_an_adapted_model_is_exported_and_comes_back(adapted, parent, tmp_path):
     card = (tmp_path / "out/README.md").read_text()
     assert "| colour | categorical |" in card
     made = card[card.index("## How it was made") :]
-    assert "--config.data.conditions category tags --" in made  # the training knew no colour
-    assert f"Then a mask for colour was added by csn_jax.adapt, from {report['learned_from']}." in made
+    assert "--config.data.conditions category tags --" in made  # training did not know colour
+    assert f"a mask for colour, from {report['learned_from']}." in made
 
 
-def test_a_table_of_other_items(parent, folder, tmp_path, capsys):
-    """Their own vectors are embedded and split, equal ones together; a column `split` is kept."""
+def test_a_table_of_other_items(parent, tmp_path):
+    """Their own vectors are embedded and split. A column `split` is kept."""
     columns = shop.columns(N)
     vectors = shop.vectors(columns)
-    vectors[200:] = vectors[:100]  # every one of these twice
-    columns["colour"][200:] = columns["colour"][:100]
     columns["image"] = [f"other/{i}" for i in range(N)]
     path = shop.write(tmp_path / "other.parquet", columns, vector=vectors)
     model, report = learn(parent, tmp_path / "new", f"--table={path}")
@@ -389,25 +395,19 @@ def test_a_table_of_other_items(parent, folder, tmp_path, capsys):
     assert report["n_triplets"] == 300
 
 
-def test_equal_vectors_share_a_split(parent):
-    from csn_jax.adapt.known_items import Known
-    from csn_jax.adapt.lesson import from_labels
-    from csn_jax.data.columns import Columns
-
+def test_equal_vectors_share_a_split():
     vectors = np.repeat(np.random.default_rng(0).normal(size=(60, 3)), 2, axis=0).astype(np.float32)
     ids = [str(i) for i in range(120)]
     columns = Columns(Path("t.csv"), {"colour": [("red", "blue")[i // 2 % 2] for i in range(120)]}, None, None)
-    lesson = from_labels(columns, ids, "colour", None, Known(np.array(ids), vectors, True, None, "t"), DataConfig())
-    items = [
-        set((np.concatenate(lesson.triplets[split][:3]) // 2).tolist()) for split in ("train", "validation", "test")
-    ]
-    assert not items[0] & items[1] and not items[0] & items[2] and not items[1] & items[2]
-    assert sum(map(len, items)) == 60
+    items = Items(np.array(ids), None, "t", vectors)
+    triplets = from_table(columns, ids, "colour", None, items, DataConfig()).triplets
+    pairs = [set((np.concatenate(triplets[split][:3]) // 2).tolist()) for split in ("train", "validation", "test")]
+    assert sum(map(len, pairs)) == len(set.union(*pairs)) == 60
 
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory):
-    """An untrained network for pictures, without data of its own."""
+    """An untrained network for images, without data of its own."""
     workdir = tmp_path_factory.mktemp("imported") / "run"
     config = Config(
         backbone=BackboneConfig("small", embedding_dim=16),
@@ -425,15 +425,15 @@ def imported(tmp_path_factory):
     return workdir
 
 
-def test_pictures_of_a_table(imported, tmp_path, capfd):
-    """Embedded from their files, a bad one left out by its name; triplets may name files too."""
+def test_images_of_a_table(imported, tmp_path, capfd):
+    """They are embedded from their files, and a bad one is left out. Triplets may name files too."""
     columns = shop.columns(120)
     path = shop.write(tmp_path / "shop/products.csv", columns, pictures=True)
     (tmp_path / "shop" / columns["image"][7]).write_bytes(b"no picture")
     model, report = learn(imported, tmp_path / "labels", f"--table={path}")
     assert_keeps_the_parent(model, imported)
-    told = capfd.readouterr()
-    assert f"left out {columns['image'][7]}, which is no JPEG, PNG or WEBP image" in told.err
+    printed = capfd.readouterr().err
+    assert f"left out {columns['image'][7]}, which is not a JPEG, PNG or WEBP image" in printed
     assert report["learned_from"] == "labels of 119 items in products.csv"
     assert report["triplet_error"] < report["unmasked"]["triplet_error"]
     rows = [row for row in triplets_of_colour(400) if max(row) < 120 and 7 not in row][:30]
@@ -444,8 +444,8 @@ def test_pictures_of_a_table(imported, tmp_path, capfd):
     assert csn_jax.load(tmp_path / "files").embed(np.zeros((1, 16, 16, 3), np.uint8)).shape == (1, 16)
 
 
-def test_it_says_when_the_dimensions_cannot_carry_a_notion(parent, tmp_path, capsys):
-    """Labels that have nothing to do with the vectors: written all the same, and said in one plain sentence."""
+def test_labels_that_the_dimensions_do_not_carry(parent, tmp_path, capsys):
+    """The mask is written, and a sentence says so."""
     model, report = learn(parent, tmp_path / "new", condition="luck")
     assert report["ci95"][1] >= 0.5
     assert "do not carry luck" in capsys.readouterr().out
@@ -471,102 +471,120 @@ REPORT = {
         ({}, "its error is 1.00 points below that of the unmasked distance"),
         (
             {"better_than_unmasked": {"by": 0.01, "ci95": [0.0, 0.02]}},
-            "no mask over these dimensions is clearly better",
+            "no mask is clearly better",
         ),
         ({"ci95": [0.2, 0.5]}, "do not carry x"),
         ({"ci95": [0.2, 0.5], "kind": "triplets"}, "give more triplets, or train with x as a condition"),
     ],
 )
 def test_verdicts(change, words):
-    last = adapt.told(REPORT | change).splitlines()[-1]
+    last = summary(REPORT | change).splitlines()[-1]
     assert words in last and tiny.is_one_sentence(last.removesuffix("."))
 
 
-def mistakes(folder, index, tmp):
-    rows = triplets_of_colour(20)
-    write_triplets(tmp / "few.csv", rows[:9])
-    write_triplets(tmp / "anchors.csv", [rows[0]] * 30)
-    write_triplets(tmp / "ids.csv", rows, name=lambda i: f"item {i}")
-    write_triplets(tmp / "twice.csv", [*rows, (3, 3, 4)])
-    write_triplets(tmp / "condition.csv", rows, condition=["colours"] * 20)
-    write_triplets(tmp / "split.csv", rows, split=["test"] * 20)
-    (tmp / "head.csv").write_text("id,colour\n")
-    (tmp / "unknown.csv").write_text("id,colour\n" + "images/000.png,red\nimages/999.png,blue\n")
-    (tmp / "pairs.csv").write_text("id,colour\n" + "images/000.png,red\nimages/001.jpg,blue\n")
-    (tmp / "twice_id.csv").write_text("id,colour\n" + "images/000.png,red\nimages/000.png,blue\n")
-    (tmp / "words.csv").write_text("id,colour\n" + "images/000.png,red\nimages/001.jpg,2\n")
-    return {
-        "no table": (["--table=/no/such.csv"], ["--table=/no/such.csv is no file"]),
-        "missing column": (["--condition=colur"], ["no column 'colur' (did you mean colour?)", "--condition"]),
-        "missing column of the run": (["--table=", "--condition=colur"], ["'colur' (did you mean colour?)"]),
-        "existing condition": (["--condition=tags"], ["has a condition 'tags' already"]),
-        "no name": (["--condition="], ["--condition is empty"]),
-        "a name that is no file's": (["--condition=a/b"], ["'a/b' cannot name a file"]),
-        "one value": (["--condition=same"], ["'same' has one value only, 'one'"]),
-        "long texts": (["--condition=long"], ["texts of more than 200 characters"]),
-        "names": (["--condition=title"], ["'title' has no triplet in the train split"]),
-        "kind": (["--kind=categorial"], ["'categorial'", "did you mean categorical?"]),
-        "no numbers": ([f"--table={tmp / 'words.csv'}", "--kind=numeric"], ["row 1 (line 2)", "'red'", "--kind=categ"]),
-        "no rows": ([f"--table={tmp / 'head.csv'}"], ["has no row"]),
-        "unknown item": ([f"--table={tmp / 'unknown.csv'}"], ["row 2 (line 3)", "'images/999.png'", "--index"]),
-        "item twice": ([f"--table={tmp / 'twice_id.csv'}"], ["row 2 (line 3)", "same id as row 1"]),
-        "too few items": ([f"--table={tmp / 'pairs.csv'}"], ["no triplet in the train split", "label more items"]),
-        "too few triplets": ([f"--table={tmp / 'few.csv'}"], ["has 9 triplets of", "at least 10 triplets"]),
-        "one anchor": ([f"--table={tmp / 'anchors.csv'}"], ["has 30 triplets of 1 different anchors"]),
-        "unknown ids": (
-            [f"--table={tmp / 'ids.csv'}"],
-            ["row 1 (line 2): anchor 'item", "no item of the run's own data"],
-        ),
-        "an item twice": ([f"--table={tmp / 'twice.csv'}"], ["row 21 (line 22) names an item twice"]),
-        "another condition": ([f"--table={tmp / 'condition.csv'}"], ["'colour' (did you mean colours?)"]),
-        "only tests": ([f"--table={tmp / 'split.csv'}"], ["0 different anchors", "no test triplets"]),
-        "no index": (["--index=/no/such.parquet"], ["/no/such.parquet is no file"]),
-        "no vectors": ([f"--index={folder / 'products.parquet'}"], ["holds no vectors of csn_jax"]),
-        "unknown id of an index": (
-            [f"--table={tmp / 'unknown.csv'}", f"--index={index}"],
-            ["'images/999.png'", str(index)],
-        ),
-        "itself": (["--out=PARENT"], ["is the workdir itself"]),
-        "taken": (["--out=TAKEN"], ["holds a model already; give another --out"]),
-        "no run": (["--workdir=/no/such"], ["/no/such has no config.json"]),
-        "typo": (["--tabel=x"], ["--tabel=x", "--help"]),
-    }
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """A folder of tables with a mistake each."""
+    folder, rows = tmp_path_factory.mktemp("tables"), triplets_of_colour(20)
+    write_triplets(folder / "few.csv", rows[:9])
+    write_triplets(folder / "anchors.csv", [rows[0]] * 30)
+    write_triplets(folder / "ids.csv", rows, name=lambda i: f"item {i}")
+    write_triplets(folder / "same.csv", [*rows, (3, 3, 4)])
+    write_triplets(folder / "condition.csv", rows, condition=["colours"] * 20)
+    write_triplets(folder / "split.csv", rows, split=["test"] * 20)
+    for name, lines in {
+        "head": "",
+        "unknown": "images/000.png,red\nimages/999.png,blue\n",
+        "pairs": "images/000.png,red\nimages/001.jpg,blue\n",
+        "twice": "images/000.png,red\nimages/000.png,blue\n",
+        "words": "images/000.png,red\nimages/001.jpg,2\n",
+    }.items():
+        (folder / f"{name}.csv").write_text(f"id,colour\n{lines}")
+    return folder
 
 
-def test_mistakes_are_one_sentence_and_write_nothing(parent, adapted, folder, index, tmp_path, monkeypatch, capsys):
-    tmp = tmp_path / "tables"
-    tmp.mkdir()
+# Flags of find_lesson, and words of the message. A bare file name lies in `tables`.
+UNUSABLE = {
+    "no table": ({"table": "/no/such.csv"}, ("--table=/no/such.csv is not a file",)),
+    "missing column": ({"condition": "colur"}, ("no column 'colur' (did you mean colour?)", "--condition")),
+    "missing in the run": ({"table": "", "condition": "colur"}, ("--condition=colur (did you mean colour?)",)),
+    "one value": ({"condition": "same"}, ("'same'", "one value only, 'one'")),
+    "one value in the run": ({"table": "", "condition": "same"}, ("'same'", "1 value")),
+    "long texts": ({"condition": "long"}, ("texts of more than 200 characters",)),
+    "names": ({"condition": "title"}, ("'title' has no triplet in the train split",)),
+    "no numbers": ({"table": "words.csv", "kind": "numeric"}, ("row 1 (line 2)", "'red'", "--kind=categorical")),
+    "no rows": ({"table": "head.csv"}, ("has no row",)),
+    "unknown item": ({"table": "unknown.csv"}, ("row 2 (line 3)", "'images/999.png'", "the run's own data", "--index")),
+    "id twice": ({"table": "twice.csv"}, ("row 2 (line 3)", "same id as row 1")),
+    "too few items": ({"table": "pairs.csv"}, ("no triplet in the train split", "label more items")),
+    "too few triplets": ({"table": "few.csv"}, ("has 9 triplets of", "at least 10 triplets")),
+    "one anchor": ({"table": "anchors.csv"}, ("has 30 triplets of 1 different anchors",)),
+    "unknown ids": ({"table": "ids.csv"}, ("row 1 (line 2): anchor 'item", "not an item of the run's own data")),
+    "an item twice": ({"table": "same.csv"}, ("row 21 (line 22) names an item twice",)),
+    "another condition": ({"table": "condition.csv"}, ("'colour' (did you mean colours?)",)),
+    "only tests": ({"table": "split.csv"}, ("0 different anchors", "not test triplets")),
+    "no index": ({"index": "/no/such.parquet"}, ("/no/such.parquet is not a file",)),
+    "no vectors": ({"index": "PRODUCTS"}, ("not written by csn_jax embed",)),
+    "unknown id of an index": ({"table": "unknown.csv", "index": "INDEX"}, ("'images/999.png'", "all.parquet")),
+}
+
+
+@pytest.fixture(scope="module")
+def opened(parent):
+    """(run, model)."""
+    run = open_run(parent)
+    return run, run.model()
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_what_nothing_can_be_learned_from(opened, folder, tables, index, name):
+    flags, words = UNUSABLE[name]
+    places = {"PRODUCTS": folder / "products.parquet", "INDEX": index} | {path.name: path for path in tables.iterdir()}
+    flags = {"table": "PRODUCTS", "condition": "colour"} | flags
+    flags = {flag: str(places.get(value, value)) for flag, value in flags.items()}
+    with pytest.raises(UserError) as raised:
+        find_lesson(adapt.Args(workdir="", **flags), *opened)
+    message = str(raised.value)
+    assert all(word in message for word in words), message
+    assert tiny.is_one_sentence(message.removesuffix(".")), message
+
+
+MISTAKES = {
+    "existing condition": (["--condition=tags"], ["has a condition 'tags' already"]),
+    "no name": (["--condition="], ["--condition is empty"]),
+    "not a file's name": (["--condition=a/b"], ["'a/b' cannot name a file"]),
+    "kind": (["--kind=categorial"], ["'categorial'", "did you mean categorical?"]),
+    "itself": (["--out=PARENT"], ["is the --workdir itself"]),
+    "taken": (["--out=TAKEN"], ["holds a model already; give another --out"]),
+    "no run": (["--workdir=/no/such"], ["/no/such has no config.json"]),
+    "misspelt flag": (["--tabel=x"], ["--tabel", "--help"]),
+    "missing table": (["--table=/no/such.csv"], ["--table=/no/such.csv is not a file"]),
+}
+
+
+def test_mistakes_are_one_sentence_and_write_nothing(parent, adapted, tmp_path, monkeypatch, capsys):
     before = tiny.contents(parent), tiny.contents(adapted[0])
-    for name, (flags, parts) in mistakes(folder, index, tmp).items():
+    usual = {"workdir": parent, "condition": "colour", "out": tmp_path / "new"}
+    for flags, words in MISTAKES.values():
         flags = [flag.replace("PARENT", str(parent)).replace("TAKEN", str(adapted[0])) for flag in flags]
-        usual = {
-            "workdir": parent,
-            "table": folder / "products.parquet",
-            "condition": "colour",
-            "out": tmp_path / "new",
-        }
-        if name in ("no index", "no vectors"):
-            usual["table"] = folder / "products.csv"
         given = {flag[2:].split("=")[0] for flag in flags}
         argv = [*flags, *(f"--{flag}={value}" for flag, value in usual.items() if flag not in given)]
-        assert_told(*run(adapt, monkeypatch, capsys, *argv), 2, *parts)
-        assert os.listdir(tmp_path) == ["tables"], name
+        assert_message(*run(adapt, monkeypatch, capsys, *argv), 2, *words)
+        assert os.listdir(tmp_path) == []
     assert (tiny.contents(parent), tiny.contents(adapted[0])) == before
 
 
-def test_an_index_of_another_model_is_refused(parent, index, folder, tmp_path, monkeypatch, capsys):
-    other = known_run(tmp_path / "other", read_config(parent).data)
-    from csn_jax.runtime.checkpoint import Checkpoints  # noqa: F401
-
+def test_an_index_of_another_model_is_refused(parent, index, tmp_path, monkeypatch, capsys):
+    other = shutil.copytree(parent, tmp_path / "other")
     config = read_config(other)
     changed = dataclasses.replace(config, preprocess=dataclasses.replace(config.preprocess, size=64))
     (other / "config.json").write_text(changed.to_json())
     argv = (f"--workdir={other}", f"--index={index}", "--condition=colour", f"--out={tmp_path / 'new'}")
-    assert_told(*run(adapt, monkeypatch, capsys, *argv), 2, "made by another model")
+    assert_message(*run(adapt, monkeypatch, capsys, *argv), 2, "made by another model")
 
 
-def test_other_data_under_the_runs_name_is_refused(parent, folder, tmp_path, monkeypatch, capsys):
-    """The run's own table, changed since: it would measure old conditions on other items."""
+def test_a_changed_table_of_the_run_is_refused(parent, tmp_path, monkeypatch, capsys):
+    """The run's own table was changed since: old conditions would be measured on other items."""
     columns = shop.columns(N)
     columns["category"][3], columns["category"][4] = "boot", "shoe"
     columns["category"][5] = "sandal"
@@ -575,47 +593,59 @@ def test_other_data_under_the_runs_name_is_refused(parent, folder, tmp_path, mon
     config = read_config(copy)
     (copy / "config.json").write_text(config.to_json().replace(config.data.path, str(path)))
     argv = (f"--workdir={copy}", "--condition=colour", f"--table={path}")
-    assert_told(*run(adapt, monkeypatch, capsys, *argv), 2, "was trained on other data", "items_sha256")
+    assert_message(*run(adapt, monkeypatch, capsys, *argv), 2, "was trained on other data", "items_sha256")
     assert not (tmp_path / "run_colour").exists()
 
 
 def test_specialists_and_runs_without_labels_are_refused(parent, imported, tmp_path, monkeypatch, capsys):
     copy = shutil.copytree(parent, tmp_path / "run")
     config = dataclasses.replace(read_config(copy), variant="specialists")
+    for name in ("category", "tags"):
+        shutil.copytree(parent, copy / name)
     (copy / "config.json").write_text(config.to_json())
     argv = (f"--workdir={copy}", "--condition=colour")
-    assert_told(*run(adapt, monkeypatch, capsys, *argv), 2, "holds specialists", "adapt a run of another variant")
+    assert_message(*run(adapt, monkeypatch, capsys, *argv), 2, "holds specialists", "adapt a run of another variant")
     argv = (f"--workdir={imported}", "--condition=colour")
-    assert_told(*run(adapt, monkeypatch, capsys, *argv), 2, "no labels of its own to learn 'colour' from", "--table")
+    assert_message(*run(adapt, monkeypatch, capsys, *argv), 2, "no labels of its own to learn 'colour' from", "--table")
     (tmp_path / "ids.csv").write_text("id,colour\na,red\nb,blue\n")
-    told = run(adapt, monkeypatch, capsys, *argv, f"--table={tmp_path / 'ids.csv'}")
-    assert_told(*told, 2, "has no data of its own")
+    argv = (*argv, f"--table={tmp_path / 'ids.csv'}")
+    assert_message(*run(adapt, monkeypatch, capsys, *argv), 2, "imported", "no data")
 
 
-def test_the_same_command_gives_the_same_bytes(parent, adapted, tmp_path):
-    """Of every array, by its digest in the checkpoint's record."""
-    learn(parent, tmp_path / "new")
-    records = [next(folder.glob("checkpoints/*/meta/metadata")) for folder in (tmp_path / "new", adapted[0])]
-    first, second = (hashlib.sha256(path.read_bytes()).hexdigest() for path in records)
-    assert first == second
+def test_an_in_batch_run_has_categories_only(parent, folder, tmp_path):
+    """Its evaluation cannot compare numbers, so labels that are numbers count as other data."""
+    workdir = shutil.copytree(parent, tmp_path / "run")
+    config = read_config(workdir)
+    data = dataclasses.replace(config.data, conditions=("category",))
+    config = dataclasses.replace(config, data=data, loss=dataclasses.replace(config.loss, name="batch_hard"))
+    (workdir / "config.json").write_text(config.to_json())
+    (workdir / "data.json").write_bytes(to_json(load_dataset(config).record.as_object()))
+    run, model, path = open_run(workdir), csn_jax.load(parent), str(folder / "products.parquet")
+
+    def lesson(condition, table):
+        return find_lesson(adapt.Args(workdir="", condition=condition, table=table), run, model)
+
+    dataset, wider = lesson("colour", "").own
+    assert dataset.record == load_dataset(wider).record and dataset.record.names == ("category", "colour")
+    numbers = lesson("price", path)
+    assert numbers.own is None and numbers.source == "labels of 300 items in products.parquet"
+    with pytest.raises(UserError, match="no labels of its own to learn 'price' from"):
+        lesson("price", "")
 
 
-FOOTWEAR = Path(__file__).parents[2] / "shared/data/footwear/products.csv"
+FOOTWEAR = Path(__file__).parents[3] / "shared/data/footwear/products.csv"
 
 
 @pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.skipif(not FOOTWEAR.is_file(), reason=f"no {FOOTWEAR}")
 def test_usage_of_shoes_is_learned_without_training(tmp_path):
-    """On vectors that a short training without `usage` makes of photos: below the unmasked distance's error, clearly,
-    and from a hundred triplets no worse than it by more than the chance of the draw."""
-    from csn_jax import train
-
-    config = Path(__file__).parents[1] / "configs/table.py"
+    """After a short training on photos without `usage`: the error is clearly below that of the unmasked distance, and a
+    hundred triplets come close."""
     workdir = tmp_path / "run"
     train.main(
         [
-            f"--config={config}",
+            "--config=table",
             f"--config.data.path={FOOTWEAR}",
             *("--config.data.conditions", "category", "gender", "colour", "season"),
             "--config.steps=200",
@@ -632,8 +662,6 @@ def test_usage_of_shoes_is_learned_without_training(tmp_path):
     path = write_triplets(tmp_path / "people.csv", rows, name=lambda i: dataset.items.ids[i])
     model, few = learn(workdir, tmp_path / "few", f"--table={path}", condition="usage")
     assert few["n_triplets"] == 100
-    from csn_jax.evaluate.triplet_error import wrong_triplets
-
     test = dataset.triplets["test"].of_condition(4)
     vectors = model.embed_rows(dataset.items.inputs, dataset.rows("test"))
     error = wrong_triplets(vectors, model.masks[-1:], Triplets(*test[:3], np.zeros_like(test.anchor))).mean()
