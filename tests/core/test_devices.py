@@ -1,4 +1,4 @@
-"""The number of devices changes nothing: batch norm, L_W and every mean see the global batch."""
+"""Results do not depend on the number of devices: batch norm, L_W and every mean see the global batch."""
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from csn_jax.runtime.sharding import make_shardings
 from csn_jax.train.feed import device_feed, labelled_batches, triplet_batches
 from csn_jax.train.metrics import by_step
 
-STEPS, BATCH, TRIPLETS = 5, 10, 26  # 10 rows are padded to 12 on four devices, the epoch's short batch of 6 to 12
+STEPS, BATCH, TRIPLETS = 5, 10, 26  # four devices pad 10 rows to 12, and the epoch's short batch of 6 to 12
 CONFIG = Config(
     batch_size=BATCH,
     steps=STEPS,
@@ -29,7 +29,7 @@ CONFIG = Config(
 
 
 def train(devices, at_once=1):
-    """(losses of each step, state) of the real step and feed on some devices, several steps in one call if asked."""
+    """(losses per step, state) of the real step and feed on these devices, with `at_once` steps per call."""
     rng = np.random.default_rng(0)
     items = rng.integers(0, 256, (12, 16, 16, 1), np.uint8)
     columns = [rng.integers(0, 12, TRIPLETS, np.int32) for _ in range(3)]
@@ -55,8 +55,8 @@ def train(devices, at_once=1):
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_several_steps_in_one_call_are_those_steps(devices):
-    """Two calls of two steps and one of one, against five of one: the short batch of an epoch among them."""
+def test_several_steps_in_one_call_equal_single_steps(devices):
+    """Two calls of two steps and one of one, against five of one. They include the short batch of an epoch."""
     (several, after), (single, expected) = (train(jax.devices()[:devices], at_once) for at_once in (2, 1))
     assert len(several) == len(single) == STEPS
     for ours, theirs in zip(several, single, strict=True):
@@ -69,7 +69,7 @@ def test_several_steps_in_one_call_are_those_steps(devices):
 
 
 def test_one_device_equals_four():
-    """Losses of five steps, gradients, parameters and running statistics, with padding on four devices only."""
+    """Losses of five steps, gradients, parameters and running statistics. Only four devices need padding."""
     one, state_one = train(jax.devices()[:1])
     four, state_four = train(jax.devices())
     for ours, theirs in zip(four, one, strict=True):
@@ -79,15 +79,15 @@ def test_one_device_equals_four():
     ours, theirs = flat(state_four.params), flat(state_one.params)
     for name in theirs:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-6, err_msg=name)
-        assert np.abs(theirs[name] - before[name]).max() > 1e-4  # far more than what is allowed
+        assert np.abs(theirs[name] - before[name]).max() > 1e-4  # far above the tolerance
     assert_close(flat(state_four.statistics), flat(state_one.statistics), 1e-6)
-    # A moment is a mean of gradients. In the last bias the two halves of the triplet loss cancel and leave noise.
+    # A moment is a mean of gradients. In the last bias the two halves of the triplet loss cancel, which leaves noise.
     moments = (flat(state.opt_state[0].mu) for state in (state_four, state_one))
     assert_close(*moments, lambda name: 1e-4 if name == "backbone/fc/bias" else 5e-6)
 
 
 def test_one_device_equals_four_in_batch():
-    """Three steps on labelled batches, some labels missing, in float64: an anchor meets the items of all devices."""
+    """Three steps on labelled batches with missing labels, in float64: anchors meet the items of all devices."""
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(14, 16, 16, 1))
     labels = {condition: rng.choice(["x", "y", "z", ""], 14) for condition in "ab"}
@@ -125,13 +125,13 @@ def shard(tree):
 
 
 def quarters(function, *arrays):
-    """What four devices would find that do not talk: the mean of a function over quarters of the batch."""
+    """The result of four devices without communication: the mean of a function over quarters of the batch."""
     parts = [function(*part) for part in zip(*(np.split(array, 4) for array in arrays), strict=True)]
     return jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *parts)
 
 
 def test_batch_norm_sees_the_global_batch():
-    """Statistics of a batch over four devices, with padding, are those of one device, and not means of four."""
+    """With padding, statistics over four devices equal those of one device, and not the mean of four."""
     rng = np.random.default_rng(0)
     x, valid = rng.normal(rng.normal(size=5), 1, (12, 4, 4, 5)), np.arange(12) % 4 < 3
 
@@ -147,7 +147,7 @@ def test_batch_norm_sees_the_global_batch():
 
 
 def test_loss_sees_the_global_batch():
-    """L_W over four devices is that of one, and not a mean of four; nor is any mean that padding makes uneven."""
+    """L_W over four devices equals that of one, and not the mean of four. So do the means over valid rows."""
     rng = np.random.default_rng(0)
     roles, mask = rng.normal(size=(3, 12, 8)), rng.uniform(size=(12, 8))
     valid = np.arange(12) < 10

@@ -1,4 +1,4 @@
-"""Freezing and the learning-rate ratio: what stays does so bit for bit, what trains does so as in PyTorch."""
+"""Freezing and the learning-rate ratio: frozen parts stay bit-identical, the others train as in PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ B, C, D, SIZE = 4, 2, 8, 16
 
 
 def stage_of(leaf):
-    """The stage of a leaf by its path, told apart without the code under test."""
+    """The stage of a leaf by its path, without the code under test."""
     module = leaf.split("/")[0]
     if module in ("conv1", "bn1"):
         return "stem"
@@ -28,10 +28,11 @@ def stage_of(leaf):
 
 
 def train(config, steps=3):
-    """(start, end) of the real step's state after some steps on drawn images."""
+    """The states before and after a few of the real steps on random images."""
     backbone = backbones.build(config.backbone)
     params, statistics = backbone.init(1, (SIZE, SIZE, 3))
-    statistics = jax.tree.map(lambda leaf: leaf * np.float32(0.25), statistics)  # variances other than the batch's
+    # Variances that differ from the batch's.
+    statistics = jax.tree.map(lambda leaf: leaf * np.float32(0.25), statistics)
     beta = np.random.default_rng(2).normal(0.9, 0.7, (C, D)).astype(np.float32)
     optimizer = make_optimizer(config, 1)
     step = jit(
@@ -46,8 +47,8 @@ def train(config, steps=3):
 
 
 @pytest.mark.parametrize(("name", "freeze"), [("small", "all"), ("resnet18_csn", "layer1")])
-def test_what_is_frozen_stays_bit_for_bit_and_the_rest_trains(name, freeze):
-    """Parameters and running statistics, of the stages up to the named one; masks and the last layer always train."""
+def test_frozen_stages_stay_bit_identical_and_the_others_train(name, freeze):
+    """Parameters and running statistics of the stages up to the named one. Masks and the last layer always train."""
     start, end = train(Config(backbone=BackboneConfig(name, embedding_dim=D, freeze=freeze), learning_rate=1e-2))
     before = flat(start.params["backbone"]) | flat(start.statistics)
     after = flat(end.params["backbone"]) | flat(end.statistics)
@@ -66,7 +67,7 @@ def test_nothing_is_frozen_by_default():
 
 
 def test_a_half_frozen_network_equals_torch():
-    """Where the frozen modules are in evaluation mode and take no gradient: embeddings, gradients, statistics."""
+    """Embeddings, gradients and statistics. In PyTorch, frozen modules are in evaluation mode without gradients."""
     config = BackboneConfig("resnet18_csn", embedding_dim=D, freeze="layer2")
     backbone = backbones.build(config)
     params, statistics = backbone.init(1, (32, 32, 3))
@@ -97,8 +98,8 @@ def test_a_half_frozen_network_equals_torch():
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_the_stages_of_a_config_are_the_network_s(name):
-    """In order from the input: what STAGES names is what the modules are in."""
+def test_config_and_network_have_the_same_stages(name):
+    """In order from the input, STAGES names the stages of all modules."""
     params, _ = backbones.build(BackboneConfig(name, embedding_dim=D)).init(0, (32, 32, 3))
     assert {stage_of(module) for module in params} == {*STAGES[name], "fc"}
     assert list(STAGES[name]) == ["stem", *(f"layer{i}" for i in range(1, len(STAGES[name])))]
@@ -108,8 +109,8 @@ GRADIENTS = np.array([0.3, -0.02, 1e-8, 0.0, -5e-8])
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.1, 3.0])
-def test_ratio_scales_adams_update_of_the_backbone_only(ratio):
-    """Against Adam's paper: every parameter but those of the last linear layer and the masks."""
+def test_the_ratio_scales_only_the_backbones_update(ratio):
+    """Against Adam's paper: all parameters except the last linear layer and the masks."""
     config = Config(
         learning_rate=1e-3,
         schedule="exponential",

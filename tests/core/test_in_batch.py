@@ -1,4 +1,4 @@
-"""In-batch losses against loops over anchors, positives and negatives, with PyTorch's gradients of these loops."""
+"""In-batch losses against loops over anchors, positives and negatives, with PyTorch's gradients of the loops."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def x64():
 
 
 def ordinary(seed=0):
-    """Random embeddings, off the origin, some negative beta; a fifth of the labels missing, some values seen once."""
+    """Random embeddings off the origin, some negative beta, a fifth of the labels missing, some values seen once."""
     rng = np.random.default_rng(seed)
     labels = np.stack([rng.integers(0, n, B) for n in (2, 3, 5)], axis=1).astype(np.int32)
     return {
@@ -38,7 +38,7 @@ def ordinary(seed=0):
 
 
 def padded():
-    """Four rows are padding, with labels that would count and embeddings that would show."""
+    """Four rows of padding with labels and large embeddings that must not count."""
     case = ordinary(1)
     case["valid"] = np.arange(B) < B - 4
     case["embeddings"][~case["valid"]] *= 100
@@ -60,7 +60,7 @@ def few_active():
 
 
 def one_value():
-    """A condition with nothing to tell apart, and one with nothing alike."""
+    """A condition with a single value, and one without two equal values."""
     case = ordinary(5)
     case["labels"][:, 0] = 7
     case["labels"][:, 1] = np.arange(B)
@@ -68,7 +68,7 @@ def one_value():
 
 
 def nothing_known():
-    """One condition without any label, and the last item without any."""
+    """A condition and an item without any label."""
     case = ordinary(6)
     case["labels"][:, 2] = -1
     case["labels"][-1] = -1
@@ -76,12 +76,12 @@ def nothing_known():
 
 
 def no_triplet():
-    """Neither loss has anything to learn from but the norms."""
+    """Only the norms contribute to the losses."""
     return ordinary() | {"labels": np.full((B, C), -1, np.int32)}
 
 
 def all_right():
-    """Every hinge is zero: values far apart, one value in one place."""
+    """Every hinge is zero: values lie far apart, and equal ones together."""
     case = ordinary()
     case["labels"] = np.repeat(np.arange(B, dtype=np.int32)[:, None] % 2, C, axis=1)
     case["embeddings"] = np.random.default_rng(0).normal(0, 1e-3, (B, D)) + 5 * case["labels"][:, :1]
@@ -111,7 +111,7 @@ def ours(name, values, dtype=np.float64):
 
 
 def theirs(name, values):
-    """The same, a triplet at a time."""
+    """The same, triplet by triplet."""
     embeddings = torch.tensor(values["embeddings"], requires_grad=True)
     beta = torch.tensor(values["beta"], requires_grad=True)
     masks, labels, margin = torch.relu(beta), values["labels"], values["margin"]
@@ -153,12 +153,12 @@ def named(terms, gradient):
 @names
 @cases
 def test_equals_a_triple_loop(x64, name, case):
-    """Values of every term and gradients with respect to embeddings and masks, with labels missing."""
+    """All terms, and gradients with respect to embeddings and masks, with missing labels."""
     assert_close(ours(name, case()), theirs(name, case()), EXACT)
 
 
-def test_the_cases_are_what_they_say():
-    """So that no comparison is of zeros with zeros by accident."""
+def test_the_cases_are_as_described():
+    """No comparison is of zeros with zeros by accident."""
     share = {case.__name__: float(theirs("batch_all", case())["loss/active"]) for case in CASES}
     assert share["no_triplet"] == share["all_right"] == 0 and share["all_active"] == 1
     assert 0 < share["few_active"] < share["ordinary"] < 1
@@ -167,30 +167,30 @@ def test_the_cases_are_what_they_say():
 
 @names
 @pytest.mark.parametrize("seed", range(5))
-def test_float32_is_within_its_noise(name, seed):
-    """The dtype of training, as a share of the largest value; float32 resolves 1.2e-7."""
+def test_float32_agrees_within_its_noise(name, seed):
+    """In the dtype of training, relative to the largest value. float32 resolves 1.2e-7."""
     expected = {key: value.astype(np.float32) for key, value in theirs(name, ordinary(seed)).items()}
     assert_close(ours(name, ordinary(seed), np.float32), expected, 3e-6)
 
 
 @names
-def test_order_and_codes_mean_nothing(x64, name):
-    """Items in another order and values under other numbers give the same."""
+def test_order_and_codes_do_not_matter(x64, name):
+    """Items in another order and values with other codes give the same result."""
     case, rng = ordinary(), np.random.default_rng(0)
     expected = ours(name, case)
     order = rng.permutation(B)
-    codes = np.append(rng.permutation(100)[:9], -1).astype(np.int32)  # the last one is that of -1
+    codes = np.append(rng.permutation(100)[:9], -1).astype(np.int32)  # the last is for -1
     moved = case | {key: case[key][order] for key in ("embeddings", "valid")} | {"labels": codes[case["labels"][order]]}
     expected["gradient/embeddings"] = expected["gradient/embeddings"][order]
     assert_close(ours(name, moved), expected, EXACT)
 
 
-# What is delicate: zero distances.
+# Zero distances.
 
 
 @names
 def test_gradients_are_finite_at_zero_distance(name):
-    """Equal items, embeddings of zero, a mask of zero, and all of these at once."""
+    """Equal items, zero embeddings, a zero mask, and all of these at once."""
     twins = ordinary()
     twins["embeddings"][1::2] = twins["embeddings"][:-1:2]
     zeros = ordinary() | {"embeddings": np.zeros((B, D))}
@@ -202,15 +202,15 @@ def test_gradients_are_finite_at_zero_distance(name):
 
 
 @names
-def test_equal_items_are_at_their_floor(x64, name):
-    """d = sqrt(D) * 1e-6: what squares lose there is no more than the root of the float's resolution."""
+def test_equal_items_have_the_smallest_distance(x64, name):
+    """d = sqrt(D) * 1e-6. Squaring loses no more there than the root of the float's resolution."""
     case = ordinary()
     case["embeddings"][1::2] = case["embeddings"][:-1:2]
     actual, expected = ours(name, case), theirs(name, case)
     assert_close({"total": actual["loss/total"]}, {"total": expected["loss/total"]}, 1e-9)
 
 
-def test_distances_are_those_of_the_triplet_loss(x64):
+def test_distances_equal_those_of_the_triplet_loss(x64):
     """core.losses.distance, whose 1e-6 makes d(x, y) and d(y, x) differ."""
     from csn_jax.core.losses import distance
 
@@ -224,14 +224,15 @@ def test_distances_are_those_of_the_triplet_loss(x64):
 
 @names
 def test_a_hinge_of_exactly_zero_is_not_active(name):
-    """Margin 0. Item 0 is as far from its positive as from the negative, item 1 is not; item 2 has no positive."""
+    """Margin 0. Item 0 is as far from its positive as from the negative, item 1 is not, item 2 has no positive."""
     x, labels = np.array([[0.0], [3.0], [3.0]], np.float32), np.array([[0], [0], [1]], np.int32)
     loss, active = getattr(in_batch, name)(x, np.ones((1, 1), np.float32), labels, np.ones(3, bool), 0.0)
     assert active == 0.5
-    np.testing.assert_allclose(loss, 3 if name == "batch_all" else 1.5, rtol=1e-5)  # of active triplets; of anchors
+    # The mean over active triplets, or over anchors.
+    np.testing.assert_allclose(loss, 3 if name == "batch_all" else 1.5, rtol=1e-5)
 
 
-# Teeth: each mistake fails the comparison.
+# Each mistake below must fail the comparison.
 
 
 def broken_pairs(change):
@@ -240,15 +241,15 @@ def broken_pairs(change):
         itself = jnp.arange(len(code))[:, None] == item[None]
         return change(known, alike, itself)
 
-    return pairs
+    return "_pairs", pairs
 
 
 def broken_counts(change):
     def count(d, positive, negative, code, column_code, margin):
         hits = (d[:, :, None] + margin > d[:, None, :]) & positive[:, :, None] & negative[:, None, :]  # [a, p, n]
-        return change(hits.astype(d.dtype))
+        return hits.sum((1, 2)).astype(d.dtype), change(hits.astype(d.dtype))
 
-    return count
+    return "_count_active", count
 
 
 def broken_distance(change):
@@ -256,25 +257,13 @@ def broken_distance(change):
 
 
 MISTAKES = {
-    "an item is its own positive": (
-        "_pairs",
-        broken_pairs(lambda known, alike, itself: (known & alike, known & ~alike)),
-    ),
-    "unknown is a value": ("_pairs", broken_pairs(lambda known, alike, itself: (alike & ~itself, ~alike))),
-    "unknown is unlike all": ("_pairs", broken_pairs(lambda known, alike, itself: (known & alike & ~itself, ~alike))),
-    "positives and negatives swapped": (
-        "_pairs",
-        broken_pairs(lambda known, alike, itself: (known & ~alike, known & alike & ~itself)),
-    ),
-    "positives counted only": ("_count_active", broken_counts(lambda hits: (hits.sum((1, 2)), hits.sum(2)))),
-    "counts of the other role": (
-        "_count_active",
-        broken_counts(lambda hits: (hits.sum((1, 2)), hits.sum(1) - hits.sum(2))),
-    ),
-    "counts of the other axis": (
-        "_count_active",
-        broken_counts(lambda hits: (hits.sum((1, 2)), (hits.sum(2) - hits.sum(1)).T)),
-    ),
+    "an item is its own positive": broken_pairs(lambda known, alike, itself: (known & alike, known & ~alike)),
+    "unknown is a value": broken_pairs(lambda known, alike, itself: (alike & ~itself, ~alike)),
+    "unknown is unlike all": broken_pairs(lambda known, alike, itself: (known & alike & ~itself, ~alike)),
+    "roles swapped": broken_pairs(lambda known, alike, itself: (known & ~alike, known & alike & ~itself)),
+    "positives counted only": broken_counts(lambda hits: hits.sum(2)),
+    "counts of the other role": broken_counts(lambda hits: hits.sum(1) - hits.sum(2)),
+    "counts of the other axis": broken_counts(lambda hits: (hits.sum(2) - hits.sum(1)).T),
     "epsilon forgotten": ("pairwise_distance", broken_distance(lambda x: jnp.sum(jnp.square(x - 1e-9), -1) + 1e-30)),
     "epsilon of the other sign": ("EPSILON", -1e-6),
     "squared distance": ("pairwise_distance", lambda x, y: jnp.sum(jnp.square(x[:, None] - y[None] + 1e-6), -1)),
@@ -283,7 +272,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_comparison_sees(x64, monkeypatch, mistake):
+def test_the_comparison_detects(x64, monkeypatch, mistake):
     target, broken = MISTAKES[mistake]
     monkeypatch.setattr(in_batch, target, broken)
     for name in NAMES[:1] if target == "_count_active" else NAMES:
@@ -291,10 +280,8 @@ def test_comparison_sees(x64, monkeypatch, mistake):
             assert_close(ours(name, padded()), theirs(name, padded()), EXACT)
 
 
-def test_counting_a_triplet_at_a_time_is_right_before_it_is_broken(x64, monkeypatch):
-    monkeypatch.setattr(
-        in_batch, "_count_active", broken_counts(lambda hits: (hits.sum((1, 2)), hits.sum(2) - hits.sum(1)))
-    )
+def test_the_count_by_triplets_is_right_before_it_is_broken(x64, monkeypatch):
+    monkeypatch.setattr(in_batch, *broken_counts(lambda hits: hits.sum(2) - hits.sum(1)))
     assert_close(ours("batch_all", padded()), theirs("batch_all", padded()), EXACT)
 
 
@@ -302,7 +289,7 @@ def test_counting_a_triplet_at_a_time_is_right_before_it_is_broken(x64, monkeypa
 
 
 def at_size(name, batch, conditions, dimensions=64):
-    """The compiled loss with its gradients, at a size of training."""
+    """The compiled loss with its gradients, at the size of a real training."""
 
     def objective(embeddings, masks, labels, valid):
         loss = lambda x, m: in_batch.in_batch_loss(x, m, labels, valid, name=name, margin=0.2, **WEIGHTS).total  # noqa: E731
@@ -321,9 +308,9 @@ def at_size(name, batch, conditions, dimensions=64):
 
 
 @names
-def test_memory_is_that_of_a_few_matrices(name):
-    """B = 1,024, C = 4: less than 150 MB for loss and gradients, where one B^3 of bits would take 134 MB a condition
-    and of floats 4.3 GB; twice the batch takes no more than four times."""
+def test_memory_grows_with_the_square_of_the_batch(name):
+    """B = 1,024, C = 4: less than 150 MB for loss and gradients. B^3 floats would take 4.3 GB per condition. Twice the
+    batch takes at most four times as much."""
 
     def megabytes(batch, conditions):
         memory = at_size(name, batch, conditions).memory_analysis()
@@ -335,8 +322,8 @@ def test_memory_is_that_of_a_few_matrices(name):
 
 
 @pytest.mark.slow
-def test_more_active_triplets_than_an_int32_holds():
-    """2,200 equal items of two values: 2.7e9 triplets, every hinge the margin."""
+def test_more_active_triplets_than_an_int32_can_count():
+    """2,200 equal items of two values: 2.7e9 triplets, and each hinge equals the margin."""
     n = 2200
     labels, masks = jnp.arange(n, dtype=jnp.int32)[:, None] % 2, jnp.ones((1, 4))
     loss, active = jax.jit(in_batch.batch_all)(jnp.zeros((n, 4)), masks, labels, jnp.ones(n, bool), 0.2)
@@ -345,7 +332,7 @@ def test_more_active_triplets_than_an_int32_holds():
 
 @names
 def test_one_device_equals_four(x64, name):
-    """Rows over four devices: every anchor meets all items of the global batch."""
+    """With rows over four devices, every anchor is compared with all items of the global batch."""
     case, shardings = scattered(), make_shardings()
     rows = 16  # 13 padded to a multiple of 4
     valid = np.zeros(rows, bool)

@@ -1,4 +1,4 @@
-"""The loss alone, in float64, against PyTorch (values and gradients) and against naive loops (values)."""
+"""The loss alone, in float64: values and gradients against PyTorch, values against naive loops."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def x64():
 
 
 def ordinary():
-    """Random embeddings and masks with some negative beta; hinges partly active; every condition present."""
+    """Random embeddings, masks with some negative beta, partly active hinges, all conditions."""
     rng = np.random.default_rng(0)
     return {
         "anchor": rng.normal(0, 0.2, (B, D)),
@@ -35,7 +35,7 @@ def ordinary():
 
 
 def zero_embedding():
-    """Every embedding is zero: Frobenius norm 0, all distances at their floor."""
+    """All embeddings are zero: Frobenius norm 0, all distances at their minimum."""
     return ordinary() | {role: np.zeros((B, D)) for role in ("anchor", "positive", "negative")}
 
 
@@ -44,13 +44,13 @@ def zero_anchor():
 
 
 def identical_images():
-    """Anchor, positive and negative are one image: zero distance, a tie in accuracy, hinge equal to the margin."""
+    """Anchor, positive and negative are the same image: zero distance, a tie, hinge equal to the margin."""
     case = ordinary()
     return case | {"positive": case["anchor"], "negative": case["anchor"]}
 
 
 def zero_mask():
-    """One condition's mask is zero everywhere, from negative beta."""
+    """A condition whose beta is negative, so that its mask is zero."""
     case = ordinary()
     case["beta"][1] = -np.abs(case["beta"][1])
     return case
@@ -63,14 +63,14 @@ def beta_exactly_zero():
 
 
 def tiny(difference):
-    """Positives differ from anchors by so little that 1e-6 decides; at -1e-6, x - y + 1e-6 is exactly zero."""
+    """Positives differ so little from anchors that 1e-6 decides. At -1e-6, x - y + 1e-6 is exactly zero."""
 
     def case():
         values = ordinary()
         values["anchor"] = np.zeros((B, D))
         values["positive"] = np.full((B, D), -difference)
         values["beta"] = np.ones((C, D))
-        values["beta"][:, 0] = 0.5  # this dimension never cancels, so the distance keeps a direction
+        values["beta"][:, 0] = 0.5  # never cancels here, so the distance keeps a direction
         return values
 
     case.__name__ = f"tiny_{difference:g}"
@@ -78,7 +78,7 @@ def tiny(difference):
 
 
 def tiny_everywhere():
-    """x - y + 1e-6 is zero in all dimensions: the norm's own zero."""
+    """x - y + 1e-6 is zero in all dimensions, so the norm is exactly zero."""
     return tiny(-1e-6)() | {"beta": np.ones((C, D))}
 
 
@@ -114,7 +114,7 @@ def ours(values, valid=None, loss=None, dtype=np.float64):
 
 
 def theirs(values, valid=None):
-    """The same from PyTorch, which gets the valid rows; padding has gradient zero."""
+    """The same from PyTorch, which gets the valid rows. The gradient of padding is zero."""
     valid = np.ones(B, bool) if valid is None else valid
     model = reference.Reference(
         torch.nn.Identity(), values["beta"], True, learning_rate=0, decay=1, steps_per_epoch=1, **WEIGHTS
@@ -134,7 +134,7 @@ def named(terms, gradient):
 
 @cases
 def test_loss_equals_torch(x64, case):
-    """Values and gradients of every term, at the places where a norm, a rectifier or the 1e-6 is delicate."""
+    """Values and gradients of every term, also where a norm, a rectifier or the 1e-6 is at its limit."""
     actual = ours(case())
     assert_close(actual, theirs(case()), EXACT)
     assert all(np.isfinite(value).all() for value in actual.values())
@@ -142,7 +142,7 @@ def test_loss_equals_torch(x64, case):
 
 @cases
 def test_loss_equals_loops(x64, case):
-    """Values of every term, a row at a time."""
+    """Values of every term, row by row."""
     values = case()
     mask = np.maximum(values["beta"], 0)[values["condition"]]
     expected = csn_loss(*(values[k] for k in ("anchor", "positive", "negative")), mask, np.ones(B, bool), **WEIGHTS)
@@ -154,13 +154,13 @@ def test_loss_equals_loops(x64, case):
 
 @cases
 def test_gradients_are_finite_in_float32(case):
-    """The same places in the dtype of training."""
+    """The same cases in the dtype of training."""
     assert all(np.isfinite(value).all() for value in ours(case(), dtype=np.float32).values())
 
 
 @pytest.mark.parametrize("n_valid", [1, 4])
-def test_padding_counts_nowhere(x64, n_valid):
-    """Rows that are not valid, whatever is in them, add to no term, no gradient and no denominator."""
+def test_padding_does_not_count(x64, n_valid):
+    """Invalid rows, whatever they hold, add to no term, no gradient and no denominator."""
     values, valid = ordinary(), np.arange(B) < n_valid
     for role in ("anchor", "positive", "negative"):
         values[role][~valid] *= 1e3
@@ -181,28 +181,27 @@ def test_zero_distance_and_its_gradient(x64):
 
 
 def test_norm_at_zero_has_zero_gradient(x64):
-    """Where a plain square root gives NaN."""
+    """A plain square root gives NaN."""
     value, gradient = jax.value_and_grad(lambda x: losses.norm(x, axis=(0, 1)))(jnp.zeros((2, 3)))
     assert value == 0 and np.all(gradient == 0)
 
 
-def test_masks_at_zero_get_no_gradient(x64):
-    """Neither where beta is exactly 0 nor below: Adam would turn the smallest leak into a whole step."""
+def test_masks_at_or_below_zero_get_no_gradient(x64):
+    """Adam would turn the smallest gradient into a full step."""
     values = beta_exactly_zero()
     gradient = ours(values)["gradient/beta"]
     assert np.all(gradient[values["beta"] <= 0] == 0) and np.all(gradient[values["beta"] > 0] != 0)
 
 
 def test_a_tie_is_wrong():
-    """Equal distances count as an error."""
     assert ours(identical_images(), dtype=np.float32)["loss/accuracy"] == 0
 
 
-# From here on csn_loss is broken, one mistake at a time, and the comparison has to fail.
+# Below, csn_loss is broken by one mistake at a time, and the comparison must fail.
 
 
 def rebuild(distance=losses.distance, hinge=losses.triplet_hinge, frobenius=None, mean_rows=None, leak=()):
-    """csn_loss with pieces replaced; `leak` names the terms that also count padding."""
+    """csn_loss with parts replaced. `leak` names the terms that count padding too."""
 
     def loss(anchor, positive, negative, mask, valid, *, margin, embedding_weight, mask_weight):
         rows = {
@@ -250,10 +249,10 @@ BREAKS = {
         "mean_rows": lambda values: jnp.sum(values) / jnp.sum((values > 0).astype(values.dtype))
     },
     "sum over triplets": {"mean_rows": jnp.sum},
-    "norm for each example": {
+    "norm per example": {
         "frobenius": lambda e, rows: jnp.sum(losses.norm(e, -1) * rows) / jnp.sum(rows),
     },
-    "norm for each dimension": {"frobenius": lambda e, rows: jnp.mean(losses.norm(e * rows[:, None], 0))},
+    "norm per dimension": {"frobenius": lambda e, rows: jnp.mean(losses.norm(e * rows[:, None], 0))},
     "squared norm": {"frobenius": lambda e, rows: jnp.sum(squared(e) * rows) / jnp.sum(rows)},
     "norm not divided": {"frobenius": lambda e, rows: losses.norm(e * rows[:, None], (0, 1))},
     "padding in L_T": {"leak": ("triplet",)},
@@ -262,15 +261,15 @@ BREAKS = {
 }
 
 
-def test_rebuilt_loss_is_right_before_it_is_broken(x64):
-    """So that each failure below is owed to its one mistake."""
+def test_the_rebuilt_loss_is_right_before_it_is_broken(x64):
+    """So each failure below comes from its one mistake."""
     valid = np.arange(B) < 5
     assert_close(ours(ordinary(), valid, rebuild()), theirs(ordinary(), valid), EXACT)
 
 
 @pytest.mark.parametrize("mistake", BREAKS)
-def test_comparison_sees(x64, mistake):
-    """Each mistake fails the comparison on ordinary values with padding."""
+def test_the_comparison_detects(x64, mistake):
+    """On ordinary values with padding."""
     valid = np.arange(B) < 5
     with pytest.raises(AssertionError, match="loss/total is off"):
         assert_close(ours(ordinary(), valid, rebuild(**BREAKS[mistake])), theirs(ordinary(), valid), EXACT)
@@ -278,8 +277,8 @@ def test_comparison_sees(x64, mistake):
 
 @pytest.mark.parametrize("case", [tiny(-1e-6), tiny(1e-7)], ids=lambda c: c.__name__)
 @pytest.mark.parametrize("mistake", [name for name in BREAKS if name.startswith("epsilon")])
-def test_tiny_differences_see_where_epsilon_sits(x64, case, mistake):
-    """At tiny differences a misplaced 1e-6 changes the distance in its first digits."""
+def test_tiny_differences_detect_a_misplaced_epsilon(x64, case, mistake):
+    """At tiny differences, a misplaced 1e-6 changes the first digits of the distance."""
     values = case()
     mask = np.maximum(values["beta"], 0)[values["condition"]]
     expected = {"d": distance(values["anchor"], values["positive"], mask)}
@@ -289,15 +288,15 @@ def test_tiny_differences_see_where_epsilon_sits(x64, case, mistake):
         assert_close({"d": actual}, expected, 1e-2)
 
 
-def test_comparison_sees_a_leaky_rectifier(x64, monkeypatch):
+def test_the_comparison_detects_a_leaky_rectifier(x64, monkeypatch):
     """jnp.maximum gives beta half a gradient at exactly 0."""
     monkeypatch.setitem(globals(), "rectify", lambda beta: jnp.maximum(beta, 0))
     with pytest.raises(AssertionError, match="^gradient/beta is off"):
         assert_close(ours(beta_exactly_zero()), theirs(beta_exactly_zero()), EXACT)
 
 
-def test_comparison_sees_a_plain_norm(x64, monkeypatch):
-    """A plain square root has a gradient of NaN at zero, which no comparison lets through."""
+def test_the_comparison_detects_a_plain_norm(x64, monkeypatch):
+    """The gradient of a plain square root at zero is NaN, which fails every comparison."""
     monkeypatch.setattr(losses, "norm", lambda x, axis: jnp.sqrt(jnp.sum(jnp.square(x), axis=axis)))
     with pytest.raises(AssertionError, match="gradient/anchor is off by nan"):
         assert_close(ours(zero_embedding()), theirs(zero_embedding()), EXACT)

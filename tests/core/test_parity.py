@@ -1,8 +1,8 @@
 """Our training step against PyTorch: losses, every gradient, four optimizer steps, running statistics, embeddings.
 
-The step under test is the real one, jitted. Its gradients are read off Adam's first moment, m' = 0.9 m + 0.1 g, so
-that nothing is compiled apart from what trains. Batches hold a short last one (padding rows of garbage on our side,
-fewer rows in PyTorch), partly active hinges and a condition that is absent from every second batch.
+The step under test is the real one, jitted. Its gradients are computed from Adam's first moment, m' = 0.9 m + 0.1 g,
+so that only the training step is compiled. The batches include a short one (rows of garbage as padding on our side,
+fewer rows in PyTorch), partly active hinges, and a condition that is missing in every second batch.
 """
 
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ from csn_jax.core.preprocess import make_preprocess
 from csn_jax.core.steps import Batch, initial_state, make_embed_step, make_train_step
 from csn_jax.runtime.compiler import jit
 
-B = 6  # triplets in a batch; ten triplets an epoch make batches of 6, 4, 6, 4 in epochs 1, 1, 2, 2
+B = 6  # triplets per batch; ten triplets per epoch make batches of 6, 4, 6, 4 in epochs 1, 1, 2, 2
 VALID = (6, 4, 6, 4)
 STEPS_PER_EPOCH = 2
 NETWORKS = {"resnet18_csn": reference.ResNet18CSN, "small": reference.Small}
@@ -37,7 +37,7 @@ EXACT = 1e-10  # of the largest magnitude in an array, in float64
 
 
 class Case(NamedTuple):
-    """What a training run of both sides is made of."""
+    """The settings of a training run on both sides."""
 
     backbone: str
     variant: str
@@ -56,7 +56,7 @@ class Case(NamedTuple):
 
 @contextmanager
 def precise(dtype):
-    """Products at full precision, in float64 if dtype is that."""
+    """Products at full precision; in float64 if that is the dtype."""
     with jax.enable_x64(dtype == np.float64), jax.default_matmul_precision("highest"):
         yield
 
@@ -76,8 +76,8 @@ def make_config(case):
 def make_batches(case):
     """Four batches of normalised images: roles [B, H, W, 3], condition [B], valid [B].
 
-    Images of a triplet share a coarse pattern; whether the positive or the negative is nearer to the anchor, and by
-    how much, changes from row to row.
+    The images of a triplet share a coarse pattern. Whether the positive or the negative is nearer to the anchor, and by
+    how much, differs between rows.
     """
     rng = np.random.default_rng(7)
     batches = []
@@ -91,14 +91,14 @@ def make_batches(case):
         present = case.n_conditions if step % 2 == 0 else case.n_conditions - 1
         condition = np.arange(B) % present
         valid = np.arange(B) < n
-        condition[~valid] = case.n_conditions - 1  # padding would give the absent condition a gradient if it leaked
+        condition[~valid] = case.n_conditions - 1  # if padding leaked, the missing condition would get a gradient
         roles = [np.asarray(x, case.dtype) for x in (anchor, positive, negative)]
         batches.append(Batch(*roles, condition=condition.astype(np.int32), valid=valid))
     return batches
 
 
 def initial(case):
-    """(params, statistics, beta) before training, drawn by our own code."""
+    """(params, statistics, beta) before training, from our own code."""
     params, statistics = backbones.build(BackboneConfig(name=case.backbone)).init(3, (case.size, case.size, 3))
     beta = initial_masks(case.variant, case.n_conditions, 64, seed=5).beta
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, case.dtype), (params, statistics, beta))
@@ -106,7 +106,7 @@ def initial(case):
 
 @lru_cache
 def compiled(backbone, trains_masks, shared):
-    """(optimizer, train step, embed step); variants with the same shapes share the programs."""
+    """(optimizer, train step, embed step). Variants of equal shapes share the programs."""
     config, functions = make_config(Case(backbone, "")), backbones.build(BackboneConfig(name=backbone))
     optimizer, preprocess = make_optimizer(config, STEPS_PER_EPOCH), make_preprocess(config.preprocess)
     options = {"train_masks": trains_masks, "seed": 0} | ({"shared_statistics": True} if shared else {})
@@ -115,7 +115,7 @@ def compiled(backbone, trains_masks, shared):
 
 
 def train_ours(case, batches):
-    """(records, the last batch's embeddings before and after); a record is one step's arrays by name."""
+    """(records, embeddings of the last batch before and after). A record holds the arrays of one step by name."""
     with precise(case.dtype):
         optimizer, train_step, embed_step = compiled(case.backbone, case.trains_masks, case.shared)
         state, records = initial_state(*initial(case), optimizer), []
@@ -135,7 +135,7 @@ def train_ours(case, batches):
 
 
 def make_reference(case, kind=reference.Reference, network=None, **arguments):
-    """The PyTorch side with the very same initial values."""
+    """The PyTorch side with the same initial values."""
     with precise(case.dtype):
         params, statistics, beta = initial(case)
     config = make_config(case)
@@ -155,7 +155,7 @@ def make_reference(case, kind=reference.Reference, network=None, **arguments):
 
 
 def train_theirs(model, batches):
-    """The same from PyTorch, which gets the valid rows alone, and the hinges before their rectifier."""
+    """The same from PyTorch, which gets only the valid rows; and the hinges before their rectifier."""
     records, hinges, embedded = [], [], [embed_theirs(model, batches[-1].anchor)]
     for batch in batches:
         roles = [reference.images(role[batch.valid]) for role in batch[:3]]
@@ -243,13 +243,13 @@ def test_training_equals_torch(trained, kind, step):
 
 
 def test_evaluation_equals_torch(trained):
-    """Embeddings by running statistics, as they start and after statistics and parameters have moved four times."""
+    """Embeddings with running statistics, before training and after four steps."""
     for ours, theirs in zip(*trained.embedded, strict=True):
         assert_close({"embedding": ours}, {"embedding": theirs}, EXACT)
 
 
 def test_batches_are_demanding(trained):
-    """The runs above see active and inactive hinges in every batch, none near a tie, and move all that should move."""
+    """Every batch above has active and inactive hinges, none near a tie, and all trained arrays move."""
     for hinge in trained.hinges:
         assert (hinge > 0).any() and (hinge < 0).any()
         assert np.abs(hinge).min() > 1e-4
@@ -259,8 +259,8 @@ def test_batches_are_demanding(trained):
         assert np.any(first[name] != last[name]) == moves, name
 
 
-def test_absent_condition_keeps_its_momentum(trained):
-    """A condition that no triplet of the batch has gets no gradient, and Adam moves its mask nevertheless."""
+def test_a_missing_condition_keeps_its_momentum(trained):
+    """A condition without triplets in the batch gets no gradient, but Adam still moves its mask."""
     first, second = trained.ours[0], trained.ours[1]
     assert np.all(second["gradient/beta"][-1] == 0)
     moved = np.any(first["parameter/beta"][-1] != second["parameter/beta"][-1])
@@ -269,13 +269,13 @@ def test_absent_condition_keeps_its_momentum(trained):
 
 @pytest.fixture(scope="module")
 def in_float32():
-    """One step of the reference's network in float32, on images large enough that one ReLU does not matter much."""
+    """One step of the reference's network in float32, on images so large that one ReLU matters little."""
     return run(Case("resnet18_csn", "learned", 4, 64, np.float32), steps=1)
 
 
 def float32_tolerance(name):
-    """Measured noise. A ReLU whose sign differs between libraries is seen by the gradients of all layers before it;
-    in the last layer's bias the two halves of the triplet loss cancel, and noise of the size of each half is left."""
+    """Measured noise. A ReLU whose sign differs between libraries affects the gradients of all layers before it. In the
+    last bias the halves of the triplet loss cancel, which leaves noise of the size of each half."""
     if name.startswith("statistics/"):
         return 1.5e-4
     if name.startswith("loss/"):
@@ -292,7 +292,7 @@ def test_float32_step_equals_torch(in_float32):
 
 
 def test_float32_embeddings_and_distances_equal_torch(in_float32):
-    """Embeddings, and distances between them under each condition, within the noise of float32."""
+    """Embeddings, and distances under each condition, within the noise of float32."""
     ours, theirs = (side[0] for side in in_float32.embedded)
     assert_close({"embedding": ours}, {"embedding": theirs}, 6e-6)
     model = make_reference(in_float32.case)
@@ -304,7 +304,7 @@ def test_float32_embeddings_and_distances_equal_torch(in_float32):
         assert_close({"distance": actual}, {"distance": reference.to_numpy(expected)}, 6e-6)
 
 
-# The rest shows that the comparison sees what ports get wrong: PyTorch with one mistake differs, in the named place.
+# Below, PyTorch gets one mistake that ports often make, and the comparison must fail at the named place.
 
 
 class EpsilonOutsideNorm(reference.Reference):
@@ -405,7 +405,7 @@ class AbsentConditionsRest(reference.Reference):
 
 
 class PaddedOnOneSide(reference.Small):
-    """'SAME' at stride 2 pads one row and column less, and on the far side more than on the near one."""
+    """'SAME' at stride 2 pads one row and column less, and more on the far side."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -440,8 +440,8 @@ class PaddedOnOneSide(reference.Small):
         (AbsentConditionsRest, "2/parameter/beta"),
     ],
 )
-def test_comparison_sees(kind, place):
-    """A mistake in the mathematics of the step is seen, and first where it is made."""
+def test_the_comparison_detects(kind, place):
+    """A mistake in the mathematics of the step shows first where it is made."""
     case = SMALL[0]
     theirs, _, _ = train_theirs(make_reference(case, kind), make_batches(case))
     with pytest.raises(AssertionError, match=f"(^|; ){place} is off"):
@@ -450,8 +450,8 @@ def test_comparison_sees(kind, place):
     assert_close(*({name: joined(side)[name] for name in clean} for side in (run(case).ours, theirs)), EXACT)
 
 
-def test_comparison_sees_biased_running_variance():
-    """The variance that is kept for evaluation is unbiased; nothing else depends on it in training."""
+def test_the_comparison_detects_a_biased_running_variance():
+    """The running variance is unbiased. In training, nothing else depends on it."""
     case = SMALL[0]
     theirs, expected, _ = train_theirs(make_reference(case, norm=reference.BiasedBatchNorm2d), make_batches(case))
     ours, theirs = joined(run(case).ours), joined(theirs)
@@ -463,16 +463,16 @@ def test_comparison_sees_biased_running_variance():
         assert_close({"embedding": run(case).embedded[0][1]}, {"embedding": expected[1]}, EXACT)
 
 
-def test_comparison_sees_padding_on_one_side():
-    """A convolution of stride 2 padded as 'SAME' does it is another function."""
+def test_the_comparison_detects_padding_on_one_side():
+    """A convolution of stride 2 with 'SAME' padding is another function."""
     case = SMALL[0]
     theirs, _, _ = train_theirs(make_reference(case, network=PaddedOnOneSide), make_batches(case)[:1])
     with pytest.raises(AssertionError, match="gradient/backbone/conv0/kernel is off"):
         assert_close(run(case).ours[0], theirs[0], EXACT)
 
 
-def test_comparison_sees_padded_rows():
-    """PyTorch given the padding rows as if they were triplets: every loss term, the statistics and gradients differ."""
+def test_the_comparison_detects_padded_rows():
+    """If PyTorch takes padding rows as triplets, all loss terms, statistics and gradients differ."""
     case = SMALL[0]
     batches = [batch._replace(valid=np.ones(B, bool)) for batch in make_batches(case)]
     theirs, _, _ = train_theirs(make_reference(case), batches)
@@ -483,16 +483,16 @@ def test_comparison_sees_padded_rows():
 
 
 @pytest.mark.parametrize("kind", [NormPerExample, RolesSwapped, MeanOverActive, MaskNotRectified, NormDividedByBatch])
-def test_float32_comparison_sees(in_float32, kind):
-    """The wider tolerances of float32 still see mistakes of the loss."""
+def test_the_float32_comparison_detects(in_float32, kind):
+    """The wider tolerances of float32 still detect mistakes in the loss."""
     case = in_float32.case
     theirs, _, _ = train_theirs(make_reference(case, kind), make_batches(case)[:1])
     with pytest.raises(AssertionError):
         assert_close(part(in_float32.ours[0], "loss"), part(theirs[0], "loss"), float32_tolerance)
 
 
-def test_float32_comparison_sees_biased_running_variance(in_float32):
-    """The wider tolerances of float32 still tell the biased variance from the unbiased one."""
+def test_the_float32_comparison_detects_a_biased_running_variance(in_float32):
+    """The wider tolerances of float32 still distinguish the biased from the unbiased variance."""
     case = in_float32.case
     theirs, _, _ = train_theirs(make_reference(case, norm=reference.BiasedBatchNorm2d), make_batches(case)[:1])
     with pytest.raises(AssertionError, match="layer3_0/bn1/var"):

@@ -1,4 +1,4 @@
-"""Pixels on the device: normalisation by channel and flips of single images."""
+"""Preprocessing on the device: normalisation per channel and flips per image."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def pixels(n, seed=0):
 
 
 def normalised(x):
-    """(x / 255 - mean) / std, a pixel at a time, in float64 until the end."""
+    """(x / 255 - mean) / std, pixel by pixel, in float64 until the end."""
     y = np.zeros(x.shape)
     for place in np.ndindex(x.shape):
         y[place] = (float(x[place]) / 255 - MEAN[place[-1]]) / STD[place[-1]]
@@ -29,8 +29,8 @@ def normalised(x):
 
 
 @pytest.mark.parametrize("compile", [lambda f: f, jax.jit], ids=["eager", "compiled"])
-def test_pixels_are_normalised_by_channel(compile):
-    """uint8 in, float32 out; without a key nothing is flipped."""
+def test_pixels_are_normalised_per_channel(compile):
+    """uint8 in, float32 out. Without a key, no image is flipped."""
     x = pixels(3)
     assert_close({"y": compile(make_preprocess(IMAGENET))(x)}, {"y": normalised(x)}, 3e-7)
 
@@ -44,51 +44,51 @@ def test_pixels_are_normalised_by_channel(compile):
         PreprocessConfig(mean=STD, std=MEAN),
     ],
 )
-def test_comparison_sees(wrong):
-    """Channels in another order, 256 for 255, mean for deviation."""
+def test_the_comparison_detects_wrong_constants(wrong):
+    """Channels in another order, 256 instead of 255, mean instead of deviation."""
     x = pixels(3)
     with pytest.raises(AssertionError):
         assert_close({"y": make_preprocess(wrong)(x)}, {"y": normalised(x)}, 3e-7)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 4, 3), (2, 9)])
-def test_floats_pass_through(shape):
-    """They are normalised already: unchanged, and not flipped either."""
+def test_floats_pass_unchanged(shape):
+    """They are normalised already, and are not flipped either."""
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     assert make_preprocess(IMAGENET)(x, jax.random.key(0)) is x
 
 
 def flips(key, n=64):
-    """Which images of a batch a key flips; each comes back whole, as it was or mirrored."""
+    """Which images of a batch a key flips. Each image comes back whole, unchanged or mirrored."""
     x = pixels(n)
     plain, mirrored = normalised(x), normalised(x[:, :, ::-1])
     y = np.asarray(make_preprocess(IMAGENET)(x, key))
-    as_was = np.array([np.allclose(a, b, atol=1e-5) for a, b in zip(y, plain, strict=True)])
+    unchanged = np.array([np.allclose(a, b, atol=1e-5) for a, b in zip(y, plain, strict=True)])
     flipped = np.array([np.allclose(a, b, atol=1e-5) for a, b in zip(y, mirrored, strict=True)])
-    assert np.all(as_was ^ flipped)
+    assert np.all(unchanged ^ flipped)
     return flipped
 
 
-def test_images_are_flipped_one_by_one():
-    """Half of them over many draws, images of a batch independently of each other, the key alone deciding."""
+def test_each_image_is_flipped_by_itself():
+    """Half of them over many draws, and independently within a batch. Only the key decides."""
     draws = np.array([flips(jax.random.fold_in(jax.random.key(0), i)) for i in range(16)])  # [16, 64]
     assert abs(draws.mean() - 0.5) < 5 * 0.5 / np.sqrt(draws.size)
     per_batch = draws.mean(axis=1)  # would be 0 or 1 if a batch were flipped as one
     assert np.all((0.2 < per_batch) & (per_batch < 0.8))
-    per_image = draws.mean(axis=0)  # would be 0 or 1 if the place in the batch decided
+    per_image = draws.mean(axis=0)  # would be 0 or 1 if the position in the batch decided
     assert np.mean((per_image == 0) | (per_image == 1)) < 0.05
     assert np.array_equal(draws[0], flips(jax.random.fold_in(jax.random.key(0), 0)))
     assert not np.array_equal(draws[0], draws[1])
 
 
-def test_no_flip_unless_asked():
-    """Characters are never mirrored, in training neither."""
+def test_without_the_flag_no_image_is_flipped():
+    """Characters are never mirrored, not even in training."""
     x, config = pixels(8), PreprocessConfig(flip=False, mean=MEAN, std=STD)
     assert_close({"y": make_preprocess(config)(x, jax.random.key(0))}, {"y": normalised(x)}, 3e-7)
 
 
-def test_step_gives_every_role_and_step_its_own_key():
-    """Flips of anchor, positive and negative are independent, change with the step, and repeat after a resume."""
+def test_every_role_and_step_has_its_own_key():
+    """Flips of anchor, positive and negative are independent, change per step, and repeat after a resume."""
 
     def keys_of(step, seed):
         keys = []
