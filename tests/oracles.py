@@ -1,4 +1,4 @@
-"""Oracles: naive loops in NumPy that are slow and plainly right, and the one comparison that all numeric tests use."""
+"""Oracles: simple, slow loops in NumPy, and the comparison that all numeric tests use."""
 
 import math
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def assert_close(ours, theirs, tolerance):
-    """Arrays of two flat dicts agree by name, shape, dtype and value; the message names every one that does not.
+    """Arrays of two flat dicts agree in name, shape, dtype and value. The message names all that do not.
 
-    `tolerance`, a number or a function of the name, is a share of the largest magnitude in the array, so that it
-    means the same for a gradient of 1e-6 as for a loss of 1, and what is zero everywhere must be zero.
+    `tolerance`, a number or a function of the name, is relative to the largest magnitude in the array. So it means the
+    same for a gradient of 1e-6 as for a loss of 1, and an array of zeros must be exactly zero.
     """
     assert ours.keys() == theirs.keys(), sorted(ours.keys() ^ theirs.keys())
     wrong = []
@@ -19,7 +19,7 @@ def assert_close(ours, theirs, tolerance):
         assert actual.dtype == expected.dtype, f"{name}: dtype {actual.dtype}, not {expected.dtype}"
         allowed = (tolerance(name) if callable(tolerance) else tolerance) * np.max(np.abs(expected), initial=0)
         error = np.max(np.abs(actual - expected), initial=0)
-        if not error <= allowed:  # a NaN is wrong too
+        if not error <= allowed:  # a NaN is an error too
             wrong.append(f"{name} is off by {error:.1e}, allowed {allowed:.1e}")
     assert not wrong, "; ".join(wrong)
 
@@ -44,7 +44,7 @@ def distance(x, y, mask):
 
 
 def csn_loss(anchor, positive, negative, mask, valid, *, margin, embedding_weight, mask_weight):
-    """The loss and its terms by name, a row at a time over the valid rows."""
+    """The loss and its terms by name, row by row over the valid rows."""
     d_positive, d_negative = distance(anchor, positive, mask), distance(anchor, negative, mask)
     rows = [b for b in range(len(anchor)) if valid[b]]
     hinges, right, mask_l1 = 0.0, 0, 0.0
@@ -66,7 +66,7 @@ def csn_loss(anchor, positive, negative, mask, valid, *, margin, embedding_weigh
 
 
 def adam(parameter, gradients, rates, beta1=0.9, beta2=0.999, epsilon=1e-8):
-    """A scalar parameter after each of Adam's steps, as its paper states them."""
+    """A scalar parameter after each step of Adam, as in its paper."""
     mean, square, path = 0.0, 0.0, []
     for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
         mean = beta1 * mean + (1 - beta1) * gradient
@@ -77,7 +77,7 @@ def adam(parameter, gradients, rates, beta1=0.9, beta2=0.999, epsilon=1e-8):
 
 
 def batch_norm(x, scale, bias, valid):
-    """(y, mean, biased variance) of x [B, H, W, ch], a channel at a time, by the statistics of the valid rows."""
+    """(y, mean, biased variance) of x [B, H, W, ch], channel by channel, from the valid rows."""
     y, mean, var = np.zeros_like(x), np.zeros_like(scale), np.zeros_like(scale)
     for c in range(x.shape[-1]):
         values = [v for b in range(len(x)) if valid[b] for v in x[b, ..., c].ravel().tolist()]
@@ -88,7 +88,7 @@ def batch_norm(x, scale, bias, valid):
 
 
 def max_pool(x, g, window, stride, padding):
-    """(y, dx) of x [B, H, W, ch] under a cotangent g of y; the first largest of a window, row by row, takes it."""
+    """(y, dx) of x [B, H, W, ch] for a cotangent g of y. The first maximum of a window, row by row, takes it."""
     out = [(n + 2 * padding - window) // stride + 1 for n in x.shape[1:3]]
     y, dx = np.zeros((len(x), *out, x.shape[3]), x.dtype), np.zeros_like(x)
     for b, i, j, c in np.ndindex(y.shape):
@@ -104,9 +104,9 @@ def max_pool(x, g, window, stride, padding):
 
 
 def crop_box(width, height, size):
-    """((new width, new height), (left, top)) of the reference's resize and central crop, in whole numbers only."""
+    """((new width, new height), (left, top)) of the reference's resize and central crop, in integers only."""
 
-    def offset(extra):  # extra / 2, a half going to the even number
+    def offset(extra):  # extra / 2, rounded half to even
         return extra // 2 + (1 if extra % 4 == 3 else 0)
 
     if width <= height:

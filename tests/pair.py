@@ -1,5 +1,4 @@
-"""A training of a few seconds for several processes, on the pictures or the vectors of a small shop: 20 steps of the
-small network or of a projection."""
+"""A training of a few seconds for several processes: 20 steps on the pictures or the vectors of a small shop."""
 
 import os
 import signal
@@ -28,7 +27,7 @@ KINDS = {
 
 
 def flags(folder: Path, kind: str) -> tuple[str, ...]:
-    """The flags of the run of a kind, whose table is made in a folder."""
+    """The flags of a run of this kind. Its table is written into `folder`."""
     preset, name, *more = KINDS[kind]
     table = folder / "shop" / name
     if not table.exists():
@@ -39,7 +38,7 @@ def flags(folder: Path, kind: str) -> tuple[str, ...]:
 
 
 def environment(folder: Path, devices: int) -> dict[str, str]:
-    """That of a process with some devices."""
+    """The environment of a process with this many devices."""
     rest = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return rest | {
         "JAX_PLATFORMS": "cpu",
@@ -55,7 +54,7 @@ def environment(folder: Path, devices: int) -> dict[str, str]:
 def launch(
     folder: Path, workdir: Path, kind: str, *more: str, processes: int = 2, devices: int = 2
 ) -> subprocess.Popen:
-    """launch/local.sh, its output in one pipe. `processes` 0: one alone, not joined to anything."""
+    """Start launch/local.sh with its output in one pipe. `processes` 0: a single process without --distributed."""
     return subprocess.Popen(
         [str(ROOT / "launch" / "local.sh"), *flags(folder, kind), f"--workdir={workdir}", *more],
         env=environment(folder, devices) | {"PROCESSES": str(processes or "")},
@@ -66,21 +65,21 @@ def launch(
 
 
 def children(process: subprocess.Popen) -> list[int]:
-    """The processes that launch/local.sh has started, in their order; the first one is the coordinator."""
+    """The processes that launch/local.sh has started, in order. The first is the coordinator."""
     path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    found = [int(word) for word in path.read_text().split()] if path.exists() else []
-    return [child for child in found if b"csn_jax.train" in _command(child)]
+    pids = map(int, path.read_text().split()) if path.exists() else ()
+    return [pid for pid in pids if b"csn_jax.train" in _command(pid)]
 
 
 def _command(process: int) -> bytes:
     try:
         return Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:
-        return b""  # it has ended meanwhile
+        return b""  # the process has ended
 
 
 def end(process: subprocess.Popen) -> None:
-    """End a launch and what it started."""
+    """End a launch and its processes."""
     for child in children(process):
         os.kill(child, signal.SIGKILL)
     process.kill()

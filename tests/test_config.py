@@ -1,4 +1,4 @@
-"""Config: one home of defaults, exact JSON both ways, and one sentence for each mistake."""
+"""Config: defaults, exact JSON in both directions, and one sentence per mistake."""
 
 import dataclasses
 import subprocess
@@ -19,7 +19,7 @@ ODD = Config(
 
 
 @pytest.mark.parametrize("config", [Config(), ODD])
-def test_json_gives_back_the_very_config(config):
+def test_json_restores_the_same_config(config):
     again = Config.from_json(config.to_json())
     assert again == config and again.to_json() == config.to_json() and again.digest() == config.digest()
     assert type(again.preprocess.mean) is tuple and type(again.data.conditions) is tuple
@@ -31,15 +31,15 @@ def fields_of(tree, prefix=()):
 
 
 def changed(node, path):
-    """The config with another value, whether a sensible one or not, in one field."""
+    """The config with another value, valid or not, in one field."""
     name, *rest = path
     value = getattr(node, name)
     return dataclasses.replace(node, **{name: changed(value, rest) if rest else ("another", value)})
 
 
 @pytest.mark.parametrize("path", list(fields_of(dataclasses.asdict(Config()))), ids=".".join)
-def test_digest_and_differences_tell_a_changed_field(path):
-    """Every field in turn: another digest, and one difference that names the field and its old value."""
+def test_digest_and_differences_show_a_changed_field(path):
+    """For every field: another digest, and one difference with the field and its old value."""
     other = changed(Config(), path)
     (difference,) = differences(Config(), other)
     value = Config()
@@ -58,7 +58,7 @@ MISTAKES = {
         "resnet18_csn can freeze stem, layer1, layer2, layer3, all",
     ),
     "freeze a projection": (lambda: Config(backbone=BackboneConfig(name="projection", freeze="all")), "a projection"),
-    "freeze a stage of none": (lambda: Config(backbone=BackboneConfig(freeze="stem")), "small can freeze all, or"),
+    "freeze a missing stage": (lambda: Config(backbone=BackboneConfig(freeze="stem")), "small can freeze all, or"),
     "ratio": (
         lambda: Config(backbone=BackboneConfig(learning_rate_ratio=0.0)),
         "config.backbone.learning_rate_ratio is 0.0",
@@ -78,11 +78,7 @@ MISTAKES = {
     "weight": (lambda: Config(loss=LossConfig(mask_weight=-1.0)), "config.loss.mask_weight is -1.0", "at least 0"),
     "channels": (lambda: Config(preprocess=PreprocessConfig(mean=(0.1, 0.2))), "mean has 2 values", "three of each"),
     "mean": (lambda: Config(preprocess=PreprocessConfig(mean=(float("nan"),))), "config.preprocess.mean", "finite"),
-    "endless std": (
-        lambda: Config(preprocess=PreprocessConfig(std=(float("inf"),))),
-        "config.preprocess.std",
-        "finite",
-    ),
+    "infinite std": (lambda: Config(preprocess=PreprocessConfig(std=(float("inf"),))), "preprocess.std", "finite"),
     "std": (lambda: Config(preprocess=PreprocessConfig(std=(0.0,))), "config.preprocess.std", "above 0"),
     "list": (lambda: Config(data=DataConfig(conditions=["font"])), "config.data.conditions", "tuple of str"),
     "part": (lambda: Config(data=3), "config.data is a int", "DataConfig"),
@@ -92,7 +88,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_validate_names_field_value_and_remedy(name):
+def test_validate_names_field_value_and_fix(name):
     make, *parts = MISTAKES[name]
     with pytest.raises(UserError) as caught:
         make().validate()
@@ -106,7 +102,7 @@ DAMAGES = {
     "empty": ("", "is not JSON"),
     "deep": ("[" * 100_000, "is not JSON"),
     "a field of two lines": ('{"a\\nb": 1}', "config.a b is not a field"),
-    "no object": ("[]", "should be an object"),
+    "not an object": ("[]", "should be an object"),
     "unknown field": ('{"lerning_rate": 1}', "config.lerning_rate is not a field (did you mean learning_rate?)"),
     "unknown deep field": ('{"data": {"pth": "x"}}', "config.data.pth is not a field (did you mean path?)"),
     "type": ('{"steps": "many"}', "config.steps is 'many'"),
@@ -120,19 +116,16 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damaged_json_is_refused_in_one_sentence(name):
+def test_wrong_json_is_refused_in_one_sentence(name):
     text, part = DAMAGES[name]
     with pytest.raises(UserError) as caught:
         Config.from_json(text, "run/config.json")
-    assert (
-        str(caught.value).startswith("run/config.json")
-        and part in str(caught.value)
-        and tiny.is_one_sentence(str(caught.value))
-    )
+    message = str(caught.value)
+    assert message.startswith("run/config.json") and part in message and tiny.is_one_sentence(message)
 
 
 def test_missing_fields_take_their_defaults():
-    """So that a newer version reads an older run."""
+    """A newer version reads an older run."""
     assert Config.from_json('{"seed": 7, "data": {"seed": 3}}') == Config(seed=7, data=DataConfig(seed=3))
 
 

@@ -1,7 +1,7 @@
 """Conditional Similarity Networks in PyTorch: the other side of every parity test.
 
-Written class by class from the paper and the reference's constants, with torch's own layers, losses and optimizer, and
-it shares nothing with csn_jax. Where a test breaks the mathematics to see a comparison fail, it overrides one method.
+Written from the paper and the reference's constants, with torch's own layers, losses and optimizer. It shares no code
+with csn_jax. A test that needs a wrong result overrides one method.
 """
 
 import re
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-torch.set_num_threads(1)  # beside XLA's threads, more of them spin and wait
+torch.set_num_threads(1)  # more threads would compete with XLA's
 
 
 class BasicBlock(nn.Module):
@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18CSN(nn.Module):
-    """ResNet-18 without its fourth stage; what is left of the image is averaged, 7x7 of 112x112. [B, ch, H, W].
+    """ResNet-18 without its fourth stage, and the mean over the rest of the image, 7x7 of 112x112. [B, ch, H, W].
 
     The names are those of the released checkpoints: torchvision's, except the last layer's, `fc_embed`.
     """
@@ -77,7 +77,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Four stages and the mean over what is left of the image, with torchvision's names. [B, 3, H, W]."""
+    """Four stages and the mean over the rest of the image, with torchvision's names. [B, 3, H, W]."""
 
     def __init__(self, outputs, block, depths, expansion, norm=nn.BatchNorm2d):
         super().__init__()
@@ -111,7 +111,7 @@ def _flat_channels_last(x):
 
 
 class Small(nn.Module):
-    """Three strided convolutions, 5x5 and twice 3x3, and a linear layer over [H, W, ch] flattened, times 0.2."""
+    """Three strided convolutions, 5x5, 3x3 and 3x3, and a linear layer over the flattened [H, W, ch], times 0.2."""
 
     def __init__(self, embedding_dim, size, channels=3, norm=nn.BatchNorm2d):
         super().__init__()
@@ -129,7 +129,7 @@ class Small(nn.Module):
 
 
 class VGG(nn.Module):
-    """Nine 3x3 convolutions in four stages, each stage ended by a 2x2 max-pool, and two linear layers."""
+    """Nine 3x3 convolutions in four stages, a 2x2 max-pool after each stage, and two linear layers."""
 
     def __init__(self, embedding_dim, size, channels=1, norm=nn.BatchNorm2d):
         super().__init__()
@@ -150,7 +150,7 @@ class VGG(nn.Module):
 
 
 class BiasedBatchNorm2d(nn.BatchNorm2d):
-    """A mistake kept for the tests: the running variance is moved by the biased variance of the batch."""
+    """A deliberate mistake: the running variance takes the biased variance of the batch."""
 
     def forward(self, x):
         if not self.training:
@@ -162,7 +162,7 @@ class BiasedBatchNorm2d(nn.BatchNorm2d):
 
 
 class Reference:
-    """Training as the reference does it, a batch at a time. Each method is one piece that a test can break."""
+    """The reference's training, batch by batch. Each method is a part that a test can break."""
 
     adam = {"betas": (0.9, 0.999), "eps": 1e-8}
 
@@ -191,7 +191,7 @@ class Reference:
         return self.base_rate * self.decay**epoch
 
     def embed(self, anchor, positive, negative):
-        """One forward for each role, the negative (the file's `far`) before the positive (`close`)."""
+        """One forward pass per role, the negative (the file's `far`) before the positive (`close`)."""
         anchor, negative, positive = self.network(anchor), self.network(negative), self.network(positive)
         return anchor, positive, negative
 
@@ -218,7 +218,7 @@ class Reference:
         self.optimizer.step()
 
     def losses(self, embeddings, condition):
-        """(total, the terms and distances by name) for three [B, D] embeddings: anchor, positive, negative."""
+        """(total, terms and distances by name) for three [B, D] embeddings: anchor, positive, negative."""
         mask = self.mask(condition)
         d_positive = self.distance(embeddings[0], embeddings[1], mask)
         d_negative = self.distance(embeddings[0], embeddings[2], mask)
@@ -231,7 +231,7 @@ class Reference:
         return total, {"d_positive": d_positive, "d_negative": d_negative} | terms
 
     def step(self, anchor, positive, negative, condition):
-        """One update from images [B, ch, H, W]; (terms, gradients by name) as they were before it."""
+        """One update from images [B, ch, H, W]. Returns (terms, gradients by name) before it."""
         self.network.train()
         embeddings = self.embed(anchor, positive, negative)
         total, terms = self.losses(embeddings, condition)
@@ -271,7 +271,7 @@ def flax_layout(tensor):
 
 
 def to_flax(tensors):
-    """Named tensors of a network as arrays by their flax names."""
+    """Tensors of a network as arrays, by their flax names."""
     return {
         flax_name(name, tensor): flax_layout(tensor)
         for name, tensor in tensors.items()
@@ -280,7 +280,7 @@ def to_flax(tensors):
 
 
 def load(network, leaves):
-    """Copy flax leaves {name: array}, parameters and statistics together, into a network; every one is used."""
+    """Copy flax leaves {name: array}, parameters and statistics, into a network. All must be used."""
     unused = set(leaves)
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
