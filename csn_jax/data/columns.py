@@ -34,11 +34,7 @@ class Columns(NamedTuple):
         return f"{self.path}, row {row + 1}{line}"
 
     def column(self, name: str, setting: str) -> list[str]:
-        """A column that a setting or a source needs.
-
-        Raises:
-            UserError: when it is missing, or holds neither text nor numbers.
-        """
+        """A column that a setting needs. A UserError says that it is missing, or holds neither text nor numbers."""
         if name in self.text:
             return self.text[name]
         names = self.arrow.column_names if self.arrow is not None else self.text
@@ -52,11 +48,7 @@ class Columns(NamedTuple):
 
 
 def read_columns(path: Path) -> Columns:
-    """Read a table file by its suffix: .parquet or .pq, .tsv, else CSV with commas. Text is UTF-8.
-
-    Raises:
-        UserError: when it cannot be read.
-    """
+    """Read a UTF-8 table by its suffix: .parquet or .pq, .tsv, else CSV. A UserError says why it cannot be read."""
     if path.suffix.lower() in (".parquet", ".pq"):
         columns = _read_parquet(path)
     else:

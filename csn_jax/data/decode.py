@@ -9,12 +9,8 @@ def resize_and_crop(image: Image.Image, size: int, channels: int) -> np.ndarray:
 
     The arithmetic is that of torchvision's Resize and CenterCrop on a PIL image: the long side is
     int(size * long / short), the offset of the crop is int(round(extra / 2)), where halves round to even, and pixels
-    are rounded to uint8 before any division. `jax.image.resize` gives other pixels.
-
-    Args:
-        image: of any mode; converted to RGB for 3 channels and to grey for 1.
-        size: pixels.
-        channels: 1 or 3.
+    are rounded to uint8 before any division. `jax.image.resize` gives other pixels. First an image of any mode becomes
+    RGB for 3 channels and grey for 1.
     """
     mode = {1: "L", 3: "RGB"}[channels]
     image = image if image.mode == mode else image.convert(mode)  # convert always copies

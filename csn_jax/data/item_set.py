@@ -121,11 +121,7 @@ def choose_conditions(available: tuple[Condition, ...], wanted: tuple[str, ...])
 
 
 def check_values(labels: dict[str, np.ndarray], conditions: tuple[Condition, ...]) -> None:
-    """Refuse a labelled condition with fewer than two values.
-
-    Raises:
-        UserError: naming the condition and its value.
-    """
+    """Refuse a labelled condition with fewer than two values, with a UserError."""
     for name, kind in conditions:
         if kind != "triplets":
             values = set(labels[name].tolist()) - {""}
@@ -137,11 +133,7 @@ def check_values(labels: dict[str, np.ndarray], conditions: tuple[Condition, ...
 
 
 def check_split_by(labels: dict[str, np.ndarray], split_by: str) -> None:
-    """Refuse a column to split by that the source does not have.
-
-    Raises:
-        UserError: naming the column and those of the source.
-    """
+    """Refuse a column to split by that the source does not have, with a UserError."""
     if split_by and split_by not in labels:
         raise UserError(
             f"config.data.split_by names {split_by!r}{did_you_mean(split_by, labels)}; this source has "
@@ -154,9 +146,6 @@ def split_rows(rows: Rows, data: DataConfig) -> tuple[np.ndarray, int]:
 
     The source's own split stands. Otherwise items are split 70 / 10 / 20 %, by data.split_by or one by one; a group
     that must stay together moves to the split of most of its items.
-
-    Raises:
-        UserError: for an unknown column to split by.
     """
     check_split_by(rows.labels, data.split_by)
     n = len(rows.ids)
@@ -184,13 +173,7 @@ def split_rows(rows: Rows, data: DataConfig) -> tuple[np.ndarray, int]:
 
 
 def split_items(n_items: int, unit: np.ndarray | None, seed: int) -> np.ndarray:
-    """The split of each item, 70 / 10 / 20 %: [N] str.
-
-    Args:
-        n_items: N.
-        unit: [N] labels; items of equal label share a split. None splits single items.
-        seed: of the permutation.
-    """
+    """The split of each item, 70 / 10 / 20 %: [N] str. Items with equal labels in `unit` [N] share a split."""
     values, group = (np.arange(n_items),) * 2 if unit is None else np.unique(unit, return_inverse=True)
     n = len(values)
     order = np.random.default_rng(seed).permutation(n)

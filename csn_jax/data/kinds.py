@@ -28,11 +28,7 @@ class Attribute(NamedTuple):
 
 
 def parse_kinds(kinds: tuple[str, ...], columns: Columns) -> dict[str, str]:
-    """NAME=KIND settings as {name: kind}.
-
-    Raises:
-        UserError: for an unknown kind or column.
-    """
+    """NAME=KIND settings as {name: kind}. A UserError names an unknown kind or column."""
     parsed = {}
     for setting in kinds:
         name, _, kind = setting.rpartition("=")
@@ -47,12 +43,9 @@ def parse_kinds(kinds: tuple[str, ...], columns: Columns) -> dict[str, str]:
 
 
 def attribute_of(columns: Columns, name: str, forced: str | None, setting: str = "") -> Attribute | None:
-    """A column as an attribute; None for long texts.
+    """A column as an attribute, of the forced kind or an inferred one; None for long texts.
 
     Args:
-        columns: the table.
-        name: the column.
-        forced: its kind; None infers it.
         setting: what a user writes before a kind to force it, for messages.
 
     Raises:

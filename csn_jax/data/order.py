@@ -49,11 +49,7 @@ class Labelled(NamedTuple):
 
 
 def check_labelled(items: ItemSet, batch_size: int) -> None:
-    """Refuse items from which batches of labelled items cannot be drawn.
-
-    Raises:
-        UserError: for a condition that is not categorical, and for a batch too small or too large.
-    """
+    """Refuse, with a UserError, a condition that is not categorical, and a batch that is too small or too large."""
     for condition in items.conditions:
         if condition.kind != "categorical":
             raise UserError(

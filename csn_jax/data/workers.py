@@ -39,12 +39,10 @@ class _Raised(NamedTuple):
 def read_in_workers(
     function: Callable[[Any], np.ndarray | str], tasks: Iterable, workers: int | None = None
 ) -> Iterator[tuple[np.ndarray | None, str | None]]:
-    """Yield (picture, None) or (None, fault) for each task, in order. Close the iterator to end its workers early.
+    """Yield (picture, None) or (None, fault) for each task, in order. Closing the iterator ends its workers.
 
-    Args:
-        function: returns the array of a task, or what is wrong with its file. It follows the rules of isolated_map.
-        tasks: such as (path, size, channels).
-        workers: processes at a time; by default, one per usable core.
+    The function returns the array of a task, or what is wrong with its file; see isolated_map. By default, there is one
+    worker per usable core.
     """
     with closing(isolated_map(function, tasks, workers or usable_cores())) as results:
         for result in in_order(results):

@@ -21,11 +21,7 @@ LONGEST_ID = 500  # characters
 
 
 def read(config: Config) -> Rows:
-    """The rows of a table as items. All columns are checked before any image is read.
-
-    Raises:
-        UserError: naming the column or row that cannot be used.
-    """
+    """The rows of a table as items. All columns are checked before any image is read."""
     data = config.data
     path = Path(data.path).expanduser()
     if not data.path or not path.is_file():
@@ -111,11 +107,7 @@ def given_split(columns: Columns) -> np.ndarray | None:
 
 
 def split_name(value: str, where: Callable[[], str]) -> str:
-    """`train`, `validation` (or `val`) or `test`, in any case of letters.
-
-    Raises:
-        UserError: for anything else, naming the place.
-    """
+    """`train`, `validation` (or `val`) or `test`, in any case of letters; else a UserError with the place."""
     name = {"val": "validation"}.get(value.lower(), value.lower())
     if name not in SPLITS:
         near = did_you_mean(name, (*SPLITS, "val"))
@@ -165,7 +157,7 @@ def attributes(
             "that items share, or give data.triplets."
         )
     if unused and not data.triplets:
-        notes.append(f"not conditions unless data.conditions names them: {', '.join(unused)}")
+        notes.append(f"not conditions unless data.conditions names them: {listed(unused)}")
     return labels, tuple(conditions), tuple(others), tuple(notes)
 
 

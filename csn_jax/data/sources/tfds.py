@@ -141,11 +141,7 @@ def _given_splits(splits: Any) -> dict[str, str]:
 
 
 def _features(features: Any, wanted: str, name: str) -> tuple[tuple[str, ...], list[Label]]:
-    """(path of the image, labels).
-
-    Raises:
-        UserError: when there is no image or no label, or several images and `wanted` is not among them.
-    """
+    """(path of the image, labels). A UserError says that one of the two is missing, or that the image must be named."""
     images, labels = {}, []
     for path, feature, many in _leaves(features):
         tfds = _tensorflow_datasets()

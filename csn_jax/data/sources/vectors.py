@@ -16,8 +16,7 @@ def read_vectors(columns: Columns, name: str, ids: list[str], flag: str = "confi
     """The vectors of a table's N items: float32 [N, F], memory-mapped if an .npy file holds float32.
 
     Args:
-        columns: the table.
-        name: config.data.vectors: a column, or a file beside the table.
+        name: a column, or a file beside the table.
         ids: of the items, for an .npz file with ids of its own.
         flag: the setting that gives the name, for messages.
 

@@ -36,16 +36,8 @@ OTHERS = (  # conditions only if named; the paper probes brand
     Condition("brand", "categorical"),
     Condition("product", "categorical"),
 )
-COLUMNS = {  # {label: column of the table}
-    "class": "Category",
-    "closure": "Closure",
-    "gender": "Gender",
-    "heel": "HeelHeight",
-    "subcategory": "SubCategory",
-    "insole": "Insole",
-    "material": "Material",
-    "toe_style": "ToeStyle",
-}
+LABELS = ("class", "closure", "gender", "heel", "subcategory", "insole", "material", "toe_style")
+COLUMNS = ("Category", "Closure", "Gender", "HeelHeight", "SubCategory", "Insole", "Material", "ToeStyle")
 
 
 class Shoe(NamedTuple):
@@ -99,7 +91,7 @@ def read_catalogue(folder: Path, skip_bad: bool = False) -> tuple[list[Shoe], li
             )
     table = read_columns(folder / TABLE)
     names = table.column("CID", "source zappos50k")
-    values = {label: table.column(column, "source zappos50k") for label, column in COLUMNS.items()}
+    values = {label: table.column(column, "source zappos50k") for label, column in zip(LABELS, COLUMNS, strict=True)}
     files = _files(folder / IMAGES)
     missing = [row for row, name in enumerate(names) if name not in files]
     if missing and (not skip_bad or len(missing) == len(names)):
