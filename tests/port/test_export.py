@@ -125,9 +125,11 @@ def test_every_backbone_is_tested():
     assert {which.split()[-1] for which in SHAPES} == names == set(onnx_graph.NETWORKS) and set(STAGES) < names
 
 
-@pytest.mark.parametrize(
-    "which", [pytest.param(which, marks=pytest.mark.slow if which == "resnet50" else ()) for which in SHAPES]
-)
+def slow(which: str):
+    return pytest.param(which, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("which", [slow(which) if which in ("resnet18", "resnet50") else which for which in SHAPES])
 def test_onnx_embeds_as_the_model(which, tmp_path):
     """Batches of several sizes, uint8 in, masks and names of conditions beside the embedding."""
     workdir = untrained(tmp_path / "run", which)
@@ -141,7 +143,7 @@ def test_onnx_embeds_as_the_model(which, tmp_path):
     assert dtype.shape.dim[0].dim_param == "batch"
 
 
-@pytest.mark.parametrize("which", ["small", "vgg", "projection", pytest.param("resnet18_csn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("which", ["small", "projection", slow("vgg"), slow("resnet18_csn")])
 def test_stablehlo_embeds_as_the_model(which, tmp_path):
     """Batches of several sizes, and the JSON beside it with masks and conditions."""
     workdir = untrained(tmp_path / "run", which)
