@@ -30,7 +30,7 @@ class Items(NamedTuple):
     model: Model | None = None
 
     def embed(self, rows: np.ndarray) -> np.ndarray:
-        """Vectors [N, D], of which at least these rows are filled."""
+        """Vectors [N, D]. At least these rows are filled."""
         if self.model is None:
             return self.inputs
         vectors = np.zeros((len(self.inputs), self.model.masks.shape[1]), np.float32)  # untouched pages cost no memory

@@ -16,7 +16,7 @@ def learn_mask(lesson: Lesson, vectors: np.ndarray, masks: np.ndarray) -> tuple[
 
     Args:
         lesson: its triplets name rows of vectors.
-        vectors: [N, D], of which the rows that triplets name are read.
+        vectors: [N, D]. Only the rows that triplets name are read.
         masks: [C, D], the masks of the other conditions.
     """
     train, group, validation = lesson.triplets["train"], lesson.groups["train"], lesson.triplets.get("validation")
