@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,8 +58,7 @@ def read_weights(source: str, place: str) -> Weights:
             tensors, metadata = _read_safetensors(data)
         else:
             tensors, metadata = read_tensors(data), {}
-        if not all(re.fullmatch(r"[!-~]{1,200}", tensor) for tensor in tensors):
-            raise Refused("has a tensor whose name is not 1 to 200 visible ASCII characters")
+        _check_names(tensors)
     except Refused as refusal:
         raise UserError(f"{path} {refusal}.") from None
     return Weights(tensors, metadata, hashlib.sha256(data).hexdigest())
@@ -69,13 +69,19 @@ def to_safetensors(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> 
     return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in tensors.items()}, metadata)
 
 
+def _check_names(names: Iterable[str]) -> None:
+    if not all(re.fullmatch(r"[!-~]{1,200}", name) for name in names):
+        raise Refused("has a tensor whose name is not 1 to 200 visible ASCII characters")
+
+
 def _read_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
         parts = safetensors.deserialize(data)  # checks every size against the file's size
         tensors = {}
+        _check_names(name for name, _ in parts)  # before a message names one
         for name, part in parts:
             if part["dtype"] not in DTYPES:
-                raise Refused(f"has {name} as {part['dtype']}, which is not supported", "save it as float32")
+                raise Refused(f"has tensor {name} in {part['dtype']}, which is not supported", "save it as float32")
             tensors[name] = np.frombuffer(part["data"], DTYPES[part["dtype"]]).reshape(part["shape"])
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return tensors, header.get("__metadata__", {})

@@ -101,8 +101,9 @@ def test_other_files_are_refused(tmp_path):
         other.writestr("a.txt", "text")
     (tmp_path / "folder.pth").mkdir()
     for name, data, words in (
-        ("bfloat16.safetensors", header({"a": F32 | {"dtype": "BF16", "shape": [4]}}, bytes(8)), ["a as BF16"]),
+        ("bfloat16.safetensors", header({"a": F32 | {"dtype": "BF16", "shape": [4]}}, bytes(8)), ["tensor a in BF16"]),
         ("name.safetensors", header({"a\n\x1b[31m. b": F32}, bytes(8)), ["name", "visible ASCII"]),
+        ("both.safetensors", header({"a\n. b": F32 | {"dtype": "BF16", "shape": [4]}}, bytes(8)), ["visible ASCII"]),
         ("text.pth", b"just text", ["PyTorch checkpoint"]),
         ("cut.pth", whole[:-100], ["damaged"]),
         ("cut.pt", whole[:100], ["damaged"]),
