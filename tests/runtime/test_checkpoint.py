@@ -1,4 +1,4 @@
-"""Checkpoints: nothing damaged is handed out, nothing good is lost, and every refusal names its leaf."""
+"""Checkpoints: no damaged array is returned, no good one is lost, and every refusal names its leaf."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def three(tmp_path_factory) -> Path:
 
 @contextmanager
 def no_file_larger_than(size: int):
-    """What a full disk feels like to every writer of this process: EFBIG instead of ENOSPC."""
+    """Like a full disk for every writer of this process, with EFBIG instead of ENOSPC."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -37,7 +37,7 @@ def no_file_larger_than(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_state_comes_back_with_its_bits(three):
+def test_a_state_is_restored_bit_for_bit(three):
     checkpoints = Checkpoints(three, read_only=True)
     assert checkpoints.steps() == [1, 2, 3] and checkpoints.best_step() == 1
     assert_is(checkpoints.restore_newest(target()), 3)
@@ -53,14 +53,14 @@ def test_an_empty_folder_has_no_step(tmp_path):
     checkpoints.close()
 
 
-def test_the_newest_two_and_the_best_stay_and_the_trash_is_emptied(tmp_path):
+def test_the_newest_two_and_the_best_stay(tmp_path):
     filled(tmp_path, {1: 0.5, 2: 0.2, 3: None, 4: 0.3, 5: None, 6: 0.4})
     assert sorted(os.listdir(tmp_path)) == ["2", "5", "6"]
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
-def test_no_metric_ever_loses_the_best(tmp_path, seed):
-    """Ten random runs of NaN, infinite, missing, tied and finite errors, reopened at times, against a plain list."""
+def test_no_error_value_loses_the_best(tmp_path, seed):
+    """Ten random runs with NaN, infinite, missing, tied and finite errors, sometimes reopened, against a list."""
     rng = random.Random(seed)
     for run in range(10):
         folder = tmp_path / str(run)
@@ -98,29 +98,28 @@ def arrays_of(step: Path) -> Path:
 
 
 @pytest.mark.parametrize("flips", [2, pytest.param(25, marks=pytest.mark.slow)])
-def test_a_flipped_bit_is_harmless_or_told(three, tmp_path, flips):
-    """In every file of the newest step, at random places: the right bits or the step before, never wrong weights."""
-    rng, outcomes = random.Random(0), {"harmless": 0, "told": 0}
+def test_a_flipped_bit_is_harmless_or_detected(three, tmp_path, flips):
+    """At random places of every file of the newest step: the right bits or the step before, never wrong weights."""
+    rng, outcomes = random.Random(0), {"harmless": 0, "detected": 0}
     for name in files_of(three / "3"):
         for _ in range(flips if (three / "3" / name).stat().st_size else 0):
-            told = damage_and_restore(
+            message = damage_and_restore(
                 three, tmp_path / "copy", lambda folder, name=name: flip(folder / "3" / name, rng)
             )
-            outcomes["told" if told else "harmless"] += 1
-    print(outcomes)
-    assert outcomes["told"] >= 3 * flips
+            outcomes["detected" if message else "harmless"] += 1
+    assert outcomes["detected"] >= 3 * flips, outcomes
 
 
 def test_every_bit_of_an_array_counts(three, tmp_path):
-    """Ten flips in the file that holds the large arrays, where Orbax itself notices nothing."""
+    """Ten flips in the file of the large arrays, which Orbax does not detect."""
     rng = random.Random(1)
     data = arrays_of(three / "3")
-    told = [
+    messages = [
         damage_and_restore(three, tmp_path / "copy", lambda folder: flip(folder / data.relative_to(three), rng))
         for _ in range(10)
     ]
-    assert sum(bool(text) for text in told) >= 8, told
-    assert any("/" in text and "differ from their SHA-256" in text for text in told)
+    assert sum(map(bool, messages)) >= 8, messages
+    assert any("/" in text and "differ from their SHA-256" in text for text in messages)
 
 
 DAMAGES = {
@@ -134,25 +133,25 @@ DAMAGES = {
 @pytest.mark.parametrize(
     "how", ["halved", "other JSON", *(pytest.param(how, marks=pytest.mark.slow) for how in ("emptied", "deleted"))]
 )
-def test_a_short_lost_or_foreign_file_is_harmless_or_told(three, tmp_path, how):
+def test_a_short_missing_or_foreign_file_is_harmless_or_detected(three, tmp_path, how):
     def damage(folder: Path, name: str) -> None:
         DAMAGES[how](folder / "3" / name)
 
-    told = {}
+    messages = {}
     for name in files_of(three / "3"):
-        told[name] = damage_and_restore(three, tmp_path / "copy", lambda folder, name=name: damage(folder, name))
-    assert told["meta/metadata"] and any(told[name] for name in told if name.startswith("state/"))
+        messages[name] = damage_and_restore(three, tmp_path / "copy", lambda folder, name=name: damage(folder, name))
+    assert messages["meta/metadata"] and any(messages[name] for name in messages if name.startswith("state/"))
 
 
-def test_a_lost_step_and_a_lost_folder_start_from_what_is_left(three, tmp_path):
+def test_without_a_step_or_the_folder_the_rest_is_used(three, tmp_path):
     damage_and_restore(three, tmp_path / "copy", lambda folder: shutil.rmtree(folder / "3"))
     checkpoints = Checkpoints(tmp_path / "nothing")
     assert checkpoints.restore_newest(target()) is None
     checkpoints.close()
 
 
-def test_what_a_killed_save_left_goes_with_the_next(tmp_path):
-    """Also when that step is never saved again, as after a stop between two regular saves."""
+def test_the_next_save_removes_what_a_killed_one_left(tmp_path):
+    """Even if that step is never saved again, as after a stop between two regular saves."""
     filled(tmp_path, {1: 0.5})
     shutil.copytree(tmp_path / "1", tmp_path / "7.orbax-checkpoint-tmp")
     checkpoints = Checkpoints(tmp_path)
@@ -163,8 +162,8 @@ def test_what_a_killed_save_left_goes_with_the_next(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["1", "8"]
 
 
-def test_training_goes_on_over_a_damaged_step(three, tmp_path):
-    """The step is saved anew under its own number, and the best is still the best."""
+def test_training_resumes_over_a_damaged_step(three, tmp_path):
+    """The step is saved again under its number, and the best stays the best."""
     damage_and_restore(three, tmp_path, lambda folder: (folder / "3" / "meta" / "metadata").write_text("{}"))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.restore_newest(target())
@@ -175,11 +174,11 @@ def test_training_goes_on_over_a_damaged_step(three, tmp_path):
     assert_is(Checkpoints(tmp_path, read_only=True).restore_newest(target()), 4)
 
 
-def test_all_steps_damaged_is_one_sentence_and_touches_nothing(three, tmp_path):
+def test_if_every_step_is_damaged_nothing_is_changed(three, tmp_path):
     folder = shutil.copytree(three, tmp_path / "copy")
     for step in (1, 2, 3):
         (folder / str(step) / "meta" / "metadata").unlink()
-    for _ in range(2):  # and the second time, too: the run must not silently begin anew
+    for _ in range(2):  # the second time too: the run must not silently start again
         checkpoints = Checkpoints(folder)
         with pytest.raises(MachineError, match="every checkpoint in .* is damaged .*the newest, step 3: ") as caught:
             checkpoints.restore_newest(target(), pytest.fail)
@@ -188,8 +187,8 @@ def test_all_steps_damaged_is_one_sentence_and_touches_nothing(three, tmp_path):
         assert sorted(os.listdir(folder)) == ["1", "2", "3"]
 
 
-def test_the_best_is_refused_when_it_is_damaged_lost_or_unknown(three, tmp_path):
-    """`load` must not fall back silently on another step."""
+def test_a_damaged_missing_or_unknown_best_is_refused(three, tmp_path):
+    """`load` must not silently use another step."""
     folder = shutil.copytree(three, tmp_path / "copy")
     data = arrays_of(folder / "1")
     data.write_bytes(bytes(data.stat().st_size))
@@ -228,8 +227,8 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_another_model_is_refused_by_leaf_with_both_values(three, name):
-    """Not taken for damage: nothing is moved, and the remedy is named."""
+def test_another_model_is_refused_with_leaf_and_both_shapes(three, name):
+    """It does not count as damage: nothing is moved, and the fix is named."""
     make, part = OTHERS[name]
     checkpoints = Checkpoints(three)
     with pytest.raises(UserError) as caught:
@@ -241,7 +240,7 @@ def test_another_model_is_refused_by_leaf_with_both_values(three, name):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_never_saved(tmp_path, value):
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path, value):
     filled(tmp_path, {1: 0.5})
     checkpoints = Checkpoints(tmp_path)
     state = checkpoints.restore_newest(target())
@@ -254,8 +253,8 @@ def test_what_is_not_finite_is_never_saved(tmp_path, value):
     assert os.listdir(tmp_path) == ["1"]
 
 
-def test_a_full_disk_is_one_sentence_and_the_last_step_stays(tmp_path):
-    """An asynchronous save fails in silence; the next call must tell it, with folder, free, needed and last step."""
+def test_a_full_disk_is_reported_and_the_last_step_stays(tmp_path):
+    """An asynchronous save fails silently. The next call reports folder, free and needed space, and last step."""
     filled(tmp_path, {1: 0.5, 2: None})
     checkpoints = Checkpoints(tmp_path)
     checkpoints.restore_newest(target())
@@ -270,7 +269,7 @@ def test_a_full_disk_is_one_sentence_and_the_last_step_stays(tmp_path):
     checkpoints.close()
     assert not (tmp_path / "3").exists()
 
-    checkpoints = Checkpoints(tmp_path)  # after freeing room, without a hand's help
+    checkpoints = Checkpoints(tmp_path)  # with room again
     assert_is(checkpoints.restore_newest(target(), pytest.fail), 2)
     checkpoints.save(state_at(3), 0.1)
     checkpoints.close()
@@ -279,8 +278,8 @@ def test_a_full_disk_is_one_sentence_and_the_last_step_stays(tmp_path):
 
 
 @pytest.mark.parametrize("limit", [0, 100, 1000, 2000, 3000])
-def test_wherever_the_disk_fills_the_steps_before_stay(tmp_path, limit):
-    """A sweep over the place in the save where no more can be written, closing at once."""
+def test_a_disk_that_fills_anywhere_keeps_the_earlier_steps(tmp_path, limit):
+    """A sweep over the file size at which writing fails, with an immediate close."""
     filled(tmp_path, {1: 0.5, 2: 0.4})
     checkpoints = Checkpoints(tmp_path)
     checkpoints.restore_newest(target())
@@ -291,8 +290,8 @@ def test_wherever_the_disk_fills_the_steps_before_stay(tmp_path, limit):
     assert Checkpoints(tmp_path, read_only=True).best_step() == 2
 
 
-def test_another_number_of_devices_restores_the_same_bits(three):
-    """Saved whole on four devices; restored onto one and onto four, split by rows where asked."""
+def test_a_state_is_restored_on_another_number_of_devices(three):
+    """Saved on four devices, restored on one."""
     devices = jax.devices()
     assert len(devices) == 4
     one = jax.sharding.SingleDeviceSharding(devices[2])
@@ -302,8 +301,8 @@ def test_another_number_of_devices_restores_the_same_bits(three):
     assert state.params["beta"].devices() == {devices[2]}
 
 
-def test_reading_leaves_no_trace(three):
-    """A reader beside a running training must not empty its trash or touch its unfinished saves."""
+def test_reading_changes_no_file(three):
+    """A reader must not touch the trash or unfinished saves of a running training."""
     (three / "trash").mkdir()
     (three / "9.orbax-checkpoint-tmp").mkdir()
     before = tiny.contents(three)
@@ -316,7 +315,7 @@ def test_reading_leaves_no_trace(three):
 
 
 def test_the_record_is_plain_json(three):
-    """What somebody without this package needs to verify a checkpoint."""
+    """A checkpoint can be verified without this package."""
     saved = json.loads((three / "3" / "meta" / "metadata").read_text())
     assert saved["record"]["best"] == {"step": 1, "error": 0.1}
     assert saved["record"]["leaves"]["params/beta"][:2] == ["float32", [2, 5]]

@@ -1,4 +1,4 @@
-"""Compiler options: taken where the compiler knows them, left out where it does not."""
+"""Compiler options are used if the compiler knows them, and left out otherwise. Programs are cached."""
 
 import json
 import os
@@ -21,30 +21,30 @@ def forget():
 
 
 def test_our_options_are_known_to_this_compiler():
-    """Fails on the day that a jaxlib drops one: then look whether its default is as fast."""
+    """If this fails, a jaxlib has dropped an option. Check whether its default is as fast."""
     assert compiler.accepted(compiler.CPU_OPTIONS)
     assert compiler.compiler_options("cpu") == compiler.CPU_OPTIONS
 
 
-def test_an_unknown_option_falls_back_to_none(monkeypatch):
-    """Never an error for the user: the program is compiled without."""
+def test_an_unknown_option_is_left_out(monkeypatch):
+    """It is not an error for the user: the program is compiled without it."""
     assert not compiler.accepted({"xla_no_such_option": "1"})
     monkeypatch.setattr(compiler, "CPU_OPTIONS", {"xla_no_such_option": "1"})
     assert compiler.compiler_options("cpu") is None
     assert compiler.jit(lambda x: x + 1)(jnp.ones(())) == 2
 
 
-def test_a_wrong_value_falls_back_too(monkeypatch):
+def test_an_option_with_a_wrong_value_is_left_out(monkeypatch):
     monkeypatch.setattr(compiler, "CPU_OPTIONS", {"xla_backend_optimization_level": "many"})
     assert compiler.compiler_options("cpu") is None
 
 
-def test_other_platforms_get_no_option_of_the_cpu():
+def test_other_platforms_get_no_cpu_options():
     assert compiler.compiler_options("gpu") is None and compiler.compiler_options("tpu") is None
 
 
 def test_jit_passes_its_arguments_on():
-    """Donation above all: the training state must not be held twice."""
+    """Above all donation: the training state must not exist twice."""
     step = compiler.jit(lambda state, x: state + x, donate_argnums=0)
     state = jax.device_put(jnp.ones(4))
     assert (step(state, jnp.ones(4)) == 2).all() and state.is_deleted()
@@ -55,17 +55,17 @@ import json, warnings
 import jax, jax.numpy as jnp
 from csn_jax.runtime import compiler
 
-hits, told = [], []
+hits, warned = [], []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append("cache_hits" in event))
-warnings.showwarning = lambda message, *_: told.append(str(message))
+warnings.showwarning = lambda message, *_: warned.append(str(message))
 program = compiler.jit(lambda x: jnp.linalg.eigh(jax.nn.relu(x) @ x.T)[0])
 values = program(jnp.arange(90.0).reshape(9, 10)).tolist()
-print(json.dumps([values, sum(hits), told, jax.config.jax_compilation_cache_dir]))
+print(json.dumps([values, sum(hits), warned, jax.config.jax_compilation_cache_dir]))
 """
 
 
 def start(folder: Path, **environment: str) -> tuple:
-    """(values, programs that were found, warnings, folder) of a process that compiles and runs something."""
+    """(values, programs from the cache, warnings, folder) of a process that compiles and runs a program."""
     environment = {"CSN_JAX_CACHE": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"} | environment
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")} | environment
     done = subprocess.run([sys.executable, "-c", KEPT], env=environment, capture_output=True, text=True)
@@ -73,26 +73,26 @@ def start(folder: Path, **environment: str) -> tuple:
     return tuple(json.loads(done.stdout))
 
 
-def test_programs_are_kept_for_the_next_start(tmp_path):
-    """The second start finds the first one's; with damaged entries it compiles again and gives the same."""
-    values, found, told, folder = start(tmp_path / "cache")
-    assert found == 0 and told == [] and Path(folder).parent == tmp_path / "cache" / "compiled"
-    again, found, told, _ = start(tmp_path / "cache")
-    assert again == values and found > 0 and told == []
+def test_programs_are_cached_for_the_next_start(tmp_path):
+    """The second start uses the cache. With damaged entries it compiles again, with the same values."""
+    values, hits, warned, folder = start(tmp_path / "cache")
+    assert hits == 0 and warned == [] and Path(folder).parent == tmp_path / "cache" / "compiled"
+    again, hits, warned, _ = start(tmp_path / "cache")
+    assert again == values and hits > 0 and warned == []
     for entry in Path(folder).iterdir():
         data = bytearray(entry.read_bytes())
         data[len(data) // 2 :] = b"x" * len(data[len(data) // 2 :])
         entry.write_bytes(data)
-    again, _, told, _ = start(tmp_path / "cache")
-    assert again == values and told  # JAX says which entry it could not read
+    again, _, warned, _ = start(tmp_path / "cache")
+    assert again == values and warned  # JAX names the entry that it could not read
 
 
-def test_no_folder_no_cache_no_error(tmp_path):
+def test_without_a_folder_there_is_no_cache_and_no_error(tmp_path):
     (tmp_path / "cache").write_text("in the way")
-    values, found, told, _ = start(tmp_path / "cache")
-    assert len(values) == 9 and found == 0 and told
+    values, hits, warned, _ = start(tmp_path / "cache")
+    assert len(values) == 9 and hits == 0 and warned
 
 
-def test_a_place_that_the_user_named_is_left(tmp_path):
+def test_a_cache_named_by_the_user_is_kept(tmp_path):
     assert start(tmp_path / "cache", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"))[3] == str(tmp_path / "mine")
     assert not (tmp_path / "cache").exists()

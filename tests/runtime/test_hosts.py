@@ -1,4 +1,4 @@
-"""Several processes give the bits of one with as many devices, stop together, and come back together."""
+"""Several processes give the same bits as one with as many devices. They stop and resume together."""
 
 import contextlib
 import json
@@ -31,43 +31,39 @@ def test_the_forms_of_distributed():
     assert hosts.parse("[::1]:1234,1,0") == ("[::1]:1234", 1, 0)
 
 
+FORMS = ("Auto", "host,2,0", ":80,2,0", "host:80", "host:80,2", "host:80,2,0,1", "host:x,2,0", "host:80,2,-1")
+RANGES = ("host:80,2,2", "host:80,0,0", "host:0,2,1", "host:65536,2,1")
+
+
 @pytest.mark.parametrize(
-    "text", ["Auto", "host,2,0", ":80,2,0", "host:80", "host:80,2", "host:80,2,0,1", "host:x,2,0", "host:80,2,-1"]
+    ("text", "heartbeat", "words"),
+    [(text, "", (f"--distributed={text} ", "cannot be read", "auto", "HOST:PORT,N,ID")) for text in FORMS]
+    + [(text, "", (f"--distributed={text} ", "out of range", "0 <= ID < N")) for text in RANGES]
+    + [("auto", text, (f"CSN_JAX_HEARTBEAT={text} ", "not a time", "whole seconds")) for text in ("soon", "0")],
 )
-def test_another_form_is_refused(text):
-    with pytest.raises(UserError, match="cannot be read; leave it out .* auto .* HOST:PORT,N,ID") as told:
-        hosts.parse(text)
-    assert tiny.is_one_sentence(str(told.value)) and f"--distributed={text} " in str(told.value)
-
-
-@pytest.mark.parametrize("text", ["host:80,2,2", "host:80,0,0", "host:0,2,1", "host:65536,2,1"])
-def test_numbers_out_of_range_are_refused(text):
-    with pytest.raises(UserError, match="out of its range"):
-        hosts.parse(text)
-
-
-def test_a_time_that_is_none_is_refused(monkeypatch):
-    monkeypatch.setenv("CSN_JAX_HEARTBEAT", "soon")
-    with pytest.raises(UserError, match="CSN_JAX_HEARTBEAT=soon .* whole seconds"), hosts.joined("auto"):
+def test_a_wrong_flag_or_time_is_refused(text, heartbeat, words, monkeypatch):
+    monkeypatch.setenv("CSN_JAX_HEARTBEAT", heartbeat)
+    with pytest.raises(UserError) as caught, hosts.joined(text):
         pass
+    assert tiny.is_one_sentence(str(caught.value)) and all(word in str(caught.value) for word in words)
 
 
-def test_one_process_alone_asks_nobody():
+def test_one_process_alone_runs_the_work_itself():
     with hosts.joined(""):
         assert (hosts.count(), hosts.index(), hosts.is_first()) == (1, 0, True)
         assert hosts.on_first(lambda: (1, 2)) == (1, 2) == hosts.first_of_all(lambda: (1, 2))
 
 
-def test_nobody_else_comes(tmp_path):
-    """One sentence after the start-up time, where JAX would end the process with a page."""
+def test_missing_processes_are_reported_after_the_start_up_time(tmp_path):
+    """In one sentence; JAX would end the process with a page of text."""
     done = tiny.command("train", f"--workdir={tmp_path}", "--distributed=127.0.0.1:1,2,1", CSN_JAX_START_UP="1")
     message = done.stderr.splitlines()[0].removeprefix("error: ")
     assert done.returncode == 1 and tiny.is_one_sentence(message), done.stderr
-    assert "--distributed=127.0.0.1:1,2,1: the 2 processes did not all meet within 1 s" in message
+    assert "--distributed=127.0.0.1:1,2,1: the 2 processes did not all join within 1 s" in message
 
 
-def test_a_port_that_is_taken(tmp_path):
-    """One sentence, where JAX would crash."""
+def test_a_port_in_use_is_reported(tmp_path):
+    """In one sentence; JAX would crash."""
     with socket.create_server(("", 0)) as taken:
         flag = f"--distributed=127.0.0.1:{taken.getsockname()[1]},2,0"
         done = tiny.command("train", f"--workdir={tmp_path}", flag, CSN_JAX_START_UP="1")
@@ -77,7 +73,7 @@ def test_a_port_that_is_taken(tmp_path):
 
 
 def run(folder, name, kind, *more, **options):
-    """The workdir of a whole run through launch/local.sh."""
+    """The workdir of a finished run through launch/local.sh."""
     workdir = folder / name
     process = pair.launch(folder, workdir, kind, *more, **options)
     out, _ = process.communicate(timeout=200)
@@ -92,7 +88,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(folder):
-    """The workdir of two processes with two devices each."""
+    """The workdir of a run on two processes with two devices each."""
     return run(folder, "two", "vectors")
 
 
@@ -102,7 +98,7 @@ def two_on_pictures(folder):
 
 
 def differing(workdir, other, steps=pair.STEPS):
-    """Which of log, results and record of the last checkpoint differ; that holds the SHA-256 of every array."""
+    """Which of log, results, data and last checkpoint differ. Its record holds the SHA-256 of every array."""
     names = ("metrics.jsonl", "results.json", "data.json", f"checkpoints/{steps}/meta/metadata")
     return [name for name in names if (workdir / name).read_bytes() != (other / name).read_bytes()]
 
@@ -110,13 +106,13 @@ def differing(workdir, other, steps=pair.STEPS):
 def test_two_processes_give_the_bits_of_one(two, folder):
     one = run(folder, "one", "vectors", processes=1, devices=4)
     assert differing(two, one) == []
-    assert len((two / "metrics.jsonl").read_bytes().splitlines()) == 10 + 3  # written once, by the first
+    assert len((two / "metrics.jsonl").read_bytes().splitlines()) == 10 + 3  # only the first process writes
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("feed", ["device", "tfdata"])
 def test_two_processes_give_the_bits_of_one_on_pictures(two_on_pictures, folder, feed):
-    """Each host gathers its own rows, or has all items on its devices: the same either way."""
+    """Whether each host gathers its own rows or has all items on its devices."""
     one = run(folder, f"one_{feed}", "pictures", f"--config.feed={feed}", processes=1, devices=4)
     assert differing(two_on_pictures, one) == []
     two = run(folder, f"two_{feed}", "pictures", f"--config.feed={feed}")
@@ -133,7 +129,7 @@ def test_specialists_and_in_batch_losses_on_two(folder):
 
 @pytest.mark.slow
 def test_two_processes_evaluate_as_one(two, folder):
-    """The first alone prints, and nothing but the results."""
+    """Only the first prints, and only the results."""
     command = [sys.executable, "-m", "csn_jax.evaluate", f"--workdir={two}", "--json"]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -153,7 +149,7 @@ def test_two_processes_evaluate_as_one(two, folder):
 
 @pytest.mark.slow
 def test_several_steps_in_one_call_on_two(folder):
-    """What accelerators do: with two processes as with one, each giving its rows of the stacked batches."""
+    """As on accelerators: two processes give the same as one, each with its rows of the stacked batches."""
     runs = []
     for processes, devices in ((1, 4), (2, 2)):
         workdir = folder / f"several_on_{processes}"
@@ -162,21 +158,21 @@ def test_several_steps_in_one_call_on_two(folder):
             port = free.getsockname()[1]
         program = "from csn_jax import cli, train; from csn_jax.train import loop; "
         program += "loop.steps_at_once = lambda config: 4; cli.run(train.main)"
-        all_of_them = [
+        started = [
             subprocess.Popen(
                 [sys.executable, "-c", program, *argv, f"--distributed=127.0.0.1:{port},{processes},{i}"],
                 env=pair.environment(folder, devices),
             )
             for i in range(processes)
         ]
-        assert [process.wait(timeout=120) for process in all_of_them] == [0] * processes
+        assert [process.wait(timeout=120) for process in started] == [0] * processes
         runs.append(workdir)
     assert differing(*runs) == []
 
 
 @pytest.mark.slow
-def test_slurm_says_who_is_who(two, folder):
-    """--distributed=auto, by the variables that Slurm gives each task."""
+def test_slurm_numbers_the_processes(two, folder):
+    """--distributed=auto reads the variables that Slurm sets for each task."""
     workdir = folder / "slurm"
     command = [sys.executable, "-m", "csn_jax.train", *pair.flags(folder, "vectors"), f"--workdir={workdir}"]
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
@@ -200,8 +196,8 @@ def parameters(workdir):
 
 
 @pytest.mark.slow
-def test_one_device_agrees(two_on_pictures, folder):
-    """Restored here, on four devices of one process."""
+def test_one_device_agrees_with_two_processes(two_on_pictures, folder):
+    """Both restored here, on four devices of one process."""
     alone = run(folder, "alone", "pictures", processes=0, devices=1)
     (before, ours), (_, theirs) = parameters(two_on_pictures), parameters(alone)
     for name, value in theirs.items():
@@ -209,17 +205,16 @@ def test_one_device_agrees(two_on_pictures, folder):
     assert all(np.abs(value - before[name]).max() > 1e-4 for name, value in theirs.items())
 
 
-def wait_for(what, seconds=120):
-    """Wait until something holds, and return it."""
+def wait_for(condition, seconds=120):
+    """Wait until a condition is true."""
     until = time.monotonic() + seconds
-    while not (found := what()):
+    while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)
-    return found
 
 
 def training(process, workdir: Path, lines: int = 1):
-    """Wait until a run of two processes has written some lines; its processes."""
+    """Wait until a run of two processes has written `lines` lines. Returns its processes."""
     log = workdir / "metrics.jsonl"
     wait_for(lambda: process.poll() is not None or (log.exists() and log.read_bytes().count(b"\n") >= lines))
     assert process.poll() is None, process.communicate()[0]
@@ -239,9 +234,9 @@ def launched(*arguments, **options):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("to", ["all", "one"])
 def test_a_signal_stops_both_at_one_step(folder, tmp_path, number, to):
-    """SIGTERM to the launcher goes to both; SIGTERM or SIGUSR1 to one of the two is told to the other."""
+    """The launcher passes SIGTERM to both. A process that gets SIGTERM or SIGUSR1 stops the other too."""
     if to == "all" and number == signal.SIGUSR1:
-        pytest.skip("the launcher does not pass it on")
+        pytest.skip("the launcher does not pass SIGUSR1 on")
     workdir = tmp_path / "run"
     longer = "--config.steps=2000"
     with launched(folder, workdir, "vectors", longer) as process:
@@ -255,8 +250,8 @@ def test_a_signal_stops_both_at_one_step(folder, tmp_path, number, to):
 
 
 @pytest.mark.slow
-def test_stopped_on_two_it_goes_on_on_one_and_back(folder, tmp_path):
-    """Two processes with two devices, then one with four: the bits of an unbroken run."""
+def test_a_run_stopped_on_two_processes_resumes_on_one_and_back(folder, tmp_path):
+    """Two processes with two devices, then one with four: the bits of an uninterrupted run."""
     workdir, longer = tmp_path / "run", "--config.steps=600"
     whole = run(folder, "whole", "vectors", longer, processes=1, devices=4)
     for processes in (2, 1, 2):
@@ -274,7 +269,7 @@ def test_stopped_on_two_it_goes_on_on_one_and_back(folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_killed_one_ends_the_other_and_the_relaunch_goes_on(folder, two, tmp_path, which):
+def test_a_killed_process_ends_the_other_and_the_relaunch_resumes(folder, two, tmp_path, which):
     workdir = tmp_path / "run"
     with launched(folder, workdir, "vectors") as process:
         pids = training(process, workdir, 3)

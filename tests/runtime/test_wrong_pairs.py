@@ -1,4 +1,4 @@
-"""Configs, data and checkpoints that are not of one run: refused in one sentence with what differs, nothing touched."""
+"""Configs, data and checkpoints of different runs are refused with the difference, and no file changes."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from csn_jax.errors import MachineError, UserError
 
 
 def edited(name, **changes):
-    """config.json or data.json with other values, by dotted name."""
+    """config.json or data.json with other values, by names with `__` for nesting."""
 
     def edit(workdir):
         path = workdir / name
@@ -27,7 +27,7 @@ def edited(name, **changes):
     return edit
 
 
-def leave(name):
+def without(name):
     """Without a file or folder."""
     return lambda workdir: shutil.rmtree(workdir / name) if (workdir / name).is_dir() else (workdir / name).unlink()
 
@@ -37,7 +37,7 @@ def load(workdir):
 
 
 def train(*flags):
-    """Go on in a workdir whose results are gone."""
+    """Resume in a workdir without results."""
     return lambda workdir: tiny.train(workdir, *flags)
 
 
@@ -58,10 +58,10 @@ CASES = {
     "other masks": (lambda workdir: None, train("--config.variant=fixed"), ("config.variant: 'learned', now 'fixed'",)),
     "newer config": (edited("config.json", a_field_of_tomorrow=1), load, ("a_field_of_tomorrow is not a field",)),
     "value of another type": (edited("config.json", backbone__embedding_dim="many"), load, ("'many'",)),
-    "no config": (leave("config.json"), load, ("has no config.json",)),
-    "no record of the data": (leave("data.json"), load, ("has no data.json",)),
+    "no config": (without("config.json"), load, ("has no config.json",)),
+    "no record of the data": (without("data.json"), load, ("has no data.json",)),
     "damaged record": (edited("data.json", conditions=7), load, ("data.json is damaged",)),
-    "no checkpoint": (leave("checkpoints"), load, ("checkpoint",)),
+    "no checkpoint": (without("checkpoints"), load, ("checkpoint",)),
     "the best is gone": (lambda workdir: [shutil.rmtree(p) for p in best_of(workdir)], load, ("lacks the best",)),
     "another seed": (lambda workdir: None, train("--config.seed=5"), ("config.seed: 0, now 5",)),
     "another rate": (lambda workdir: None, train("--config.learning_rate=0.5"), ("learning_rate", "0.5", "0.002")),
@@ -77,7 +77,7 @@ CASES = {
 
 
 def best_of(workdir):
-    """The folder of the best checkpoint, where it is not the newest."""
+    """The folder of the best checkpoint, if it is not the newest."""
     steps = sorted((p for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
     best = json.loads((steps[-1] / "meta" / "metadata").read_text())["record"]["best"]["step"]
     return [path for path in steps[:-1] if path.name == str(best)]
@@ -92,10 +92,9 @@ def test_a_wrong_pair_is_one_sentence(finished, tmp_path, name):
     before = tiny.contents(workdir) if workdir.exists() else {}
     with pytest.raises((UserError, MachineError)) as caught:
         use(workdir)
-    told = str(caught.value)
-    print(told)
+    message = str(caught.value)
     for part in parts:
-        assert part in told, told
-    assert tiny.is_one_sentence(told.removesuffix(".")), told
+        assert part in message, message
+    assert tiny.is_one_sentence(message.removesuffix(".")), message
     after = tiny.contents(workdir) if workdir.exists() else {}
     assert {k: v for k, v in after.items() if k != ".lock"} == {k: v for k, v in before.items() if k != ".lock"}
