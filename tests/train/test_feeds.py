@@ -1,4 +1,4 @@
-"""Feeds: batches that depend on the step alone, and are the same from the host and from the device."""
+"""Feeds: batches depend only on the step, and are the same from the host and from the device."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from csn_jax.runtime.sharding import make_shardings
 from csn_jax.train import feed as module
 from csn_jax.train.feed import Watched, device_feed, fits, gather, labelled_batches, steps_in, triplet_batches
 
-SEED, BATCH = 3, 30  # the batch does not divide over 4 devices, and 100 triplets make a short last one of 10
+SEED, BATCH = 3, 30  # 30 does not divide over 4 devices, and 100 triplets end with a batch of 10
 ROLES = ("anchor", "positive", "negative")
 
 
@@ -45,14 +45,14 @@ def from_host(pixels, *args) -> list[Batch]:
     return list(tf_feed(pixels, *args))
 
 
-def assert_same(one: Batch, other: Batch) -> None:
-    for a, b in zip(one, other, strict=True):
+def assert_same(ours: Batch, theirs: Batch) -> None:
+    for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
 
 
 def test_a_batch_is_its_rows_and_then_padding(triplets):
-    """The valid rows are the step's triplets in order, the others repeat the first and are marked."""
+    """Valid rows are the step's triplets in order. Padding repeats the first and is marked."""
     steps = steps_per_epoch(100, BATCH)
     assert steps == 4
     for step in range(2 * steps):
@@ -68,8 +68,8 @@ def test_a_batch_is_its_rows_and_then_padding(triplets):
 
 
 def test_both_feeds_give_the_same_batches(pixels, triplets):
-    """Gathering by the device feed's positions gives the host feed's rows, over two epochs, padding and marks
-    included; on the wire are uint8 pixels, or int32 positions."""
+    """Over two epochs with padding: rows gathered by the device feed's int32 positions equal the host feed's uint8
+    rows."""
     host, device = from_host(pixels, *plan(triplets, 0, 8)), list(device_feed(*plan(triplets, 0, 8)))
     assert len(host) == len(device) == 8
     for sent, positions in zip(host, device, strict=True):
@@ -80,49 +80,47 @@ def test_both_feeds_give_the_same_batches(pixels, triplets):
 
 
 @pytest.mark.parametrize("kind", ["tfdata", "device"])
-def test_any_start_gives_the_tail(kind, pixels, triplets):
-    """A feed that starts at a step gives what one from 0 gives from there on."""
+def test_a_feed_can_start_at_any_step(kind, pixels, triplets):
+    """From there on it gives the same batches as a feed that starts at 0."""
     feed = (lambda *args: from_host(pixels, *args)) if kind == "tfdata" else (lambda *args: list(device_feed(*args)))
     whole = feed(*plan(triplets, 0, 9))
     for start in (1, 3, 4, 8, 9):
         tail = feed(*plan(triplets, start, 9))
         assert len(tail) == 9 - start
-        for one, other in zip(tail, whole[start:], strict=True):
-            assert_same(one, other)
+        for ours, theirs in zip(tail, whole[start:], strict=True):
+            assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 8, 10])
-def test_several_batches_in_one_are_the_batches(triplets, start):
-    """Stacked from each multiple of 3 on, wherever the feed starts, and one by one before the first and at the end; the
-    rows of each split over the devices."""
+def test_stacked_batches_equal_single_ones(triplets, start):
+    """Stacks start at multiples of 3, wherever the feed starts. Batches before and after them are single. Each batch is
+    split over the devices."""
     single = list(device_feed(*plan(triplets, start, 11)))
     several = list(device_feed(*plan(triplets, start, 11), 3))
     sizes = {0: [3, 3, 3, 1, 1], 1: [1, 1, 3, 3, 1, 1], 3: [3, 3, 1, 1], 4: [1, 1, 3, 1, 1], 8: [1, 1, 1], 10: [1]}
     assert [steps_in(batch) for batch in several] == sizes[start]
-    one_by_one = []
+    unstacked = []
     for batch in several:
         if steps_in(batch) > 1:
             assert {shard.data.shape for shard in batch.anchor.addressable_shards} == {(3, 8)}
-            one_by_one += [jax.tree.map(lambda column, i=i: column[i], batch) for i in range(3)]
+            unstacked += [jax.tree.map(lambda column, i=i: column[i], batch) for i in range(3)]
         else:
-            one_by_one.append(batch)
-    for one, other in zip(one_by_one, single, strict=True):
-        assert_same(one, other)
+            unstacked.append(batch)
+    for ours, theirs in zip(unstacked, single, strict=True):
+        assert_same(ours, theirs)
 
 
-def test_memory_mapped_inputs(pixels, triplets, tmp_path):
-    """Rows come out of a memory map as out of memory."""
+def test_a_memory_map_gives_the_same_rows(pixels, triplets, tmp_path):
     np.save(tmp_path / "pixels.npy", pixels)
     mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
     args = plan(triplets, 2, 5)
-    for one, other in zip(from_host(mapped, *args), from_host(pixels, *args), strict=True):
-        assert_same(one, other)
+    for ours, theirs in zip(from_host(mapped, *args), from_host(pixels, *args), strict=True):
+        assert_same(ours, theirs)
     batch = gather(mapped, triplet_batches(triplets, SEED, BATCH, 32)(0))
     assert not isinstance(batch.anchor, np.memmap) and batch.anchor.shape == (32, 4, 5, 3)
 
 
-def test_features_pass_as_they_are(triplets):
-    """Feature vectors are shipped in their own type."""
+def test_feature_vectors_keep_their_type(triplets):
     features = np.random.default_rng(0).normal(size=(80, 7)).astype(np.float32)
     (batch,) = from_host(features, *plan(triplets, 0, 1))
     assert batch.anchor.dtype == np.float32 and batch.anchor.shape == (32, 7)
@@ -144,8 +142,8 @@ def labelled_plan(items: ItemSet, start: int, stop: int) -> tuple:
     return labelled_batches(items, SEED, BATCH, shardings.padded(BATCH)), start, stop, shardings.batch
 
 
-def test_a_labelled_batch_is_its_items_with_all_their_labels(items):
-    """And then padding, which repeats the first."""
+def test_a_labelled_batch_is_its_items_with_all_labels_and_padding(items):
+    """Padding repeats the first item."""
     labelled = label_items(items)
     for step in range(3):
         batch, rows = labelled_batches(items, SEED, BATCH, 32)(step), labelled_rows(SEED, step, labelled, BATCH)
@@ -157,7 +155,7 @@ def test_a_labelled_batch_is_its_items_with_all_their_labels(items):
 
 
 def test_both_feeds_give_the_same_labelled_batches(pixels, items):
-    """From the start and from any other step, and split over the devices alike."""
+    """From any step, and split over the devices in the same way."""
     host, device = from_host(pixels, *labelled_plan(items, 0, 4)), list(device_feed(*labelled_plan(items, 0, 4)))
     for sent, positions in zip(host, device, strict=True):
         assert sent.item.dtype == np.uint8 and positions.item.dtype == np.int32
@@ -165,14 +163,13 @@ def test_both_feeds_give_the_same_labelled_batches(pixels, items):
         for column in (*sent, *positions):
             assert {shard.data.shape[0] for shard in column.addressable_shards} == {8}
     for whole, feed in ((host, lambda *args: from_host(pixels, *args)), (device, device_feed)):
-        tail = list(feed(*labelled_plan(items, 2, 4)))
-        for one, other in zip(tail, whole[2:], strict=True):
-            assert_same(one, other)
+        for ours, theirs in zip(feed(*labelled_plan(items, 2, 4)), whole[2:], strict=True):
+            assert_same(ours, theirs)
     assert from_host(pixels, *labelled_plan(items, 4, 4)) == []
 
 
 class Result:
-    """What a device would give: ready or not."""
+    """A result on a device, ready or not."""
 
     def __init__(self, ready: bool):
         self.ready = ready
@@ -181,10 +178,10 @@ class Result:
         return self.ready
 
 
-def test_idle_is_what_the_device_waited_and_no_more(monkeypatch):
-    """A slow batch counts where the device had nothing left to do, and neither before the first step nor while the
-    device is busy."""
-    now = iter([0, 10, 13, 20, 30, 34, 40])  # looked at before a batch, and after it where it counts
+def test_idle_time_is_the_time_that_the_device_waited(monkeypatch):
+    """A slow batch counts if the device has nothing to do. It does not count before the first step or while the device
+    is busy."""
+    now = iter([0, 10, 13, 20, 30, 34, 40])  # read before a batch, and after it if it counts
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(now)))
     watched, idle = Watched(["a", "b", "c", "d"]), []
     for batch, ready in zip("abcd", (True, False, True, None), strict=True):
@@ -196,7 +193,7 @@ def test_idle_is_what_the_device_waited_and_no_more(monkeypatch):
         next(watched)
 
 
-def test_items_fit_in_a_quarter_of_the_memory(monkeypatch):
+def test_items_may_take_a_quarter_of_the_memory(monkeypatch):
     class Device:
         @staticmethod
         def memory_stats():
@@ -204,5 +201,5 @@ def test_items_fit_in_a_quarter_of_the_memory(monkeypatch):
 
     monkeypatch.setattr(jax, "local_devices", lambda: [Device])
     assert fits(np.zeros(1_000, np.uint8)) and not fits(np.zeros(1_001, np.uint8))
-    Device.memory_stats = staticmethod(lambda: None)  # a CPU tells of none: the machine's counts
+    Device.memory_stats = staticmethod(lambda: None)  # a CPU reports none: the memory of the machine counts
     assert fits(np.zeros(1_001, np.uint8))

@@ -1,4 +1,4 @@
-"""Rows are asked for where they lie in the file, and nothing is where there is nothing to ask."""
+"""Rows are requested at their place in the file, and nothing is requested for arrays in memory."""
 
 import mmap
 
@@ -10,7 +10,7 @@ from csn_jax.train.read_ahead import read_ahead
 
 
 class Recorded(mmap.mmap):
-    """A map that notes what it is advised of."""
+    """A memory map that records its madvise calls."""
 
     def madvise(self, *advice):
         super().madvise(*advice)
@@ -19,7 +19,7 @@ class Recorded(mmap.mmap):
 
 @pytest.fixture
 def rows(tmp_path, monkeypatch):
-    """100 rows of 300 numbers, in a file whose head is no whole number of anything."""
+    """100 rows of 300 numbers, in a file whose header has an odd size."""
     monkeypatch.setattr(module, "SMALL", 0)
     array = np.arange(100 * 300, dtype=np.uint16).reshape(100, 10, 30)
     np.save(tmp_path / "x.npy", array)
@@ -27,7 +27,7 @@ def rows(tmp_path, monkeypatch):
     return np.load(tmp_path / "x.npy", mmap_mode="r"), (tmp_path / "x.npy").read_bytes()
 
 
-def test_what_is_asked_for_holds_the_rows(rows):
+def test_the_requested_pages_hold_the_rows(rows):
     array, data = rows
     for view in (array, array.reshape(1000, 3, 10), array[20:]):
         for row in (0, 7, len(view) - 1):
@@ -39,16 +39,16 @@ def test_what_is_asked_for_holds_the_rows(rows):
             assert length <= mmap.PAGESIZE + view[row].nbytes
 
 
-def test_each_row_once(rows):
+def test_each_row_is_requested_once(rows):
     array, _ = rows
     read_ahead(array, np.array([[5, 3, 5], [99, 3, 3]]))
     assert len(array._mmap.advised) == 3
 
 
-def test_nothing_to_ask(rows, monkeypatch):
+def test_rows_in_memory_or_in_pieces_and_small_files_are_not_requested(rows, monkeypatch):
     array, _ = rows
     read_ahead(np.array(array), np.array([1]))  # in memory
-    read_ahead(array[:, :, ::2], np.array([1]))  # a row does not lie together
+    read_ahead(array[:, :, ::2], np.array([1]))  # a row is not contiguous
     monkeypatch.setattr(module, "SMALL", array.nbytes + 1)
     read_ahead(array, np.array([1]))
     assert not hasattr(array._mmap, "advised")

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 end a run at once or after saving; the handlers of whoever called come back."""
+"""SIGTERM and SIGUSR1 end a run at once or after saving. The former handlers are restored."""
 
 import os
 import signal
@@ -12,10 +12,10 @@ from csn_jax.train.signals import catch_stop
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_ends_at_once_or_is_noted_where_there_is_something_to_save(number):
+def test_a_signal_ends_the_run_at_once_or_is_deferred(number):
     with catch_stop() as stop:
         assert stop.signum is None
-        with pytest.raises(Stopped, match=f"stopped by signal {int(number)}; the same command"):
+        with pytest.raises(Stopped, match=f"stopped by signal {int(number)};.* same command"):
             os.kill(os.getpid(), number)
         stop.signum = None
         with stop.deferred():
@@ -25,28 +25,28 @@ def test_a_signal_ends_at_once_or_is_noted_where_there_is_something_to_save(numb
             os.kill(os.getpid(), number)
 
 
-def test_no_handler_of_failures_swallows_a_stop():
-    """Restoring takes any Exception for damage, and would set a good checkpoint aside."""
+def test_except_exception_does_not_catch_a_stop():
+    """Restoring takes any Exception for damage, and would move a good checkpoint away."""
     with catch_stop(), pytest.raises(Stopped):
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except Exception:
-            pytest.fail("swallowed")
+            pytest.fail("caught")
 
 
-def test_shielded_work_ends_before_the_stop():
-    """Inside, a signal interrupts nothing; at the end it stops the run, and without one nothing happens."""
+def test_shielded_work_finishes_before_the_stop():
+    """A signal stops the run at the end of the block. Without a signal, nothing happens."""
     done = []
     with catch_stop() as stop:
         with stop.shielded():
             done.append("without a signal")
         with pytest.raises(Stopped), stop.shielded():
             os.kill(os.getpid(), signal.SIGTERM)
-            done.append("in spite of one")
-    assert done == ["without a signal", "in spite of one"]
+            done.append("despite a signal")
+    assert done == ["without a signal", "despite a signal"]
 
 
-def test_the_former_handlers_come_back_also_after_an_error():
+def test_the_former_handlers_are_restored_after_an_error():
     def mine(*_):
         pass
 
@@ -60,15 +60,14 @@ def test_the_former_handlers_come_back_also_after_an_error():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_other_signals_are_left_alone():
-    """Ctrl-C stays Ctrl-C."""
+def test_ctrl_c_keeps_its_handler():
     before = signal.getsignal(signal.SIGINT)
     with catch_stop():
         assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_outside_the_main_thread_nothing_is_caught():
-    """Python allows no handlers there; a notebook's or a tuner's thread must train all the same."""
+    """Python allows no handlers there, but the thread of a notebook or a tuner must be able to train."""
     seen = []
 
     def work():
@@ -82,15 +81,15 @@ def test_outside_the_main_thread_nothing_is_caught():
 
 
 def test_a_stop_inside_a_finalizer_is_not_lost():
-    """Python prints what a finalizer raises, and goes on: the signal comes again behind it."""
+    """Python prints and ignores what a finalizer raises, so the signal is raised again after it."""
 
     class Dying:
         def __del__(self):
             os.kill(os.getpid(), signal.SIGTERM)
-            sum(range(100))  # where the handler raises
+            sum(range(100))  # the handler raises here
 
     with catch_stop() as stop, pytest.raises(Stopped):
         Dying()
         time.sleep(5)
-        pytest.fail("the run went on")
+        pytest.fail("the run continued")
     assert stop.signum == signal.SIGTERM
