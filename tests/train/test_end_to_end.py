@@ -16,7 +16,6 @@ import csn_jax
 from csn_jax import evaluate
 from csn_jax.config import VARIANTS
 
-
 LONGER = ("--config.steps=240", "--config.eval_every=80", "--config.checkpoint_every=40")
 
 
@@ -164,6 +163,7 @@ def test_every_variant_trains_and_evaluate_agrees(
         x, y = model.embed(vectors[:2])
         np.testing.assert_allclose(model.distance(x, y, "colour"), alone.distance(x[D:], y[D:], "colour"), rtol=1e-6)
         assert not (workdir / "colour" / "results.json").exists()
+        assert set(results["baselines"]) == {"euclidean", "cosine", "linear_probe"}
     elif variant == "fixed":
         assert (masks == np.repeat(np.eye(2), D // 2, axis=1)).all()
     else:
