@@ -435,6 +435,7 @@ def test_images_of_a_table(imported, tmp_path, capfd):
     printed = capfd.readouterr().err
     assert f"left out {columns['image'][7]}, which is not a JPEG, PNG or WEBP image" in printed
     assert report["learned_from"] == "labels of 119 items in products.csv"
+    assert report["n_triplets"] == 100  # as the run's config says
     assert report["triplet_error"] < report["unmasked"]["triplet_error"]
     rows = [row for row in triplets_of_colour(400) if max(row) < 120 and 7 not in row][:30]
     people = write_triplets(tmp_path / "shop/people.csv", rows)
