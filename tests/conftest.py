@@ -6,10 +6,11 @@ that tests start, share the compiled programs and the trained runs of the sessio
 
 import atexit
 import fcntl
+import gc
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit what the first pr
     os.environ["CSN_JAX_TEST_SESSION"] = session
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(session, "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # many threads, each with memory that it never gives back
 SESSION = Path(os.environ["CSN_JAX_TEST_SESSION"])
 
 TENSORFLOW = (  # their files run in one worker: TensorFlow costs 10 s and 600 MB in each process
@@ -108,6 +110,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs() -> Iterator[None]:
+    """Drop the programs of a file after it: all of them together would take some gigabytes. They are on disk."""
+    yield
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
 
 
 def once(name: str, make: Callable[[Path], object]) -> Path:
