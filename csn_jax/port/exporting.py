@@ -11,7 +11,7 @@ from csn_jax.model.weight_files import to_safetensors
 from csn_jax.port import one_file
 from csn_jax.port.model_card import model_card
 from csn_jax.runtime.record import to_json
-from csn_jax.runtime.whole import NOTHING, check_folder, write_files, write_folder
+from csn_jax.runtime.whole import check_folder, write_files, write_folder
 
 WEIGHTS = "model.safetensors"
 
@@ -22,7 +22,7 @@ def export_folder(run: Run, out: Path) -> list[str]:
     Raises:
         UserError: when the place is not free or cannot be written.
     """
-    check_folder(out, *NOTHING)
+    check_folder(out)
     files = _tensors_and_records(run)
     if run.results:
         files["results.json"] = to_json(run.results.as_object())
