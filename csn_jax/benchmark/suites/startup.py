@@ -21,7 +21,7 @@ def make(tiny: bool, *, backbone: str, cold: bool) -> Callable[[], float]:
     flags += ["--config.data.train_triplets=100", "--config.data.test_triplets=60"] if tiny else []
 
     def measure() -> float:
-        workdir = folder / "run"
+        workdir = Path(temporary.name) / "run"  # by its name, which keeps the folder for as long as `measure`
         shutil.rmtree(workdir, ignore_errors=True)
         if cold:
             shutil.rmtree(folder / "cache", ignore_errors=True)
