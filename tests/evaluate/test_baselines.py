@@ -1,4 +1,4 @@
-"""What triplets cost without masks: raw vectors and linear probes."""
+"""Triplet errors without masks: raw vectors and linear probes."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ KINDS = {"colour": "categorical", "price": "numeric", "level": "ordinal", "tags"
 
 @pytest.fixture(scope="module")
 def items():
-    """Vectors that hold each notion along a direction of its own, under a nuisance that is far louder."""
+    """Vectors with one direction per condition, and a much stronger direction of noise."""
     rng = np.random.default_rng(0)
     colour, level = rng.integers(0, 4, N), rng.integers(0, 5, N)
     price = rng.uniform(0, 100, N)
@@ -26,7 +26,7 @@ def items():
     x = mixed + 20 * rng.normal(size=(N, 1)) * rng.normal(size=24)
     labels = {
         "colour": np.array(list("abcd"))[colour],
-        "price": np.array([f"{one:.3f}" for one in price]),
+        "price": np.array([f"{value:.3f}" for value in price]),
         "level": level.astype(str),
         "tags": np.array([";".join(np.array(list("xyz"))[row]) for row in tags]),
     }
@@ -41,12 +41,12 @@ def triplets(items):
 
 
 @pytest.fixture(scope="module")
-def found(items, triplets):
+def measured(items, triplets):
     return baselines.results(items, triplets, "test")
 
 
-def test_raw_vectors_against_a_loop(items, triplets, found):
-    """Wrong over total, overall and by condition, under the distance and under the cosine."""
+def test_raw_vectors_against_a_loop(items, triplets, measured):
+    """Errors overall and per condition, under the distance and under the cosine."""
     x = items.inputs.astype(np.float64)
 
     def cosine(a, b):
@@ -61,32 +61,32 @@ def test_raw_vectors_against_a_loop(items, triplets, found):
             condition = items.conditions[row].name
             wrong.setdefault(condition, []).append(distance(anchor, negative) <= distance(anchor, positive))
         expected = {condition: np.mean(outcomes) for condition, outcomes in wrong.items()}
-        assert found[name]["by_condition"] == pytest.approx(expected, abs=0.003)
-        assert found[name]["overall"] == pytest.approx(np.mean([*expected.values()]), abs=0.003)
+        assert measured[name]["by_condition"] == pytest.approx(expected, abs=0.003)
+        assert measured[name]["overall"] == pytest.approx(np.mean([*expected.values()]), abs=0.003)
 
 
-def test_a_probe_finds_what_is_there(found):
-    """Every kind of notion, each along a direction that the raw distance cannot see."""
+def test_a_probe_finds_every_kind_of_condition(measured):
+    """Each lies along a direction that the raw distance cannot see."""
+    probe = measured["linear_probe"]
     for name in KINDS:
-        raw = found["euclidean"]["by_condition"][name]
-        assert found["linear_probe"]["by_condition"][name] < 0.1 < 0.3 < raw
-    assert found["linear_probe"]["overall"] == pytest.approx(np.mean([*found["linear_probe"]["by_condition"].values()]))
+        assert probe["by_condition"][name] < 0.1 < 0.3 < measured["euclidean"]["by_condition"][name]
+    assert probe["overall"] == pytest.approx(np.mean([*probe["by_condition"].values()]))
 
 
-def test_a_probe_does_not_look_at_test_items(items, triplets, found):
-    """Other test labels change no probe, so the error on the same triplets is the same."""
+def test_a_probe_does_not_use_test_labels(items, triplets, measured):
+    """Other test labels change no probe, so the error on the same triplets stays."""
     labels = {name: column.copy() for name, column in items.labels.items()}
     rng = np.random.default_rng(1)
     outside = items.split != "train"
     for name, column in labels.items():
-        if KINDS[name] != "numeric":  # whose scale is that of all items
+        if KINDS[name] != "numeric":  # the scale of numbers is that of all items
             column[outside] = rng.permutation(column[outside])
     changed = dataclasses.replace(items, labels=labels)
-    assert baselines.results(changed, triplets, "test") == found
+    assert baselines.results(changed, triplets, "test") == measured
 
 
 def test_only_training_items_set_the_scale(items, triplets):
-    """Twenty validation and twenty test items far away change no error on triplets without them."""
+    """Twenty validation and twenty test outliers change no error on triplets without them."""
     far = np.concatenate([np.flatnonzero(items.split == split)[:20] for split in SPLITS if split != "train"])
     without = {
         split: Triplets(*(column[~np.isin(columns[:3], far).any(axis=0)] for column in columns))
@@ -100,15 +100,15 @@ def test_only_training_items_set_the_scale(items, triplets):
 
 
 def test_a_probe_is_ridge_regression(items, triplets):
-    """Answers against the closed form by hand, for the ridge that validation prefers."""
+    """Against the closed form, for the ridge with the lowest error on validation."""
     training = items.split == "train"
     x = items.inputs.astype(np.float64)
     x = (x - x[training].mean(0)) / x[training].std(0)
     of = triplets["validation"].of_condition(0)
     answers = baselines.probe(x.astype(np.float32), training, items.labels["colour"], "categorical", of)
     rows = np.flatnonzero(training)
-    times = {name: (items.labels["colour"][rows] == name).sum() for name in "abcd"}
-    order = sorted(times, key=lambda name: -times[name])
+    counts = {name: (items.labels["colour"][rows] == name).sum() for name in "abcd"}
+    order = sorted(counts, key=lambda name: -counts[name])
     y = np.stack([(items.labels["colour"][rows] == name) for name in order], axis=1).astype(float)
     y = (y - y.mean(0)) / np.sqrt(y.sum(0))
     candidates = []
@@ -120,7 +120,7 @@ def test_a_probe_is_ridge_regression(items, triplets):
 
 
 def test_conditions_without_labels_have_no_probe(items, triplets):
-    """Neither those of triplets alone, nor those that no training item knows."""
+    """Neither conditions of triplets only, nor those without labels in training."""
     labels = {name: column for name, column in items.labels.items() if name != "level"}
     labels["colour"] = np.where(items.split == "train", "", labels["colour"])
     judged = dataclasses.replace(
@@ -131,10 +131,10 @@ def test_conditions_without_labels_have_no_probe(items, triplets):
             for condition in items.conditions
         ),
     )
-    found = baselines.results(judged, triplets, "test")
-    assert found["linear_probe"]["by_condition"]["level"] is None
-    assert found["linear_probe"]["by_condition"]["colour"] is None and found["linear_probe"]["overall"] is None
-    assert found["linear_probe"]["by_condition"]["price"] < 0.1 and found["cosine"]["by_condition"]["level"] > 0
+    measured = baselines.results(judged, triplets, "test")
+    assert measured["linear_probe"]["by_condition"]["level"] is None
+    assert measured["linear_probe"]["by_condition"]["colour"] is None and measured["linear_probe"]["overall"] is None
+    assert measured["linear_probe"]["by_condition"]["price"] < 0.1 and measured["cosine"]["by_condition"]["level"] > 0
 
 
 def test_ties_are_wrong():

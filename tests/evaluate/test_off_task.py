@@ -1,4 +1,4 @@
-"""Off-task probes: against another library's optimum, and in worlds where the answer is known."""
+"""Off-task probes against another library's optimum, and on data with a known answer."""
 
 import json
 import math
@@ -23,7 +23,7 @@ def off_task(*arguments) -> dict[str, tuple[float, int]]:
 
 
 def world(n: int = 900, seed: int = 0):
-    """Brands 0..5 of unequal frequency lie at corners, with overlap; half the items are training items."""
+    """Brands 0 to 5 of unequal frequency in overlapping clusters; half of the items are for training."""
     rng = np.random.default_rng(seed)
     brand = rng.choice(6, size=n, p=[0.4, 0.2, 0.15, 0.1, 0.1, 0.05])
     embeddings = 3 * rng.normal(size=(6, 5))[brand] + rng.normal(size=(n, 5))
@@ -34,8 +34,8 @@ def world(n: int = 900, seed: int = 0):
     return embeddings.astype(np.float32), items
 
 
-def test_the_probe_is_the_optimum_that_another_library_finds():
-    """Weights and bias of the regularised logistic regression as PyTorch's L-BFGS finds them in float64."""
+def test_the_probe_equals_the_optimum_of_another_library():
+    """Weights and bias of the regularised logistic regression by PyTorch's L-BFGS in float64."""
     rng = np.random.default_rng(0)
     y = rng.integers(4, size=400).astype(np.int32)
     x = (rng.normal(size=(4, 6))[y] + rng.normal(size=(400, 6))).astype(np.float32)
@@ -56,25 +56,24 @@ def test_the_probe_is_the_optimum_that_another_library_finds():
     assert np.abs(weights).max() > 0.5
 
 
-def test_finds_what_the_embedding_tells_and_nothing_else():
-    """Corners are told apart far above chance; shuffled labels are not."""
+def test_a_probe_finds_the_brand_and_nothing_in_shuffled_labels():
     embeddings, items = world()
-    found = results(embeddings, items, "test")
-    top1, (low, high) = found["by_label"]["brand"], found["ci95"]["by_label"]["brand"]
-    assert list(found["by_label"]) == ["brand"]  # the shape was a condition
+    measured = results(embeddings, items, "test")
+    top1, (low, high) = measured["by_label"]["brand"], measured["ci95"]["by_label"]["brand"]
+    assert list(measured["by_label"]) == ["brand"]  # the shape was a condition
     assert top1 > 0.9 and low < top1 < high < 1.0001
     test = items.labels["brand"][items.split == "test"]
-    assert found["chance"]["by_label"]["brand"] == (test == "brand 0").mean()
-    assert found["n_items"]["by_label"]["brand"] == len(test)
+    assert measured["chance"]["by_label"]["brand"] == (test == "brand 0").mean()
+    assert measured["n_items"]["by_label"]["brand"] == len(test)
     assert off_task(embeddings, items, "test")["brand"] == (round(top1 * len(test)), len(test))
-    assert json.loads(json.dumps(found)) == found
+    assert json.loads(json.dumps(measured)) == measured
     items.labels["brand"][:] = np.random.default_rng(1).permutation(items.labels["brand"])
     blind = results(embeddings, items, "test")
     assert blind["by_label"]["brand"] < blind["chance"]["by_label"]["brand"] + 0.05
 
 
-def test_is_fitted_to_training_items_only():
-    """Test items whose labels are swapped come out all wrong: the probe has not seen them. Scale does not matter."""
+def test_a_probe_is_fitted_on_training_items_only():
+    """If the labels of test items are swapped, all guesses are wrong. The scale of embeddings does not matter."""
     embeddings, items = world()
     right, n = off_task(embeddings, items, "test")["brand"]
     scaled = off_task(embeddings * np.float32(1e3) + 50, items, "test")["brand"]
@@ -85,7 +84,7 @@ def test_is_fitted_to_training_items_only():
 
 
 def test_only_training_items_set_the_scale():
-    """Test items far away change no guess for the other test items."""
+    """Outliers among the test items change no guess for the others."""
     embeddings, items = world()
     right, _ = outcomes(embeddings, items, "test")["brand"]
     embeddings[np.flatnonzero(items.split == "test")[1::2]] *= 1e4
@@ -93,7 +92,7 @@ def test_only_training_items_set_the_scale():
 
 
 def test_rare_and_unknown_values_are_not_counted():
-    """A value that fewer than ten training items have is not learned, and its items are left out, as are blanks."""
+    """A value of fewer than ten training items is not learned. Its items are left out, and so are blanks."""
     embeddings, items = world()
     brand, train, test = items.labels["brand"], items.split == "train", items.split == "test"
     brand[np.flatnonzero(test)[:40]] = ""
@@ -105,41 +104,40 @@ def test_rare_and_unknown_values_are_not_counted():
     assert off_task(embeddings, items, "test")["brand"][1] == test.sum() - 50
 
 
-def test_the_most_frequent_values_are_learned(monkeypatch):
-    """Of more values than a probe learns, those that most training items have."""
+def test_only_the_most_frequent_values_are_learned(monkeypatch):
     embeddings, items = world()
     monkeypatch.setattr(module, "VALUES", 2)
     brand = items.labels["brand"][items.split == "test"]
     assert off_task(embeddings, items, "test")["brand"][1] == np.isin(brand, ["brand 0", "brand 1"]).sum()
 
 
-def test_labels_that_have_no_probe():
-    """Conditions, sets and quantities have none; a label of one value or without items is left out."""
+def test_labels_without_a_probe():
+    """Conditions, sets and numbers, and labels with a single value or without items."""
     embeddings, items = world()
     n = len(embeddings)
     items.labels["tags"], items.labels["price"] = np.full(n, "a;b"), np.arange(n).astype(str)
-    items.labels["one"], items.labels["blank"] = np.full(n, "x"), np.full(n, "")
+    items.labels["single"], items.labels["blank"] = np.full(n, "x"), np.full(n, "")
     object.__setattr__(
         items, "attributes", (*items.attributes, Condition("tags", "set"), Condition("price", "numeric"))
     )
-    assert off_task_labels(items) == ["brand", "one", "blank"]
+    assert off_task_labels(items) == ["brand", "single", "blank"]
     assert list(off_task(embeddings, items, "test")) == ["brand"]
     assert off_task(embeddings, items, "validation") == {}
 
 
 @pytest.mark.parametrize("variant", ["learned", pytest.param("specialists", marks=pytest.mark.slow)])
 def test_a_run_of_one_condition_is_measured_in_full(variant, tmp_path, capsys, monkeypatch):
-    """`evaluate --full` of a run on characters only: the font is off-task, and the plain results stay what they are."""
+    """`evaluate --full` of a run on characters only: the font is off-task, and the other results stay the same."""
     results = tiny.train(tmp_path / "run", "--config.data.conditions", "character", f"--config.variant={variant}")
     assert results["primary_metric"] == {"name": "triplet_error", "value": results["triplet_error"]["overall"]}
     assert list(results["retrieval"]["by_condition"]) == ["character"] and "leakage" not in results
     monkeypatch.setattr(module, "FITTED_ON", 4_000)
     monkeypatch.setattr(module, "VALUES", 10)
-    asked = []
+    embedded = []
     in_chunks = Model._in_chunks
 
     def watched(self, function, inputs, rows, progress=False):
-        asked.append(len(rows))
+        embedded.append(len(rows))
         return in_chunks(self, function, inputs, rows, progress)
 
     monkeypatch.setattr(Model, "_in_chunks", watched)
@@ -149,6 +147,6 @@ def test_a_run_of_one_condition_is_measured_in_full(variant, tmp_path, capsys, m
     assert set(full["leakage"]["by_condition"]["character"]) == {"character", "font"}
     probe = full["off_task"]
     assert list(probe["by_label"]) == ["font"] and 0 < probe["by_label"]["font"] < 0.5
-    assert sum(asked) == results["retrieval"]["n_queries"]["by_condition"]["character"] + 4_000  # each item once
+    assert sum(embedded) == results["retrieval"]["n_queries"]["by_condition"]["character"] + 4_000  # each item once
     table = results_table(Results.from_object(full))
     assert f"\nfont            {probe['by_label']['font']:.2%}" in table and "\nby character " in table

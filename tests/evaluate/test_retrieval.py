@@ -1,4 +1,4 @@
-"""Retrieval against a naive loop: every kind of notion, ties, missing labels, chunks, memory."""
+"""Retrieval against a naive loop: every kind of condition, ties, missing labels, chunks, memory."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from csn_jax.runtime.record import Results
 
 
 def retrieval(*arguments) -> dict[str, tuple[float, int]]:
-    """{"condition/metric": (sum over queries, queries)}."""
+    """{"condition/metric": (sum over queries, number of queries)}."""
     return {
         f"{name}/{metric}": (math.fsum(column), len(column))
         for name, values in outcomes(*arguments).items()
@@ -27,18 +27,18 @@ def retrieval(*arguments) -> dict[str, tuple[float, int]]:
     }
 
 
-def alike(kind: str, one: str, other: str, column: list[str]) -> bool:
-    """Whether two known labels are alike, from the words of the definition."""
+def alike(kind: str, a: str, b: str, column: list[str]) -> bool:
+    """Whether two known labels are alike, by the definition."""
     if kind == "set":
-        return bool(set(one.split(";")) & set(other.split(";")))
+        return bool(set(a.split(";")) & set(b.split(";")))
     if kind == "numeric":
         numbers = [float(value) for value in column if value]
-        return one == other or abs(float(one) - float(other)) < 0.1 * (max(numbers) - min(numbers))
-    return one == other
+        return a == b or abs(float(a) - float(b)) < 0.1 * (max(numbers) - min(numbers))
+    return a == b
 
 
 def naive(embeddings, mask, column, kind, n_queries=None) -> dict[str, list[float]]:
-    """{metric: a value for each counted query}: all other known items sorted, in float64, an item at a time."""
+    """{metric: a value per counted query}: all other known items sorted, in float64, item by item."""
     values = {metric: [] for metric in METRICS}
     for q in range(n_queries or len(column)):
         ranked = []
@@ -68,17 +68,17 @@ def columns(n: int, rng) -> dict[str, tuple[str, list[str]]]:
     def members():
         return ";".join(rng.choice(list("uvwxyz"), size=rng.integers(1, 4), replace=False))
 
-    found = {
+    labels = {
         "few": ("categorical", rng.integers(3, size=n).astype(str).tolist()),
         "many": ("categorical", [f"v{i}" for i in rng.integers(n // 6, size=n)]),
         "level": ("ordinal", rng.integers(5, size=n).astype(str).tolist()),
         "price": ("numeric", [f"{value:g}" for value in np.round(rng.normal(size=n) * 20, 1)]),
         "tags": ("set", [members() for _ in range(n)]),
     }
-    for _, column in found.values():
+    for _, column in labels.values():
         for row in np.flatnonzero(rng.random(n) < 0.1):
             column[row] = ""
-    return found
+    return labels
 
 
 def item_set(labels: dict[str, tuple[str, list[str]]], split=None) -> ItemSet:
@@ -98,40 +98,40 @@ def make_case(n: int = 90, width: int = 6, seed: int = 0):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_a_naive_loop(seed):
-    """Every metric of every query, for categorical, ordinal, numeric and set labels with gaps; the sums are exact."""
+    """Every metric of every query, for labels of every kind with missing values. Sums are exact."""
     embeddings, masks, items, labels = make_case(seed=seed)
-    found, sums = outcomes(embeddings, masks, items, "test"), retrieval(embeddings, masks, items, "test")
-    assert list(found) == list(labels) and len(sums) == len(labels) * len(METRICS)
+    measured, sums = outcomes(embeddings, masks, items, "test"), retrieval(embeddings, masks, items, "test")
+    assert list(measured) == list(labels) and len(sums) == len(labels) * len(METRICS)
     for row, (name, (kind, column)) in enumerate(labels.items()):
         expected = naive(embeddings, masks[row], column, kind)
-        for metric, values in zip(METRICS, found[name], strict=True):
+        for metric, values in zip(METRICS, measured[name], strict=True):
             np.testing.assert_allclose(values, expected[metric], rtol=1e-12, err_msg=f"{name} {metric}")
             assert sums[f"{name}/{metric}"] == (math.fsum(values), len(values))
         assert 0.02 < np.mean(expected["r_precision"]) < 0.98  # else the test would say little
 
 
 def test_equals_a_naive_loop_far_from_the_origin():
-    """Squares of large coordinates would drown the differences of near items; about the mean they do not."""
+    """Squares of large coordinates would hide the differences of near items, so they are taken about the mean."""
     rng = np.random.default_rng(0)
     embeddings = (rng.normal(size=(80, 4)) + 300).astype(np.float32)
     column, mask = rng.integers(8, size=80).astype(str).tolist(), np.ones(4, np.float32)
     expected = naive(embeddings, mask, column, "categorical")
-    found = measure(embeddings, mask, likeness(np.array(column), "categorical"), np.arange(80))
-    np.testing.assert_allclose(found, [expected[metric] for metric in METRICS], rtol=1e-12)
+    measured = measure(embeddings, mask, likeness(np.array(column), "categorical"), np.arange(80))
+    np.testing.assert_allclose(measured, [expected[metric] for metric in METRICS], rtol=1e-12)
 
 
 def test_equals_a_naive_loop_where_half_of_many_are_alike():
-    """The nearest half of 1,500 is to be ranked, which a partition alone does not do."""
+    """The nearest half of 1,500 must be ranked; a partition alone does not rank."""
     rng = np.random.default_rng(0)
     embeddings, mask = rng.normal(size=(1_500, 3)).astype(np.float32), np.ones(3, np.float32)
     column = (embeddings[:, 0] + rng.normal(size=1_500) > 0).astype(int).astype(str).tolist()
     expected = naive(embeddings, mask, column, "categorical", n_queries=20)
-    found = measure(embeddings, mask, likeness(np.array(column), "categorical"), np.arange(20))
-    np.testing.assert_allclose(found, [expected[metric] for metric in METRICS], rtol=1e-12)
+    measured = measure(embeddings, mask, likeness(np.array(column), "categorical"), np.arange(20))
+    np.testing.assert_allclose(measured, [expected[metric] for metric in METRICS], rtol=1e-12)
 
 
 def test_numbers_a_tenth_of_the_range_apart_are_not_alike():
-    """Less is; and numbers that are all equal are."""
+    """Numbers that are closer are alike, and so are equal ones."""
 
     def pairs(column):
         labels = likeness(np.array(column), "numeric")
@@ -143,26 +143,26 @@ def test_numbers_a_tenth_of_the_range_apart_are_not_alike():
     assert pairs(["0", "10", "100", "9.9"])[0] == [True, False, False, True]
     assert pairs(["0", "10", "100", "9.9"])[1] == [False, True, False, True]
     assert pairs(["3", "3.0"]) == [[True, True]] * 2
-    # A whole step apart, as decimals that no float holds: never alike, in neither direction.
+    # Exactly a tenth apart, in decimals that no float represents: not alike in either direction.
     apart = np.abs(np.subtract.outer(np.arange(101), np.arange(101)))
     for start in (0, 1_000):
         assert (np.array(pairs([f"{start + i / 10:.1f}" for i in range(101)])) == (apart < 10)).all()
 
 
 def test_the_range_is_that_of_all_items():
-    """What a clear difference is does not depend on the split, as for triplets."""
+    """The least clear difference does not depend on the split, as for triplets."""
     embeddings = np.arange(4, dtype=np.float32)[:, None]
     items = item_set({"price": ("numeric", ["0", "5", "9", "100"])}, ["test"] * 3 + ["train"])
-    found = retrieval(embeddings, np.ones((1, 1), np.float32), items, "test")
-    assert found["price/r_precision"] == (3, 3)
+    measured = retrieval(embeddings, np.ones((1, 1), np.float32), items, "test")
+    assert measured["price/r_precision"] == (3, 3)
 
 
 def test_a_tie_is_wrong():
-    """At equal distance the item that is not alike comes first, wherever it lies."""
+    """At equal distance, the item that is not alike comes first, in any order of items."""
     embeddings = np.array([[0.0], [1], [1], [5]], np.float32)
     for column in (["a", "a", "b", "b"], ["a", "b", "a", "b"]):
-        found = measure(embeddings, np.ones(1, np.float32), likeness(np.array(column), "categorical"), np.array([0]))
-        assert dict(zip(METRICS, found[:, 0], strict=True)) == {
+        measured = measure(embeddings, np.ones(1, np.float32), likeness(np.array(column), "categorical"), np.array([0]))
+        assert dict(zip(METRICS, measured[:, 0], strict=True)) == {
             "recall@1": 0,
             "recall@5": 1,
             "recall@10": 1,
@@ -181,30 +181,30 @@ def test_a_tie_is_wrong():
     assert not nan[exact].any()
 
 
-def test_an_item_without_a_place_spoils_only_itself():
-    """NaN in one embedding: it is found last, and the others are ranked as if it were far away."""
+def test_an_embedding_of_nan_affects_only_its_own_item():
+    """It is found last, and the others are ranked as if it were far away."""
     embeddings, masks, items, _ = make_case()
     far = embeddings.copy()
     embeddings[7], far[7] = np.nan, 1e4
     for name, values in outcomes(far, masks, items, "test").items():
         others = np.flatnonzero(items.labels[name] != "") != 7
         if values.shape[1] == len(others):
-            found = outcomes(embeddings, masks, items, "test")[name]
-            assert np.isfinite(found).all()
+            measured = outcomes(embeddings, masks, items, "test")[name]
+            assert np.isfinite(measured).all()
 
 
-def test_the_query_is_not_found():
-    """Two alike items at opposite ends: neither finds itself, both find the stranger first."""
+def test_a_query_does_not_find_itself():
+    """Two alike items at opposite ends: both find the item between them first."""
     embeddings = np.array([[-1.0], [0], [1]], np.float32)
-    found = measure(
+    measured = measure(
         embeddings, np.ones(1, np.float32), likeness(np.array(["a", "b", "a"]), "categorical"), np.arange(3)
     )
-    assert found.shape == (len(METRICS), 2) and not found[0].any()  # the lone b is no query
+    assert measured.shape == (len(METRICS), 2) and not measured[0].any()  # the only b is not a query
 
 
 @pytest.mark.parametrize("block", [1, 90, 91, 400, 90 * 64])
 def test_chunks_change_nothing(block, monkeypatch):
-    """One query at a time, below, at and above a chunk's border, with a short last chunk."""
+    """Single queries, sizes around a chunk's border, and a short last chunk."""
     embeddings, masks, items, _ = make_case()
     whole = outcomes(embeddings, masks, items, "test")
     monkeypatch.setattr(module, "BLOCK", block)
@@ -213,20 +213,20 @@ def test_chunks_change_nothing(block, monkeypatch):
 
 
 def test_the_order_of_items_does_not_matter():
-    """Also with many exact ties: coordinates 0 and 1 only."""
+    """Also with many exact ties: all coordinates are 0 or 1."""
     rng = np.random.default_rng(0)
     embeddings = rng.integers(2, size=(90, 5)).astype(np.float32)
     labels = columns(90, rng)
     masks = np.ones((len(labels), 5), np.float32)
     order = rng.permutation(90)
     shuffled = {name: (kind, [column[i] for i in order]) for name, (kind, column) in labels.items()}
-    found = retrieval(embeddings, masks, item_set(labels), "test")
+    measured = retrieval(embeddings, masks, item_set(labels), "test")
     for name, (total, count) in retrieval(embeddings[order], masks, item_set(shuffled), "test").items():
-        assert count == found[name][1] and total == pytest.approx(found[name][0], rel=1e-12)
+        assert count == measured[name][1] and total == pytest.approx(measured[name][0], rel=1e-12)
 
 
 def test_only_the_split_is_read():
-    """Items of other splits are in no gallery, whatever their embeddings."""
+    """Items of other splits are never in the gallery."""
     embeddings, masks, items, labels = make_case()
     expected = retrieval(embeddings, masks, items, "test")
     split = np.full(180, "train")
@@ -237,8 +237,8 @@ def test_only_the_split_is_read():
     assert retrieval(twice, masks, item_set(doubled, split), "test") == expected
 
 
-def test_what_cannot_be_asked_is_left_out():
-    """A condition without labels, with unknown ones only, or without two alike items."""
+def test_conditions_without_a_query_are_left_out():
+    """No labels, only unknown labels, or no two alike items."""
     embeddings, masks, items, _ = make_case()
     n = len(embeddings)
     labels = items.labels | {"few": np.full(n, ""), "many": np.arange(n).astype(str)}
@@ -250,10 +250,10 @@ def test_what_cannot_be_asked_is_left_out():
 
 
 def test_one_condition_and_joined_specialists():
-    """C = 1, and masks that are blocks of a wide embedding: each condition sees its own block."""
+    """C = 1; and masks that are blocks of a wide embedding, so that each condition sees its own block."""
     embeddings, masks, items, labels = make_case(width=5)
-    one = dataclasses.replace(items, conditions=items.conditions[:1])
-    assert list(outcomes(embeddings, masks[:1], one, "test")) == ["few"]
+    single = dataclasses.replace(items, conditions=items.conditions[:1])
+    assert list(outcomes(embeddings, masks[:1], single, "test")) == ["few"]
     rng = np.random.default_rng(1)
     wide = np.concatenate([embeddings, rng.normal(size=embeddings.shape).astype(np.float32)], axis=1)
     two = dataclasses.replace(items, conditions=items.conditions[1:3])
@@ -265,8 +265,8 @@ def test_one_condition_and_joined_specialists():
         np.testing.assert_allclose(joined[name], [alone[metric] for metric in METRICS], rtol=1e-12)
 
 
-def test_a_sample_of_queries():
-    """As many as asked for, the same each time, each with the value it has among all."""
+def test_a_limit_samples_the_queries():
+    """As many as the limit, the same each time, each with the same value as without a limit."""
     embeddings, masks, items, _ = make_case()
     whole, part = (outcomes(embeddings, masks, items, "test", limit)["few"] for limit in (None, 30))
     assert part.shape == (len(METRICS), 30)
@@ -276,33 +276,29 @@ def test_a_sample_of_queries():
 
 
 def test_results_have_the_shape_of_results_json():
-    """Means in their intervals, counts, all plain numbers; and a table of it for people."""
+    """Means inside their intervals, counts, plain numbers; and the table of them."""
     embeddings, masks, items, labels = make_case()
-    found, sums = (f(embeddings, masks, items, "test") for f in (results, retrieval))
-    assert json.loads(json.dumps(found)) == found
-    assert list(found) == ["by_condition", "ci95", "chance", "n_queries"]
+    measured, sums = (f(embeddings, masks, items, "test") for f in (results, retrieval))
+    assert json.loads(json.dumps(measured)) == measured
+    assert list(measured) == ["by_condition", "ci95", "chance", "n_queries"]
     for name in labels:
-        assert found["chance"]["by_condition"][name] == sums[f"{name}/chance"][0] / sums[f"{name}/chance"][1]
-        assert list(found["by_condition"][name]) == [*METRICS[:-1]]
+        assert measured["chance"]["by_condition"][name] == sums[f"{name}/chance"][0] / sums[f"{name}/chance"][1]
+        assert list(measured["by_condition"][name]) == [*METRICS[:-1]]
         for metric in METRICS[:-1]:
             total, count = sums[f"{name}/{metric}"]
-            low, high = found["ci95"]["by_condition"][name][metric]
-            assert found["by_condition"][name][metric] == total / count
-            assert found["n_queries"]["by_condition"][name] == count
+            low, high = measured["ci95"]["by_condition"][name][metric]
+            assert measured["by_condition"][name][metric] == total / count
+            assert measured["n_queries"]["by_condition"][name] == count
             assert low <= total / count <= high and (low < high or total in (0, count))
     nothing = {"by_condition": {}}
-    triplets = {"overall": 0.5, "by_condition": {}}
     head = {"variant": "learned", "conditions": [], "split": "test", "step": 1}
-    head |= {
-        "triplet_error": triplets,
-        "ci95": {"overall": [0.4, 0.6]} | nothing,
-        "n_triplets": {"overall": 9} | nothing,
-    }
+    head |= {"triplet_error": {"overall": 0.5} | nothing, "ci95": {"overall": [0.4, 0.6]} | nothing}
+    head |= {"n_triplets": {"overall": 9} | nothing}
     sizes = {"by_condition": {"price": 7}}
-    table = results_table(Results.from_object(head | {"retrieval": found}))
-    value = found["by_condition"]["price"]["r_precision"]
+    table = results_table(Results.from_object(head | {"retrieval": measured}))
+    value = measured["by_condition"]["price"]["r_precision"]
     assert table.count("\n\n") == 1 and f"{value:.2%}" in table and "R-prec." in table
-    for part in (found["by_condition"]["price"]["precision@10"], found["chance"]["by_condition"]["price"]):
+    for part in (measured["by_condition"]["price"]["precision@10"], measured["chance"]["by_condition"]["price"]):
         assert f"{part:.2%}" in table
     old = {"by_condition": {"price": {"recall@1": 0.25, "r_precision": 0.5, "map@r": 0.125}}, "n_queries": sizes}
     assert re.search(
@@ -313,20 +309,20 @@ def test_results_have_the_shape_of_results_json():
     )
 
 
-def test_intervals_of_several_measures_are_those_of_each(monkeypatch):
-    """Drawn together or alone, and however many draws at a time; a naive bootstrap agrees within sampling noise."""
+def test_joint_intervals_equal_separate_ones(monkeypatch):
+    """For any number of draws at a time. A naive bootstrap agrees within sampling noise."""
     rng = np.random.default_rng(0)
     values = np.stack([rng.random(300) < 0.3, rng.random(300), np.full(300, 0.5)]).astype(float)
-    found = bootstrap.intervals(values, np.ones(300))
+    measured = bootstrap.intervals(values, np.ones(300))
     monkeypatch.setattr(bootstrap, "DRAWN", 3_000)
-    np.testing.assert_allclose(bootstrap.intervals(values, np.ones(300)), found, rtol=1e-14)
-    assert found.shape == (3, 2) and found[2].tolist() == [0.5, 0.5]
+    np.testing.assert_allclose(bootstrap.intervals(values, np.ones(300)), measured, rtol=1e-14)
+    assert measured.shape == (3, 2) and measured[2].tolist() == [0.5, 0.5]
     draws = rng.integers(300, size=(20_000, 300))
     for row in range(2):
         expected = np.percentile(values[row][draws].mean(axis=1), [2.5, 97.5])
         alone = np.mean([bootstrap.intervals(values[row : row + 1], np.ones(300), s)[0] for s in range(20)], axis=0)
         assert np.abs(alone - expected).max() < 0.04 * (expected[1] - expected[0])
-        assert np.abs(found[row] - expected).max() < 0.2 * (expected[1] - expected[0])
+        assert np.abs(measured[row] - expected).max() < 0.2 * (expected[1] - expected[0])
 
 
 MEMORY = """
@@ -340,22 +336,22 @@ rng = np.random.default_rng(0)
 embeddings = rng.normal(size=(n, 64)).astype(np.float32)
 label = rng.integers(int(sys.argv[2]), size=n).astype(str)
 mask = np.ones((1, 64), np.float32)
-measure(embeddings[:100], mask[0], likeness(label[:100], "categorical"), np.arange(100))  # what JAX itself takes
+measure(embeddings[:100], mask[0], likeness(label[:100], "categorical"), np.arange(100))  # the memory of JAX itself
 items = ItemSet(np.zeros((n, 1)), label, {"c": label}, np.full(n, "test"), (Condition("c", "categorical"),))
-def high_water():  # in kB; ru_maxrss would begin with that of pytest, which forked
+def high_water():  # in kB; ru_maxrss would start at that of pytest, which forked
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
 before, began = high_water(), time.perf_counter()
-found = results(embeddings, mask, items, "test")
+measured = results(embeddings, mask, items, "test")
 peak = high_water()
-print((peak - before) // 1024, peak // 1024, time.perf_counter() - began, found["n_queries"]["by_condition"]["c"])
+print((peak - before) // 1024, peak // 1024, time.perf_counter() - began, measured["n_queries"]["by_condition"]["c"])
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n_values", [2, 62])
 def test_memory_is_bounded(n_values):
-    """20,000 x 20,000: the distances alone would take 1.6 GB; the peak grows by less than a fifth of that."""
+    """20,000 x 20,000: all distances would take 1.6 GB. The peak grows by less than a fifth of that."""
     done = subprocess.run([sys.executable, "-c", MEMORY, "20000", str(n_values)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     grown, _, _, n_queries = done.stdout.split()
@@ -363,5 +359,5 @@ def test_memory_is_bounded(n_values):
 
 
 @pytest.mark.parametrize("kind", ["categorical", "numeric", "ordinal", "set"])
-def test_a_column_without_any_value_is_like_nothing(kind):
+def test_a_column_without_values_has_no_known_label(kind):
     assert not likeness(np.array(["", ""]), kind).known.any()

@@ -1,4 +1,4 @@
-"""Triplet error and its interval, against naive loops."""
+"""Triplet error and its interval against naive loops."""
 
 import math
 import time
@@ -32,7 +32,7 @@ def make_case(n_triplets: int, n_items: int = 60, width: int = 8, n_conditions: 
 
 
 def naive(case: Case) -> list[bool]:
-    """One triplet and one dimension at a time, in float64. Equal distances are wrong."""
+    """Triplet by triplet and dimension by dimension, in float64. Equal distances are wrong."""
     wrong = []
     for anchor, positive, negative, row in zip(*(column.tolist() for column in case.triplets), strict=True):
 
@@ -47,7 +47,7 @@ def naive(case: Case) -> list[bool]:
 
 
 def test_equals_a_naive_loop():
-    """Which triplets are wrong, and the counts overall and by condition, are those of a float64 loop."""
+    """Which triplets are wrong, and the counts overall and per condition."""
     case = make_case(3000)
     wrong, expected = wrong_triplets(case.embeddings, case.masks, case.triplets), naive(case)
     assert wrong.dtype == bool and wrong.tolist() == expected
@@ -60,19 +60,19 @@ def test_equals_a_naive_loop():
 
 
 def test_a_tie_is_wrong():
-    """Equal distances, the same item in both roles, dead masks and numbers that are none: all wrong."""
+    """Equal distances, the same item in both roles, zero masks and NaN: all wrong."""
     case = make_case(50)
     same = case.triplets._replace(negative=case.triplets.positive)
     assert wrong_triplets(case.embeddings, case.masks, same).all()
     mirrored = np.array([[0, 0], [3, 0], [0, 3]], np.float32)
-    one = Triplets(*(np.array([i], np.int32) for i in (0, 1, 2, 0)))
-    assert wrong_triplets(mirrored, np.ones((1, 2), np.float32), one).tolist() == [True]
-    assert wrong_triplets(mirrored, np.array([[1, 1.01]], np.float32), one).tolist() == [False]
+    triplet = Triplets(*(np.array([i], np.int32) for i in (0, 1, 2, 0)))
+    assert wrong_triplets(mirrored, np.ones((1, 2), np.float32), triplet).tolist() == [True]
+    assert wrong_triplets(mirrored, np.array([[1, 1.01]], np.float32), triplet).tolist() == [False]
     assert wrong_triplets(case.embeddings, np.zeros_like(case.masks), case.triplets).all()
     assert wrong_triplets(np.full_like(case.embeddings, np.nan), case.masks, case.triplets).all()
 
 
-def test_each_triplet_uses_its_own_conditions_mask():
+def test_each_triplet_uses_the_mask_of_its_condition():
     """A triplet that is right under one condition and wrong under the other."""
     embeddings = np.array([[0, 0], [0, 1], [1, 0]], np.float32)
     both = Triplets(*(np.array([i, i], np.int32) for i in range(3)), condition=np.array([0, 1], np.int32))
@@ -81,7 +81,7 @@ def test_each_triplet_uses_its_own_conditions_mask():
 
 @pytest.mark.parametrize("n", [1, 99, 100, 101, 200, 250])
 def test_chunks_cover_every_triplet_once(n, monkeypatch):
-    """Below, at and above a chunk's border, with a short last chunk: the same answers in the same order."""
+    """Sizes around a chunk's border and a short last chunk give the same results in the same order."""
     case = make_case(n, seed=n)
     whole = wrong_triplets(case.embeddings, case.masks, case.triplets)
     monkeypatch.setattr(module, "CHUNK", 100)
@@ -89,8 +89,8 @@ def test_chunks_cover_every_triplet_once(n, monkeypatch):
     assert triplet_error(*case)["overall"] == (int(whole.sum()), n)
 
 
-def test_is_no_mean_of_chunk_means(monkeypatch):
-    """101 triplets in chunks of 100, of which only the last is wrong: 1 of 101, not the mean of 0 and 1."""
+def test_the_error_is_not_a_mean_of_chunk_means(monkeypatch):
+    """101 triplets in chunks of 100, only the last one wrong: 1 of 101, not the mean of 0 and 1."""
     monkeypatch.setattr(module, "CHUNK", 100)
     embeddings = np.array([[0.0], [1.0], [2.0]], np.float32)
     positive, negative = np.full(101, 1, np.int32), np.full(101, 2, np.int32)
@@ -101,27 +101,27 @@ def test_is_no_mean_of_chunk_means(monkeypatch):
 
 
 def test_results_have_the_shape_of_results_json():
-    """Errors are the counts divided once; each lies in its interval; numbers are plain."""
+    """Each error is a division of its counts and lies in its interval. Numbers are plain."""
     case = make_case(2000)
-    found, counts = results(*case), triplet_error(*case)
-    assert set(found) == {"triplet_error", "ci95", "n_triplets"}
-    for part in found.values():
+    measured, counts = results(*case), triplet_error(*case)
+    assert set(measured) == {"triplet_error", "ci95", "n_triplets"}
+    for part in measured.values():
         assert list(part) == ["overall", "by_condition"] and list(part["by_condition"]) == ["c0", "c1", "c2"]
-    assert found["triplet_error"]["overall"] == counts["overall"][0] / 2000
-    assert found["n_triplets"]["overall"] == 2000 == sum(found["n_triplets"]["by_condition"].values())
+    assert measured["triplet_error"]["overall"] == counts["overall"][0] / 2000
+    assert measured["n_triplets"]["overall"] == 2000 == sum(measured["n_triplets"]["by_condition"].values())
     for name, (wrong, total) in counts.items():
         error, (low, high) = (
             (part["overall"] if name == "overall" else part["by_condition"][name])
-            for part in (found["triplet_error"], found["ci95"])
+            for part in (measured["triplet_error"], measured["ci95"])
         )
         assert error == wrong / total and type(error) is float
         assert low < error < high
     wrong = wrong_triplets(case.embeddings, case.masks, case.triplets)
     of = case.triplets.condition == 1
-    assert found["ci95"]["by_condition"]["c1"] == list(interval(wrong[of], case.triplets.anchor[of]))
+    assert measured["ci95"]["by_condition"]["c1"] == list(interval(wrong[of], case.triplets.anchor[of]))
 
 
-def test_interval_is_deterministic():
+def test_the_interval_is_deterministic():
     """The same triplets have the same interval; another seed moves it a little."""
     rng = np.random.default_rng(0)
     wrong, anchor = rng.random(2000) < 0.2, rng.integers(300, size=2000)
@@ -134,28 +134,29 @@ def test_interval_is_deterministic():
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.98, 1.0])
 @pytest.mark.parametrize("n_anchors", [1, 2, 7, 500])
-def test_interval_contains_the_estimate(share, n_anchors):
-    """Also where nothing or everything is wrong, and with very few anchors."""
+def test_the_interval_contains_the_estimate(share, n_anchors):
+    """Also if nothing or everything is wrong, and with very few anchors."""
     rng = np.random.default_rng(int(1000 * share) + n_anchors)
     wrong, anchor = rng.random(3000) < share, rng.integers(n_anchors, size=3000)
     low, high = interval(wrong, anchor)
     assert 0 <= low <= wrong.mean() <= high <= 1
 
 
-def test_interval_is_that_of_a_naive_bootstrap():
-    """Within sampling noise, the percentiles of a loop that draws anchors and pools all their triplets."""
+def test_the_interval_equals_a_naive_bootstrap():
+    """Within sampling noise. The loop draws anchors and pools all their triplets."""
     rng = np.random.default_rng(0)
     anchor = rng.integers(40, size=600) ** 2 // 40
     wrong = rng.random(600) < rng.random(40)[anchor]
     of = [wrong[anchor == a] for a in np.unique(anchor)]
     errors = [np.concatenate([of[i] for i in rng.integers(len(of), size=len(of))]).mean() for _ in range(4000)]
     expected = np.percentile(errors, [2.5, 97.5])
-    found = np.mean([interval(wrong, anchor, seed) for seed in range(20)], axis=0)
-    assert np.abs(found - expected).max() < 0.04 * (expected[1] - expected[0])  # 5 and 95 % are 0.08 away
+    measured = np.mean([interval(wrong, anchor, seed) for seed in range(20)], axis=0)
+    # The percentiles 5 and 95 would be 0.08 away.
+    assert np.abs(measured - expected).max() < 0.04 * (expected[1] - expected[0])
 
 
 def test_few_groups_are_never_certain():
-    """Of 5 anchors without a mistake the next may well make one; Wilson's interval of 5 ends at 43 %."""
+    """Five anchors without a mistake do not prove an error of 0: Wilson's interval of 5 ends at 43 %."""
     low, high = interval(np.zeros(20, bool), np.arange(20) % 5)
     assert low == 0 and high == pytest.approx(0.4345, abs=1e-4)
     low, high = interval(np.ones(20, bool), np.arange(20) % 5)
@@ -163,8 +164,8 @@ def test_few_groups_are_never_certain():
     assert interval(np.zeros(40, bool), np.arange(40)) == (0, 0)
 
 
-def test_interval_is_wider_when_triplets_cluster():
-    """The same errors on few anchors, each right or wrong as a whole, are less certain than on many."""
+def test_the_interval_is_wider_when_triplets_cluster():
+    """Equal errors are less certain on few anchors, each entirely right or wrong, than on many."""
     rng = np.random.default_rng(0)
     wrong = np.repeat(rng.random(100) < 0.3, 40)
     low, high = interval(wrong, np.repeat(np.arange(100), 40))
@@ -172,19 +173,19 @@ def test_interval_is_wider_when_triplets_cluster():
     assert high - low > 4 * (single_high - single_low)  # sqrt(40) = 6.3 in theory
 
 
-def test_interval_covers_the_truth():
-    """Over repeated draws of anchors from a world with a known error, about 95 % of the intervals hold it."""
+def test_the_interval_covers_the_true_error():
+    """Over repeated draws of anchors with a known error, about 95 % of the intervals contain it."""
     rng = np.random.default_rng(0)
     hits, repeats, n_anchors = 0, 150, 200
     for _ in range(repeats):
-        rates = rng.beta(2, 8, size=n_anchors)  # mean 0.2; triplets of one anchor go together
+        rates = rng.beta(2, 8, size=n_anchors)  # mean 0.2; triplets of one anchor are dependent
         anchor = np.repeat(np.arange(n_anchors), rng.integers(1, 8, size=n_anchors))
         low, high = interval(rng.random(len(anchor)) < rates[anchor], anchor)
         hits += low <= 0.2 <= high
     assert 0.88 <= hits / repeats <= 0.99
 
 
-def test_interval_is_quick():
+def test_the_interval_is_fast():
     """40,000 triplets over 20,000 anchors."""
     rng = np.random.default_rng(0)
     wrong, anchor = rng.random(40_000) < 0.1, rng.integers(20_000, size=40_000)
@@ -194,8 +195,8 @@ def test_interval_is_quick():
 
 
 def test_evaluation_embeds_each_item_once():
-    """20,000 items and 40,000 triplets: each item of the split is embedded exactly once, and no other item is. What
-    the device computes besides is the padding of the last chunk."""
+    """20,000 items and 40,000 triplets: each item of the split is embedded exactly once, and no other item. Beyond
+    that, the device computes only the padding of the last chunk."""
     from csn_jax.data.dataset import Dataset
     from csn_jax.data.triplets import draw_triplets
     from csn_jax.evaluate.measure import measure
@@ -218,11 +219,11 @@ def test_evaluation_embeds_each_item_once():
         pixels = np.asarray(inputs).reshape(-1, 2).astype(int)
         return pixels[:, 0] + 256 * pixels[:, 1]
 
-    asked, computed = [], []
+    embedded, computed = [], []
 
     class Watched(Model):
         def _in_chunks(self, function, inputs, rows, progress=False):
-            asked.append(rows)
+            embedded.append(rows)
             return super()._in_chunks(function, inputs, rows, progress)
 
     def network(inputs):
@@ -232,26 +233,26 @@ def test_evaluation_embeds_each_item_once():
     masks, shape = np.ones((2, 4), np.float32), inputs.shape[1:]
     model = Watched(("x", "y"), masks, 7, shape, False, network, network, str, make_shardings())
     record = Record(source="none", conditions=conditions, input_shape=shape, items={}, triplets={})
-    found, embeddings = measure(model, Dataset(items, {"test": triplets}, record), "test", "learned")
-    np.testing.assert_array_equal(np.sort(np.concatenate(asked)), np.flatnonzero(split == "test"))
+    measured, embeddings = measure(model, Dataset(items, {"test": triplets}, record), "test", "learned")
+    np.testing.assert_array_equal(np.sort(np.concatenate(embedded)), np.flatnonzero(split == "test"))
     assert embeddings.shape == (n, 4) and not embeddings[split == "train"].any()
     computed = np.concatenate(computed)
     assert set(computed) == set(np.flatnonzero(split == "test")) and len(computed) - n_test < CHUNK
-    assert found.n_triplets["overall"] == 40_000 and found.step == 7
+    assert measured.n_triplets["overall"] == 40_000 and measured.step == 7
 
 
 def test_a_difference_is_paired():
-    """The difference is that of the two errors, and its interval that of a bootstrap which draws whole anchors, each
-    with both models' failures; it is far narrower than the errors' own where the models fail alike."""
+    """It is the difference of the two errors. Its interval is a bootstrap over anchors with both models' failures, far
+    narrower than those of the errors if the models fail alike."""
     case = make_case(3000)
     wrong = wrong_triplets(case.embeddings, case.masks, case.triplets)
     rng = np.random.default_rng(1)
-    other = wrong | (rng.random(3000) < 0.04)  # fails wherever the first does, and elsewhere too
-    found = difference(wrong, other, case.items, case.triplets)
+    other = wrong | (rng.random(3000) < 0.04)  # fails where the first does, and elsewhere too
+    measured = difference(wrong, other, case.items, case.triplets)
     for name in ("overall", "c0", "c1", "c2"):
         of = np.full(3000, True) if name == "overall" else case.triplets.condition == int(name[1])
         value, (low, high) = (
-            part["overall"] if name == "overall" else part["by_condition"][name] for part in found.values()
+            part["overall"] if name == "overall" else part["by_condition"][name] for part in measured.values()
         )
         assert value == pytest.approx(np.mean(other[of]) - np.mean(wrong[of]), abs=1e-12)
         groups = {}
@@ -259,9 +260,9 @@ def test_a_difference_is_paired():
             groups.setdefault(int(case.triplets.anchor[t]), []).append(float(other[t]) - float(wrong[t]))
         groups, drawn = list(groups.values()), []
         for _ in range(1000):
-            some = [groups[i] for i in rng.integers(len(groups), size=len(groups))]
-            drawn.append(sum(map(sum, some)) / sum(map(len, some)))
+            sample = [groups[i] for i in rng.integers(len(groups), size=len(groups))]
+            drawn.append(sum(map(sum, sample)) / sum(map(len, sample)))
         naive_low, naive_high = np.percentile(drawn, [2.5, 97.5])
         assert (low, high) == pytest.approx((naive_low, naive_high), abs=0.15 * (naive_high - naive_low))
     low, high = interval(wrong, case.triplets.anchor)
-    assert found["ci95"]["overall"][0] > 0 and np.diff(found["ci95"]["overall"]) < (high - low) / 2
+    assert measured["ci95"]["overall"][0] > 0 and np.diff(measured["ci95"]["overall"]) < (high - low) / 2
