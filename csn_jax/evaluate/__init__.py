@@ -76,8 +76,6 @@ def _against(args: Args, model: "Model", embeddings: "np.ndarray", dataset: "Dat
     run.record.check(dataset.record, run.workdir)
     triplets = dataset.triplets[args.split]
     others = other.embed_rows(dataset.items.inputs, dataset.rows(args.split))
-    wrong, wrong_there = (
-        wrong_triplets(vectors, masks, triplets)
-        for vectors, masks in ((embeddings, model.masks), (others, other.masks))
-    )
+    wrong = wrong_triplets(embeddings, model.masks, triplets)
+    wrong_there = wrong_triplets(others, other.masks, triplets)
     return difference(wrong, wrong_there, dataset.items, triplets)

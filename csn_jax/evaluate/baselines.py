@@ -7,7 +7,7 @@ import numpy as np
 
 from csn_jax.data.item_set import ItemSet
 from csn_jax.data.triplets import Triplets, scale_of
-from csn_jax.evaluate.triplet_error import count
+from csn_jax.evaluate.triplet_error import count, shaped
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # tried on validation, in units of a standardised feature's variance
 VALUES = 500  # the most common values or members of a condition; a probe predicts these
@@ -23,7 +23,6 @@ def results(items: ItemSet, triplets: dict[str, Triplets], split: str) -> dict[s
 
     Args:
         items: their inputs are vectors [N, F].
-        triplets: per split.
 
     Returns:
         {"euclidean" | "cosine" | "linear_probe": {"overall": x, "by_condition": {name: x}}}; None for the
@@ -35,16 +34,13 @@ def results(items: ItemSet, triplets: dict[str, Triplets], split: str) -> dict[s
     found = {}
     for name, vectors in (("euclidean", x), ("cosine", x / np.maximum(length, 1e-12))):
         counts = count(wrong_by(vectors, asked), items, asked)
-        shares = {which: wrong / total for which, (wrong, total) in counts.items()}
-        found[name] = {"overall": shares.pop("overall"), "by_condition": shares}
+        found[name] = shaped({which: wrong / total for which, (wrong, total) in counts.items()})
     training = items.split == "train"
     x = (x - x[training].mean(axis=0)) / np.maximum(x[training].std(axis=0), 1e-12)
     outcomes = {}
     for row, (name, kind) in enumerate(items.conditions):
         of = {which: columns.of_condition(row) for which, columns in triplets.items()}
-        answers = None
-        if name in items.labels:
-            answers = probe(x, training, items.labels[name], kind, of["validation"])
+        answers = probe(x, training, items.labels[name], kind, of["validation"]) if name in items.labels else None
         outcomes[name] = None if answers is None else wrong_by(answers, of[split])
     whole = all(wrong is not None for wrong in outcomes.values())
     found["linear_probe"] = {
@@ -67,15 +63,8 @@ def wrong_by(vectors: np.ndarray, triplets: Triplets) -> np.ndarray:
 def probe(
     x: np.ndarray, training: np.ndarray, column: np.ndarray, kind: str, validation: Triplets
 ) -> np.ndarray | None:
-    """The outputs [N, K] of the best ridge regression to a condition's labels; None if no training item has a label.
-
-    Args:
-        x: [N, F], standardised.
-        training: bool [N].
-        column: [N] labels.
-        kind: the condition's.
-        validation: the condition's triplets that choose the ridge.
-    """
+    """The outputs [N, K] of the best ridge regression of standardised vectors [N, F] to the labels [N] of a condition;
+    None if no training item has a label. The condition's validation triplets choose the ridge."""
     from scipy.linalg import solve  # here, as it takes 0.2 s, and images have no baselines
 
     rows = np.flatnonzero(training & (column != ""))

@@ -28,12 +28,12 @@ def outcomes(
     right: 1 if the nearest other item under the condition is alike in the attribute (shares its value; a tie is wrong).
     chance: the share of all other items that are alike, which is how often a random space is right. Gallery and queries
     are the split's items whose attribute is known. A query with nothing like it is not counted, and an attribute
-    without a query is left out. Nothing is fitted: this measures the distance that a search uses.
+    without a query is left out. Nothing is fitted: this measures the distance that a search uses. Attributes are all
+    label columns, the conditions' own among them.
 
     Args:
         embeddings: [N, D], row i for item i of the ItemSet; only the split's rows are read.
         masks: [C, D], as applied.
-        items, split: whose items. Attributes are all label columns, the conditions' own among them.
     """
     members = np.flatnonzero(items.split == split)
     embeddings = embeddings[members]
@@ -48,19 +48,15 @@ def outcomes(
             if not parts:
                 continue
             right, n_alike = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in range(2))
-            counted = n_alike > 0
-            if counted.any():
-                found[condition.name][attribute] = (
-                    right[counted].astype(np.float64),
-                    n_alike[counted] / (n_known - 1),
-                )
+            right, n_alike = right[n_alike > 0], n_alike[n_alike > 0]
+            if len(right):
+                found[condition.name][attribute] = right.astype(np.float64), n_alike / (n_known - 1)
     return found
 
 
 def results(embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, split: str) -> dict[str, Any]:
-    """`leakage` of results.json: {"by_condition": {name: {attribute: accuracy - chance}}, "ci95": {"by_condition":
-    {name: {attribute: [low, high]}}}, "chance": {"by_attribute": {attribute: x}}, "n_queries": {"by_attribute":
-    {attribute: n}}}."""
+    """`leakage` of results.json: accuracy - chance and its interval, by condition and attribute; chance and the number
+    of queries, by attribute."""
     above, ranges, chances, totals = {}, {}, {}, {}
     for name, attributes in outcomes(embeddings, masks, items, split).items():
         above[name], ranges[name] = {}, {}

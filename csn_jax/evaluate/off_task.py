@@ -19,13 +19,9 @@ ITERATIONS = 500
 
 def off_task_labels(items: ItemSet) -> list[str]:
     """Label columns of single values that are not conditions of this run."""
-    kinds = {attribute.name: attribute.kind for attribute in items.attributes}
-    chosen = {condition.name for condition in items.conditions}
-    return [
-        name
-        for name in items.labels
-        if name not in chosen and kinds.get(name, "categorical") in ("categorical", "ordinal")
-    ]
+    left_out = {one.name for one in items.attributes if one.kind not in ("categorical", "ordinal")}
+    left_out |= {condition.name for condition in items.conditions}
+    return [name for name in items.labels if name not in left_out]
 
 
 def fitting_rows(items: ItemSet) -> np.ndarray:
@@ -41,15 +37,9 @@ def values_of(column: np.ndarray) -> list[str]:
 
 
 def fit_probe(x: np.ndarray, y: np.ndarray, n_values: int) -> tuple[np.ndarray, np.ndarray]:
-    """Multinomial logistic regression by full-batch L-BFGS from zero: one optimum, no seed.
-
-    Args:
-        x: [N, D], standardised.
-        y: [N] integers below n_values.
-
-    Returns:
-        (weights [D, V], bias [V]) float64, which minimise the mean cross entropy + DECAY / 2 * |weights|^2.
-    """
+    """Multinomial logistic regression of y [N], integers below n_values, on standardised x [N, D]: (weights [D, V],
+    bias [V]) float64, which minimise the mean cross entropy + DECAY / 2 * |weights|^2. Full-batch L-BFGS from zero
+    finds the one optimum; there is no seed."""
     import scipy.optimize  # here, as it takes 0.2 s of every start
 
     x = np.concatenate([x, np.ones((len(x), 1))], axis=1, dtype=np.float64)  # the last row of weights is the bias
@@ -79,11 +69,8 @@ def outcomes(embeddings: np.ndarray, items: ItemSet, split: str) -> dict[str, tu
 
     A probe is fitted on the training items (`fitting_rows`) and all dimensions, unmasked. It learns values that at
     least 10 of them have, the 100 most frequent at most. Items with another or an unknown value are not counted. A
-    label with fewer than two such values, or without an item to count, is left out.
-
-    Args:
-        embeddings: [N, D], row i for item i of the ItemSet; the rows of `fitting_rows` and of the split are read.
-        items, split: the items to measure on.
+    label with fewer than two such values, or without an item to count, is left out. Embeddings [N, D] have row i for
+    item i of the ItemSet; the rows of `fitting_rows` and of the split are read.
     """
     fitted, members, found = fitting_rows(items), np.flatnonzero(items.split == split), {}
     for label in off_task_labels(items):
@@ -105,13 +92,10 @@ def results(embeddings: np.ndarray, items: ItemSet, split: str) -> dict[str, Any
     """`off_task` of results.json: {"by_label": {label: top-1 accuracy}, "ci95": {"by_label": {label: [low, high]}},
     "chance": {"by_label": ...}, "n_items": {"by_label": ...}}."""
     found = outcomes(embeddings, items, split)
+    ranges = {label: intervals(right[None], np.ones(len(right)))[0].tolist() for label, (right, _) in found.items()}
     return {
         "by_label": {label: math.fsum(right) / len(right) for label, (right, _) in found.items()},
-        "ci95": {
-            "by_label": {
-                label: intervals(right[None], np.ones(len(right)))[0].tolist() for label, (right, _) in found.items()
-            }
-        },
+        "ci95": {"by_label": ranges},
         "chance": {"by_label": {label: float(chance) for label, (_, chance) in found.items()}},
         "n_items": {"by_label": {label: len(right) for label, (right, _) in found.items()}},
     }

@@ -160,7 +160,6 @@ def outcomes(
     Args:
         embeddings: [N, D], row i for item i of the ItemSet; only the split's rows are read.
         masks: [C, D], as applied.
-        items, split: the items to measure on.
         limit: the most queries per condition, drawn with a fixed seed; the gallery stays whole.
     """
     members = np.flatnonzero(items.split == split)
@@ -179,9 +178,8 @@ def outcomes(
 def results(
     embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, split: str, limit: int | None = None
 ) -> dict[str, Any]:
-    """`retrieval` of results.json: {"by_condition": {name: {metric: x}}, "ci95": {"by_condition": {name: {metric:
-    [low, high]}}}, "chance": {"by_condition": {name: precision@10 of a random order}}, "n_queries": {"by_condition":
-    {name: n}}}."""
+    """`retrieval` of results.json: the metrics and their intervals, precision@10 of a random order (`chance`), and the
+    number of queries, each by condition."""
     means, ranges, chances, totals = {}, {}, {}, {}
     for name, values in outcomes(embeddings, masks, items, split, limit).items():
         n = totals[name] = values.shape[1]

@@ -23,17 +23,11 @@ def _wrong(embeddings: jax.Array, masks: jax.Array, triplets: Triplets) -> jax.A
 
 
 def wrong_triplets(embeddings: np.ndarray, masks: np.ndarray, triplets: Triplets) -> np.ndarray:
-    """Which triplets are wrong: bool [T].
-
-    Args:
-        embeddings: [N, D], row i for item i of the ItemSet; rows that no triplet names are not read.
-        masks: [C, D], as applied.
-        triplets: [T].
-    """
-    n = len(triplets.anchor)
-    wrong = np.empty(n, bool)
+    """Which triplets are wrong: bool [T]. Embeddings [N, D] have row i for item i of the ItemSet; rows that no triplet
+    names are not read. Masks [C, D] are as applied."""
+    wrong = np.empty(len(triplets.anchor), bool)
     embeddings, masks = jax.device_put((embeddings, masks))
-    for start in range(0, n, CHUNK):
+    for start in range(0, len(wrong), CHUNK):
         chunk = Triplets(*(column[start : start + CHUNK] for column in triplets))
         size = len(chunk.anchor)
         padded = Triplets(*(np.pad(column, (0, CHUNK - size)) for column in chunk))
@@ -50,11 +44,13 @@ def triplet_error(
 
 def count(wrong: np.ndarray, items: ItemSet, triplets: Triplets) -> dict[str, tuple[int, int]]:
     """(wrong, total) overall and per condition, from bool [T]."""
-    counts = {"overall": (int(wrong.sum()), len(wrong))}
-    for row, condition in enumerate(items.conditions):
-        part = wrong[triplets.condition == row]
-        counts[condition.name] = (int(part.sum()), len(part))
-    return counts
+    return {name: (int(wrong[of].sum()), len(wrong[of])) for name, of in _parts(items, triplets)}
+
+
+def _parts(items: ItemSet, triplets: Triplets) -> list[tuple[str, slice | np.ndarray]]:
+    """`overall` and each condition, with an index of its triplets."""
+    own = [(condition.name, triplets.condition == row) for row, condition in enumerate(items.conditions)]
+    return [("overall", slice(None)), *own]
 
 
 def interval(wrong: np.ndarray, together: np.ndarray, seed: int = 0) -> tuple[float, float]:
@@ -78,30 +74,26 @@ def interval(wrong: np.ndarray, together: np.ndarray, seed: int = 0) -> tuple[fl
 def difference(
     wrong: np.ndarray, other: np.ndarray, items: ItemSet, triplets: Triplets, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """How much higher another model's error is on the same triplets, compared in pairs.
+    """`difference`, another model's error minus this one's on the same triplets, and its 95 % interval `ci95` by a
+    bootstrap over anchor items; each {"overall": x, "by_condition": {name: x}}.
 
     Two models often fail on the same triplets. So their difference is known far better than either error, and
     overlapping intervals do not show that two models are equally good.
 
     Args:
         wrong, other: bool [T], which triplets each model has wrong.
-
-    Returns:
-        `difference`, the other's error minus this one's, and its 95 % interval `ci95` by a bootstrap over anchor items;
-        each {"overall": x, "by_condition": {name: x}}.
     """
     more = other.astype(float) - wrong
     values, ranges = {}, {}
-    names = [condition.name for condition in items.conditions]
-    for name in ("overall", *names):
-        of = slice(None) if name == "overall" else triplets.condition == names.index(name)
+    for name, of in _parts(items, triplets):
         _, group = np.unique(triplets.anchor[of], return_inverse=True)
         values[name] = float(more[of].mean())
         ranges[name] = intervals(np.bincount(group, weights=more[of])[None], np.bincount(group), seed)[0].tolist()
-    return {"difference": _shaped(values), "ci95": _shaped(ranges)}
+    return {"difference": shaped(values), "ci95": shaped(ranges)}
 
 
-def _shaped(values: dict[str, Any]) -> dict[str, Any]:
+def shaped(values: dict[str, Any]) -> dict[str, Any]:
+    """Values by name in the shape of results.json."""
     return {"overall": values["overall"], "by_condition": {k: v for k, v in values.items() if k != "overall"}}
 
 
@@ -110,13 +102,8 @@ def results(embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, triplets:
     {"overall": x, "by_condition": {name: x}}."""
     wrong = wrong_triplets(embeddings, masks, triplets)
     counts = count(wrong, items, triplets)
-    ranges = {"overall": interval(wrong, triplets.anchor)}
-    for row, condition in enumerate(items.conditions):
-        of = triplets.condition == row
-        ranges[condition.name] = interval(wrong[of], triplets.anchor[of])
-
     return {
-        "triplet_error": _shaped({name: wrong / total for name, (wrong, total) in counts.items()}),
-        "ci95": _shaped({name: list(bounds) for name, bounds in ranges.items()}),
-        "n_triplets": _shaped({name: total for name, (_, total) in counts.items()}),
+        "triplet_error": shaped({name: wrong / total for name, (wrong, total) in counts.items()}),
+        "ci95": shaped({name: list(interval(wrong[of], triplets.anchor[of])) for name, of in _parts(items, triplets)}),
+        "n_triplets": shaped({name: total for name, (_, total) in counts.items()}),
     }
