@@ -3,17 +3,15 @@
 import io
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from csn_jax.core.masks import use_of
 from csn_jax.pictures.sheets import literal, order_dimensions
 from csn_jax.report.runs import Row, Section, curve, summarise
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # By Okabe and Ito: colour-blind readers can tell them apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -25,19 +23,23 @@ POINTS = 120  # of a loss curve at most; each is the mean of several steps
 
 def styles(rows: Sequence[Row]) -> dict[str, dict]:
     """Colour, dash and marker per label: the colour by series, dash and marker by row."""
-    series: dict[str, list[str]] = {}
-    for row in rows:
-        series.setdefault(row.series, []).append(row.label)
     looks = {}
-    for i, labels in enumerate(series.values()):
-        for j, label in enumerate(labels):
+    for i, members in enumerate(_by_series(rows).values()):
+        for j, row in enumerate(members):
             again = j + i // len(COLOURS)
-            looks[label] = {
+            looks[row.label] = {
                 "color": COLOURS[i % len(COLOURS)],
                 "linestyle": DASHES[again % len(DASHES)],
                 "marker": MARKERS[(i + again) % len(MARKERS)],
             }
     return looks
+
+
+def _by_series(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    series: dict[str, list[Row]] = {}
+    for row in rows:
+        series.setdefault(row.series, []).append(row)
+    return series
 
 
 def draw_curves(section: Section) -> bytes | None:
@@ -51,10 +53,8 @@ def draw_curves(section: Section) -> bytes | None:
         return None
     figure_, panels = _figure(11, 4.2, columns=2)
     looks = styles(section.rows)
-    for axes, (metric, rows), title in zip(
-        panels, curves.items(), ("triplet error on validation, %", "training loss"), strict=True
-    ):
-        scale = 100 if metric.startswith("validation") else 1
+    shown = (("triplet error on validation, %", 100), ("training loss", 1))
+    for axes, rows, (title, scale) in zip(panels, curves.values(), shown, strict=True):
         for row, runs in zip(section.rows, rows, strict=True):
             look = {key: looks[row.label][key] for key in ("color", "linestyle")}
             drawn = [(np.array(steps), scale * np.array(values)) for steps, values in runs if steps]
@@ -66,8 +66,7 @@ def draw_curves(section: Section) -> bytes | None:
                 axes.plot(*_thinned(np.array(steps), mean), **look, lw=2.4, zorder=3)
         axes.set(xlabel="step", xlim=(0, None), ylim=(0, None))
         axes.set_title(title, size=10)
-    _legend(figure_, looks)
-    return _png(figure_)
+    return _with_legend(figure_, looks)
 
 
 def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -79,11 +78,7 @@ def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def draw_masks(masks: Sequence[tuple[str, np.ndarray]], conditions: Sequence[str]) -> bytes:
-    """Heat maps side by side on one colour scale; each orders its own dimensions.
-
-    Args:
-        masks: (label, [C, D]).
-    """
+    """Heat maps of masks (label, [C, D]) side by side on one colour scale; each orders its own dimensions."""
     columns = 2 if len(masks) == 4 else min(3, len(masks))
     lines = -(-len(masks) // columns)
     height = lines * (1.0 + 0.36 * len(conditions)) + 0.4
@@ -113,9 +108,7 @@ def draw_masks(masks: Sequence[tuple[str, np.ndarray]], conditions: Sequence[str
 def draw_triplets(section: Section) -> bytes | None:
     """Error against the number of training triplets, one line per series: with the 95 % interval of a single seed, or
     the deviation of several. None if all rows have the same number."""
-    series: dict[str, list[Row]] = {}
-    for row in section.rows:
-        series.setdefault(row.series, []).append(row)
+    series = _by_series(section.rows)
     if max(len({row.triplets for row in rows}) for rows in series.values()) < 2:
         return None
     figure_, axes = _figure(7.5, 4.4)
@@ -127,22 +120,15 @@ def draw_triplets(section: Section) -> bytes | None:
             low, high = error.interval or (error.mean - error.deviation, error.mean + error.deviation)
             means.append(100 * error.mean)
             reach.append((100 * (error.mean - low), 100 * (high - error.mean)))
-        axes.errorbar(
-            [row.triplets for row in rows],
-            means,
-            np.maximum(np.transpose(reach), 0),
-            **looks[rows[0].label],
-            capsize=3,
-            ms=5,
-        )
+        reach = np.maximum(np.transpose(reach), 0)
+        axes.errorbar([row.triplets for row in rows], means, reach, **looks[rows[0].label], capsize=3, ms=5)
     axes.set_xscale("log")
     axes.set(xlabel="training triplets, of all conditions together", ylim=(0, None))
-    axes.set_title(f"triplet error on {_split(section)}, %", size=10)
+    axes.set_title(_error_title(section), size=10)
     ticks = sorted({row.triplets for row in section.rows})
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30 if len(ticks) > 5 else 0)
     axes.minorticks_off()
-    _legend(figure_, {name: looks[rows[0].label] for name, rows in series.items()}, markers=True)
-    return _png(figure_)
+    return _with_legend(figure_, {name: looks[rows[0].label] for name, rows in series.items()}, markers=True)
 
 
 def draw_errors(section: Section) -> bytes:
@@ -170,24 +156,19 @@ def draw_errors(section: Section) -> bytes:
     axes.grid(False, axis="x")
     axes.tick_params(axis="x", length=0)
     axes.set(ylim=(0, None))
-    axes.set_title(f"triplet error on {_split(section)}, %", size=10)
-    _legend(figure_, looks, markers=True, lines=False)
-    return _png(figure_)
+    axes.set_title(_error_title(section), size=10)
+    return _with_legend(figure_, looks, markers=True, lines=False)
 
 
 def _short(name: str) -> str:
     return literal(textwrap.shorten(name, 24, placeholder="…"))
 
 
-def _split(section: Section) -> str:
-    return section.rows[0].runs[0].results.split
+def _error_title(section: Section) -> str:
+    return f"triplet error on {section.rows[0].runs[0].results.split}, %"
 
 
-def _figure(
-    width: float, height: float, lines: int = 1, columns: int = 1, **options
-) -> tuple["Figure", "Axes | np.ndarray"]:
-    from matplotlib.figure import Figure
-
+def _figure(width: float, height: float, lines: int = 1, columns: int = 1, **options) -> tuple[Figure, Any]:
     figure_ = Figure(figsize=(width, height), layout="constrained")
     axes = figure_.subplots(lines, columns, **options)
     for panel in np.ravel(axes):
@@ -197,18 +178,17 @@ def _figure(
     return figure_, axes
 
 
-def _legend(figure_: "Figure", looks: dict[str, dict], *, markers: bool = False, lines: bool = True) -> None:
-    """A legend below the panels, where it covers nothing."""
-    from matplotlib.lines import Line2D
-
+def _with_legend(figure_: Figure, looks: dict[str, dict], *, markers: bool = False, lines: bool = True) -> bytes:
+    """The PNG with a legend below the panels, where it covers nothing."""
     hidden = ({} if markers else {"marker": "none"}) | ({} if lines else {"linestyle": "none"})
     shown = [Line2D([], [], **(look | hidden), lw=2, ms=6) for look in looks.values()]
     columns = max(1, min(len(looks), int(figure_.get_figwidth() * 11 // (max(map(len, looks)) + 6))))
     texts = [literal(textwrap.fill(label, 90)) for label in looks]
     figure_.legend(shown, texts, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=2.6)
+    return _png(figure_)
 
 
-def _png(figure_: "Figure") -> bytes:
+def _png(figure_: Figure) -> bytes:
     buffer = io.BytesIO()
     figure_.savefig(buffer, dpi=DPI)
     return buffer.getvalue()

@@ -31,21 +31,12 @@ class Picture(NamedTuple):
 
 
 def check_place(out: Path) -> None:
-    """Refuse a folder that holds anything but an older report.
-
-    Raises:
-        UserError: naming what would be lost.
-    """
+    """Refuse a folder that holds anything but an older report."""
     check_folder(out, OURS, MARKED)
 
 
 def write(out: Path, runs: Sequence[Finished], unfinished: Sequence[str], n_items: int) -> int:
-    """Write the report of some runs, and return how many pictures it has.
-
-    Args:
-        unfinished: names of runs that are left out.
-        n_items: the most items on an image map.
-    """
+    """Write the report of some runs, and return how many pictures it has. An image map has at most n_items items."""
     notes = [f"{', '.join(unfinished)}: not finished, so left out."] if unfinished else []
     for note in notes:
         say(note)
@@ -99,11 +90,8 @@ def draw_section(section: Section, n_items: int) -> tuple[list[Picture], list[st
 
 
 def draw_maps(finished: Finished, model: Model, n_items: int) -> list[Picture]:
-    """One map per condition of a run; conditions that share a mask share a map.
-
-    Raises:
-        UserError: when the run's data are missing, were changed, or are not pictures.
-    """
+    """One map per condition of a run; conditions that share a mask share a map. Raises UserError when the run's data
+    are missing, were changed, or are not pictures."""
     if len(finished.record.input_shape) != 3:
         raise UserError(f"the items of {finished.name} are vectors, which have no pictures.")
     say(f"image maps of {finished.name}: reading its data")

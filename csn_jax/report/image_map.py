@@ -17,9 +17,6 @@ def choose_items(items: ItemSet, rows: np.ndarray, n: int) -> tuple[np.ndarray, 
     """Up to n items, drawn at random from a fixed seed. If that leaves too few items per value to show groups, all
     items of a few values of that condition instead.
 
-    Args:
-        rows: positions [R] to choose from.
-
     Returns:
         (sorted positions, None); or, if only a few values are shown, (sorted positions, (condition, number of values
         shown, number of all its values)).
@@ -64,14 +61,8 @@ def to_grid(places: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
 
 
 def draw_map(pictures: np.ndarray, places: np.ndarray, title: str, subtitle: str, *, ink: bool) -> bytes:
-    """A PNG of pictures at their cells.
-
-    Args:
-        pictures: uint8 [n, S, S, 1 or 3].
-        places: [n, 2].
-        title, subtitle: the head, and what is shown.
-        ink: whether pixels are amounts of ink, to be drawn dark on white.
-    """
+    """A PNG of pictures uint8 [n, S, S, 1 or 3], near their places [n, 2]. With `ink`, pixels are amounts of ink, to be
+    drawn dark on white."""
     cells, (lines, columns) = to_grid(places)
     side = min(max(pictures.shape[1], 32), 48)
     step, top, gap = side + 2, 52, 8

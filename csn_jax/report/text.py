@@ -33,13 +33,7 @@ class Shown(NamedTuple):
 
 
 def markdown(sections: Sequence[Section], pictures: Sequence[Sequence[Shown]], notes: Sequence[str]) -> str:
-    """report.md.
-
-    Args:
-        sections: one heading each.
-        pictures: of each section.
-        notes: what is left out, and why.
-    """
+    """report.md: a heading for each section, with its pictures; the notes say what is left out, and why."""
     parts = [MARK, "# Report"]
     if len(sections) > 1:
         parts.append(f"The runs were measured on {len(sections)} different tests; each test has its own tables.")
@@ -67,8 +61,7 @@ def _section(section: Section, number: str) -> list[str]:
         f"items `{record.items_sha256[:12]}`, triplets `{record.triplets_sha256[split][:12]}`."
     )
     names = [*section.conditions, "overall"]
-    lines = [(row.label, len(row.runs), [_percent(summarise(row, "triplet_error", n)) for n in names])
-             for row in section.rows]  # fmt: skip
+    lines = _lines(section, "triplet_error", names)
     baselines = results.baselines or {}
     for key, name in BASELINES.items():
         if key in baselines:
@@ -84,11 +77,13 @@ def _section(section: Section, number: str) -> list[str]:
     for measure in shared_measures(section):
         name, shown = MEASURES[measure]
         if shown:
-            lines = [(row.label, len(row.runs), [_percent(summarise(row, measure, n)) for n in section.conditions])
-                     for row in section.rows]  # fmt: skip
+            lines = _lines(section, measure, section.conditions)
             parts += [f"### Retrieval on {split}: {name}", _table(["masks", "seeds", *section.conditions], lines)]
-    parts += _off_task(section)
-    return parts
+    return parts + _off_task(section)
+
+
+def _lines(section: Section, measure: str, names: Sequence[str]) -> list[tuple[str, Any, list[str]]]:
+    return [(row.label, len(row.runs), [_percent(summarise(row, measure, n)) for n in names]) for row in section.rows]
 
 
 def _off_task(section: Section) -> list[str]:
@@ -100,25 +95,18 @@ def _off_task(section: Section) -> list[str]:
     lines = []
     for row, run in probed:
         values, intervals = run.results.off_task["by_label"], run.results.off_task["ci95"]["by_label"]
-        cells = [
-            _percent(Summary(values[label], None, tuple(intervals[label]), 1)) if label in values else ""
-            for label in labels
-        ]
-        lines.append((row.label, run.config.seed, cells))
+        cells = {label: _percent(Summary(values[label], None, tuple(intervals[label]), 1)) for label in values}
+        lines.append((row.label, run.config.seed, [cells.get(label, "") for label in labels]))
     return ["### Off-task: top-1 of a linear probe", _table(["masks", "seed", *labels], lines)]
 
 
 def shared_measures(section: Section) -> list[str]:
     """Measures of retrieval that all runs have for all conditions."""
+    runs = [run for row in section.rows for run in row.runs]
 
     def is_shared(measure: str) -> bool:
         try:
-            return all(
-                run.results.figure(name, measure)
-                for row in section.rows
-                for run in row.runs
-                for name in section.conditions
-            )
+            return all(run.results.figure(name, measure) for run in runs for name in section.conditions)
         except (KeyError, TypeError, ValueError):  # older results, or a condition without labels
             return False
 
@@ -135,9 +123,8 @@ def _percent(figure: Summary) -> str:
 def _legend(rows: Sequence[Row]) -> str:
     parts = []
     if any(len(row.runs) == 1 for row in rows):
-        parts.append(
-            "In brackets: the 95 % interval of a single run, by a bootstrap over anchors (retrieval: over queries)."
-        )
+        single = "the 95 % interval of a single run, by a bootstrap over anchors (retrieval: over queries)"
+        parts.append(f"In brackets: {single}.")
     if any(len(row.runs) > 1 for row in rows):
         parts.append("±: the standard deviation over the seeds, which share one test.")
     return " ".join(parts)
@@ -157,40 +144,29 @@ def _text(text: str) -> str:
     if set(text) <= set("-:"):
         return text
     text = " ".join(text.split())
-    return re.sub(r"([\\`*_{}\[\]<>#|!~&])", lambda match: f"&#{ord(match[1])};", text) if _odd(text) else text
-
-
-def _odd(text: str) -> bool:
-    return bool(re.search(r"[\\`*\[\]<>#|~&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", text))
+    if not re.search(r"[\\`*\[\]<>#|~&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", text):
+        return text
+    return re.sub(r"([\\`*_{}\[\]<>#|!~&])", lambda match: f"&#{ord(match[1])};", text)
 
 
 def table_csv(sections: Sequence[Section]) -> str:
     """One line per figure of a row: the mean and deviation over seeds, or the interval of a single one."""
-    head = ("section", "masks", "training_triplets", "measure", "condition", "seeds", "mean", "deviation", "low",
-            "high")  # fmt: skip
-
-    def lines() -> Iterator[Sequence[Any]]:
-        for number, row, measure, condition in _cells(sections):
-            figure = summarise(row, measure, condition)
-            deviation = "" if figure.deviation is None else figure.deviation
-            ends = figure.interval or ("", "")
-            yield number, row.label, row.triplets, measure, condition, figure.seeds, figure.mean, deviation, *ends
-
-    return _csv(head, lines())
+    lines = ["section masks training_triplets measure condition seeds mean deviation low high".split()]
+    for number, row, measure, condition in _cells(sections):
+        mean, deviation, ends, seeds = summarise(row, measure, condition)
+        line = (number, row.label, row.triplets, measure, condition, seeds, mean, deviation, *(ends or ("", "")))
+        lines.append(line)
+    return _csv(lines)
 
 
 def runs_csv(sections: Sequence[Section]) -> str:
     """One line per figure of a run."""
-    head = ("section", "run", "variant", "seed", "step", "training_triplets", "measure", "condition", "value", "low",
-            "high", "count")  # fmt: skip
-
-    def lines() -> Iterator[Sequence[Any]]:
-        for number, row, measure, condition in _cells(sections):
-            for run in row.runs:
-                about = (run.name, run.config.variant, run.config.seed, run.results.step, row.triplets)
-                yield number, *about, measure, condition, *run.results.figure(condition, measure)
-
-    return _csv(head, lines())
+    lines = ["section run variant seed step training_triplets measure condition value low high count".split()]
+    for number, row, measure, condition in _cells(sections):
+        for run in row.runs:
+            about = (run.name, run.config.variant, run.config.seed, run.results.step, row.triplets)
+            lines.append((number, *about, measure, condition, *run.results.figure(condition, measure)))
+    return _csv(lines)
 
 
 def _cells(sections: Sequence[Section]) -> Iterator[tuple[int, Row, str, str]]:
@@ -201,9 +177,7 @@ def _cells(sections: Sequence[Section]) -> Iterator[tuple[int, Row, str, str]]:
                     yield number, row, measure, condition
 
 
-def _csv(head: Sequence[str], lines: Iterator[Sequence[Any]]) -> str:
+def _csv(lines: Sequence[Sequence[Any]]) -> str:
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(lines)
+    csv.writer(buffer, lineterminator="\n").writerows(lines)
     return buffer.getvalue()
