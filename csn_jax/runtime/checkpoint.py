@@ -42,10 +42,8 @@ class Best(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints in one folder. Saves are asynchronous; after `close` the last one is whole.
-
-    best: of the state that was restored or saved last.
-    """
+    """The checkpoints in one folder. Saves are asynchronous; after `close` the last one is whole. `best` is of the
+    state that was restored or saved last."""
 
     def __init__(self, folder: Path, *, read_only: bool = False):
         self.folder = folder
@@ -74,11 +72,7 @@ class Checkpoints:
         return math.isfinite(error) and (self.best is None or error < self.best.error)
 
     def save(self, state: State, error: float | None = None) -> None:
-        """Save asynchronously under the state's step.
-
-        Args:
-            state: saved completely.
-            error: the validation error, if it was measured; the lowest so far makes the step the best.
+        """Save asynchronously under the state's step. The lowest validation error so far makes the step the best.
 
         Raises:
             MachineError: when a value is not finite, or this or the previous save failed.
@@ -173,12 +167,7 @@ class Checkpoints:
         return None
 
     def restore(self, step: int, target: State) -> State:
-        """One step, verified.
-
-        Raises:
-            UserError: when it is of another model, naming leaf, both values and remedy.
-            MachineError: when it is damaged, naming the step and the leaf.
-        """
+        """One step, verified. Errors as in `restore_newest`: UserError for another model, MachineError for damage."""
         try:
             return self._restore(step, target)
         except Damaged as damage:
@@ -187,10 +176,8 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """The step recorded as the best, the newest if none was measured, or None when there is no checkpoint.
 
-        The newest step's record decides: an older one may name an older best.
-
-        Raises:
-            MachineError: when that record is damaged, or the best step is missing.
+        The newest step's record decides: an older one may name an older best. A MachineError if that record is damaged,
+        or the best step is missing.
         """
         steps = self.steps()
         if not steps:

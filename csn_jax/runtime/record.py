@@ -4,7 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from csn_jax.errors import UserError
 
@@ -34,11 +34,8 @@ class _Form:
 
     @classmethod
     def from_object(cls, raw: dict[str, Any]) -> Self:
-        """What `as_object` gave; fields that this version does not know are left out.
-
-        Raises:
-            KeyError, TypeError, ValueError, AttributeError: for anything else.
-        """
+        """What `as_object` gave, without fields that this version does not know. Anything else raises KeyError,
+        TypeError, ValueError or AttributeError."""
         fields = {field.name: raw[field.name] for field in dataclasses.fields(cls) if field.name in raw}
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
@@ -47,6 +44,9 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, tuple):
         return value
     return [part._asdict() if isinstance(part, Condition) else part for part in value]
+
+
+Form = TypeVar("Form", bound=_Form)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +94,8 @@ class Record(_Form):
         return tuple(condition.name for condition in self.conditions)
 
     def check(self, new: "Record", workdir: Path) -> None:
-        """Refuse data other than this record's; `new` may leave fields out. Conditions that csn_jax.adapt learned from
-        other data are not part of the run's own data.
-
-        Raises:
-            UserError: naming the field that differs, digests first.
-        """
+        """Refuse data other than this record's: a UserError names the first field that differs, digests first. `new`
+        may leave fields out. Conditions that csn_jax.adapt learned from other data are not part of the run's own."""
         foreign = {report["condition"] for report in self.adapted if not report["own_data"]}
         own = tuple(condition for condition in self.conditions if condition.name not in foreign)
         old, now = (json.loads(to_json(part.as_object())) for part in (dataclasses.replace(self, conditions=own), new))
@@ -154,24 +150,14 @@ class Results(_Form):
         return results
 
     def figure(self, condition: str, measure: str = "triplet_error") -> Figure:
-        """A measure under a condition.
-
-        Args:
-            condition: a name, or `overall`, which only the triplet error has.
-            measure: `triplet_error`, or one of retrieval's, such as `recall@1`.
-
-        Raises:
-            KeyError: when it was not measured.
-        """
+        """A measure, `triplet_error` or one of retrieval's, such as `recall@1`, under a condition, or for the triplet
+        error `overall`. A KeyError if it was not measured."""
         if measure == "triplet_error":
             value, (low, high), n = (at(part, condition) for part in (self.triplet_error, self.ci95, self.n_triplets))
         else:
             found = self.retrieval or {}
-            value, (low, high) = (
-                found["by_condition"][condition][measure],
-                found["ci95"]["by_condition"][condition][measure],
-            )
-            n = found["n_queries"]["by_condition"][condition]
+            value, (low, high) = (at(part, condition)[measure] for part in (found, found["ci95"]))
+            n = at(found["n_queries"], condition)
         return Figure(float(value), float(low), float(high), int(n))
 
 
@@ -186,12 +172,8 @@ def to_json(value: dict[str, Any]) -> bytes:
 
 
 def check_name(name: str) -> None:
-    """Whether a condition can have this name: it names neighbours_<name>.png, and the folder of a specialist beside the
-    workdir's own files.
-
-    Raises:
-        UserError: when it cannot.
-    """
+    """Refuse, by a UserError, a name that a condition cannot have: it names neighbours_<name>.png, and the folder of a
+    specialist beside the workdir's own files."""
     if not name or not name.isprintable() or "/" in name or name.startswith(".") or len(name.encode()) > 200:
         raise UserError(f"condition {name!r} cannot name a file, as its pictures need; rename it.")
     if name in RESERVED:
@@ -199,19 +181,11 @@ def check_name(name: str) -> None:
 
 
 def read_record(workdir: Path) -> Record:
-    """data.json of a run.
-
-    Raises:
-        UserError: when it is missing or damaged.
-    """
+    """data.json of a run; a UserError if it is missing or damaged."""
     path = workdir / "data.json"
     if not path.is_file():
         raise UserError(f"{workdir} has no data.json: its training never began; run the same command again.")
-    raw = _read_object(path)
-    try:
-        record = Record.from_object(raw)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{path} is damaged (a field is missing or of another type); restore it from a copy.") from None
+    record = _read(path, Record)
     for name in record.names:  # in an untrusted folder, names may lead anywhere
         try:
             check_name(name)
@@ -221,26 +195,20 @@ def read_record(workdir: Path) -> Record:
 
 
 def read_results(workdir: Path) -> Results | None:
-    """results.json of a finished run, or None while the run is not finished.
-
-    Raises:
-        UserError: when it is damaged.
-    """
+    """results.json of a finished run, or None while the run is not finished; a UserError if it is damaged."""
     path = workdir / "results.json"
-    if not path.is_file():
-        return None
-    raw = _read_object(path)
-    try:
-        return Results.from_object(raw)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{path} is damaged (a field is missing or of another type); restore it from a copy.") from None
+    return _read(path, Results) if path.is_file() else None
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read(path: Path, kind: type[Form]) -> Form:
+    problem: object = "it does not hold an object"
     try:
-        value = json.loads(path.read_bytes())
+        raw = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}); restore it from a copy.") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged (it does not hold an object); restore it from a copy.")
-    return value
+        raw, problem = None, error
+    if isinstance(raw, dict):
+        try:
+            return kind.from_object(raw)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            problem = "a field is missing or of another type"
+    raise UserError(f"{path} is damaged ({problem}); restore it from a copy.")

@@ -14,16 +14,16 @@ from csn_jax.runtime.checkpoint import Checkpoints, has_steps
 from csn_jax.runtime.record import Record, Results, to_json
 from csn_jax.runtime.workdir import claim, full_disk_told, locked, open_workdir, write_atomically
 
+NOTHING = re.compile("(?!)")  # no name is ours: only an empty folder is replaced
 
-def check_folder(out: Path, ours: re.Pattern[str], mark: tuple[str, bytes]) -> None:
-    """Refuse a place where writing a folder would lose anything but an older folder of the same kind.
+
+def check_folder(out: Path, ours: re.Pattern[str] = NOTHING, mark: tuple[str, bytes] = ("", b"")) -> None:
+    """Refuse a place where writing a folder would lose anything but an older folder of the same kind: a UserError names
+    what would be lost.
 
     Args:
         ours: the names of the files in such a folder.
         mark: the name of its main file, and bytes which that file contains.
-
-    Raises:
-        UserError: naming what would be lost.
     """
     if not out.exists() and not out.is_symlink():
         return
@@ -38,22 +38,14 @@ def check_folder(out: Path, ours: re.Pattern[str], mark: tuple[str, bytes]) -> N
         raise UserError(f"--out={out} holds {strange[0]}, which this command did not write; give a new folder.")
 
 
-# For `check_folder` where a folder is never replaced: no name is ours, so only an empty folder passes.
-NOTHING = re.compile("(?!)"), ("", b"")
-
-
 def write_folder(
-    out: Path, files: dict[str, bytes], ours: re.Pattern[str] = NOTHING[0], mark: tuple[str, bytes] = NOTHING[1]
+    out: Path, files: dict[str, bytes], ours: re.Pattern[str] = NOTHING, mark: tuple[str, bytes] = ("", b"")
 ) -> None:
-    """Write a folder whole or not at all, in place of an older one of its kind, or of an empty one.
+    """Write a folder whole or not at all, in place of an older one of its kind, or of an empty one; `ours` and `mark`
+    as in `check_folder`. A UserError if it cannot be written, a MachineError if the disk is full.
 
     Args:
         files: content by name; a name may have a folder before it.
-        ours, mark: as in `check_folder`.
-
-    Raises:
-        UserError: when it cannot be written.
-        MachineError: when the disk is full.
     """
     temporary, old = (out.with_name(f".{out.name}.{os.getpid()}.{word}") for word in ("partial", "old"))
     try:
@@ -78,12 +70,7 @@ def write_folder(
 
 
 def write_files(files: dict[Path, bytes]) -> None:
-    """Write files into one folder, each whole or not at all, in their order.
-
-    Raises:
-        UserError: when one cannot be written.
-        MachineError: when the disk is full.
-    """
+    """Write files into one folder, each whole or not at all, in their order; errors as in `write_folder`."""
     for path, content in files.items():
         with writable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,11 +80,7 @@ def write_files(files: dict[Path, bytes]) -> None:
 
 @contextmanager
 def writable(out: Path) -> Iterator[None]:
-    """Report a place that cannot be written as the user's mistake.
-
-    Raises:
-        UserError: naming --out and the reason.
-    """
+    """Report a place that cannot be written as the user's mistake: a UserError with --out and the reason."""
     try:
         yield
     except OSError as error:
@@ -106,11 +89,7 @@ def writable(out: Path) -> Iterator[None]:
 
 
 def check_free(workdir: Path, flag: str = "--workdir") -> None:
-    """Refuse a folder that holds a model.
-
-    Raises:
-        UserError: naming it.
-    """
+    """Refuse, by a UserError, a folder that holds a model."""
     if has_steps(workdir / "checkpoints") or (workdir / "results.json").exists():
         raise UserError(f"{workdir} holds a model already; give another {flag}.")
 
@@ -123,14 +102,12 @@ def write_run(
     results: Results | None = None,
     flag: str = "--workdir",
 ) -> None:
-    """Write a workdir as training leaves it, for a model that was imported or adapted.
+    """Write a workdir as training leaves it, for a model that was imported or adapted. A UserError if the folder holds
+    a model, or another run.
 
     Args:
         state: None for specialists, whose networks lie in the folders below.
         flag: what named the workdir, for messages.
-
-    Raises:
-        UserError: when the folder holds a model, or another run.
     """
     workdir = open_workdir(workdir)
     with locked(workdir), full_disk_told(workdir):

@@ -56,8 +56,7 @@ def locked(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
     nothing else in the folder removes the lock file too.
 
     Args:
-        workdir: the folder.
-        flag: what names it, for messages.
+        flag: what names the folder, for messages.
 
     Raises:
         UserError: when another process writes here, naming its host and process id, or the folder is read-only.
@@ -116,11 +115,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 @contextmanager
 def full_disk_told(workdir: Path) -> Iterator[None]:
-    """Turn Python's errors of a full disk into one sentence.
-
-    Raises:
-        MachineError: naming file, folder and free bytes.
-    """
+    """Turn Python's errors of a full disk into a MachineError that names file, folder and free bytes."""
     try:
         yield
     except OSError as error:
@@ -147,11 +142,7 @@ def no_empty_folders(workdir: Path) -> Iterator[None]:
 
 
 def open_workdir(workdir: Path) -> Path:
-    """Make a folder if it does not exist, and return its absolute path (Orbax fails late on a relative one).
-
-    Raises:
-        UserError: when it cannot be made.
-    """
+    """Make a folder if it does not exist, and return its absolute path (Orbax fails late on a relative one)."""
     workdir = workdir.expanduser().absolute()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -163,11 +154,7 @@ def open_workdir(workdir: Path) -> Path:
 
 
 def check_config(workdir: Path, config: Config) -> None:
-    """Refuse a workdir that holds a run of another config.
-
-    Raises:
-        UserError: naming the fields that differ.
-    """
+    """Refuse a workdir that holds a run of another config: a UserError names the fields that differ."""
     changed = differences(read_config(workdir), config) if (workdir / "config.json").exists() else []
     if changed:
         raise UserError(
@@ -176,11 +163,8 @@ def check_config(workdir: Path, config: Config) -> None:
 
 
 def claim(workdir: Path, config: Config, record: Record) -> None:
-    """Write config.json and data.json, which make the folder this run's; if they exist, check that they agree.
-
-    Raises:
-        UserError: naming the fields that differ.
-    """
+    """Write config.json and data.json, which make the folder this run's; if they exist and differ, a UserError names
+    the fields."""
     hosts.first_of_all(lambda: _claim(workdir, config, record))
 
 
@@ -195,11 +179,7 @@ def _claim(workdir: Path, config: Config, record: Record) -> None:
 
 
 def read_config(workdir: Path) -> Config:
-    """The config of a run.
-
-    Raises:
-        UserError: when the folder is not a run's, or its config is damaged.
-    """
+    """The config of a run; a UserError if the folder is not a run's, or its config is damaged."""
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError(f"{workdir} has no config.json; give the --workdir of a run of csn_jax.train.")
