@@ -43,10 +43,11 @@ def main(argv: Sequence[str]) -> None:
     args = cli.parse(Args, argv, everyday=EVERYDAY)
     config = args.config
     workdir = args.workdir or f"runs/{config.data.source}-{config.variant}-{config.digest()[:8]}"
+    from csn_jax.runtime.writer import next_step, say
+
     if args.check or args.write_triplets:
         from csn_jax.data.dataset import load_dataset
         from csn_jax.data.own_triplets import write_lists
-        from csn_jax.runtime.writer import next_step
         from csn_jax.train.data_report import report
 
         dataset = load_dataset(config)
@@ -60,7 +61,6 @@ def main(argv: Sequence[str]) -> None:
     from csn_jax.evaluate.table import results_table
     from csn_jax.runtime.hosts import is_first, joined
     from csn_jax.runtime.record import Results
-    from csn_jax.runtime.writer import next_step, say
     from csn_jax.train.loop import train_and_evaluate
 
     with joined(args.distributed):

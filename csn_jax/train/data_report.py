@@ -19,11 +19,8 @@ WIDTH = 24  # characters of a name or value
 
 
 def report(config: Config, dataset: Dataset) -> str:
-    """The items, conditions and doubtful points of a data set, as lines.
-
-    Per condition: kind, number of values, the share of items with a value, how many triplets the splits allow, and the
-    rarest values. Below: notes of the source, and conditions that are nearly the same.
-    """
+    """The items and conditions of a data set as a table, and below it conditions that are nearly the same and notes of
+    the source."""
     items = dataset.items
     counts = ", ".join(f"{int((items.split == name).sum()):,} {name}" for name in SPLITS)
     if dataset.record.split_unit == "triplet":
@@ -48,10 +45,7 @@ def _row(items: ItemSet, condition: Condition, own: list[Triplets] | None) -> tu
     known = column[column != ""]
     if not own:
         possible = _large(sum(count_possible(column, kind, items.split == split) for split in SPLITS))
-    if kind == "set":
-        times = Counter(member for value in known.tolist() for member in value.split(";"))
-    else:
-        times = Counter(known.tolist())
+    times = Counter(member for value in known.tolist() for member in (value.split(";") if kind == "set" else [value]))
     rarest, values = "-", f"{len(times):,}"
     if kind == "numeric":
         numbers = known.astype(float)

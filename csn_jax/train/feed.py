@@ -4,6 +4,7 @@ A batch is a function of the step alone, `batch_at(step)`, made by `triplet_batc
 named in `ITEMS` are positions of items.
 """
 
+import mmap
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -21,7 +22,10 @@ from csn_jax.runtime import hosts
 from csn_jax.runtime.sharding import place, stacked
 
 AnyBatch = TypeVar("AnyBatch", Batch, LabelledBatch)
+BatchAt = Callable[[int], AnyBatch]
+Feed = Generator[AnyBatch, None, None]
 
+SMALL = 1 << 30  # bytes of a memory map; the system soon has a smaller one in memory by itself
 SHARE = 4  # items may take a quarter of a device's memory; network, activations and optimizer need the rest
 
 
@@ -64,7 +68,7 @@ class Watched(Generic[AnyBatch]):
         self._result = result
 
 
-def triplet_batches(triplets: Triplets, seed: int, batch_size: int, padded_size: int) -> Callable[[int], Batch]:
+def triplet_batches(triplets: Triplets, seed: int, batch_size: int, padded_size: int) -> BatchAt:
     """batch_at(step) of triplets, as int32 [padded_size] columns; the padding repeats the first row."""
 
     def batch_at(step: int) -> Batch:
@@ -74,7 +78,7 @@ def triplet_batches(triplets: Triplets, seed: int, batch_size: int, padded_size:
     return batch_at
 
 
-def labelled_batches(items: ItemSet, seed: int, batch_size: int, padded_size: int) -> Callable[[int], LabelledBatch]:
+def labelled_batches(items: ItemSet, seed: int, batch_size: int, padded_size: int) -> BatchAt:
     """batch_at(step) of labelled items, with their labels in all conditions; padded like triplets."""
     labelled = label_items(items)
 
@@ -95,9 +99,26 @@ def gather(inputs: np.ndarray, batch: AnyBatch) -> AnyBatch:
     return batch._replace(**{column: inputs[getattr(batch, column)] for column in batch.ITEMS})
 
 
-def device_feed(
-    batch_at: Callable[[int], AnyBatch], start: int, stop: int, sharding: NamedSharding, at_once: int = 1
-) -> Generator[AnyBatch, None, None]:
+def read_ahead(array: np.ndarray, rows: np.ndarray) -> None:
+    """Tell the system which rows of an array [N, ...] will be read soon, and return at once: page faults alone are far
+    slower (docs/SCALE.md).
+
+    Nothing happens if the array is not a memory map, is small, or the system takes no advice. Each row that is already
+    in memory costs a few microseconds.
+    """
+    file = getattr(array, "_mmap", None)  # NumPy keeps it there, through views too
+    if not (isinstance(file, mmap.mmap) and hasattr(file, "madvise") and array.flags.c_contiguous):
+        return
+    if array.nbytes < SMALL:
+        return
+    start = array.ctypes.data - np.frombuffer(file, np.uint8).ctypes.data  # of the first row in the map
+    size = array.strides[0]
+    for row in np.unique(rows).tolist():
+        first = (start + row * size) // mmap.PAGESIZE * mmap.PAGESIZE
+        file.madvise(mmap.MADV_WILLNEED, first, start + (row + 1) * size - first)
+
+
+def device_feed(batch_at: BatchAt, start: int, stop: int, sharding: NamedSharding, at_once: int = 1) -> Feed:
     """Batches of positions, for a step that gathers from an array of all items on the device.
 
     With `at_once` K, K steps that begin at a multiple of K come stacked, [K, padded_size]; steps before the first

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from csn_jax.runtime.workdir import (
 )
 from csn_jax.runtime.writer import Progress, open_writer, say
 from csn_jax.train.data_report import report
-from csn_jax.train.feed import AnyBatch, Watched, device_feed, fits, labelled_batches, steps_in, triplet_batches
+from csn_jax.train.feed import BatchAt, Feed, Watched, device_feed, fits, labelled_batches, steps_in, triplet_batches
 from csn_jax.train.metrics import Pending
 from csn_jax.train.signals import StopRequest, catch_stop
 
@@ -203,7 +203,7 @@ def _make_step(config: Config, network: Network) -> Callable:
     return make_train_step(*parts, **options, shared_statistics=config.batch_statistics == "shared")
 
 
-def _batches(config: Config, dataset: Dataset, shardings: Shardings) -> Callable[[int], AnyBatch]:
+def _batches(config: Config, dataset: Dataset, shardings: Shardings) -> BatchAt:
     """batch_at(step), as positions of items: what the feeds send."""
     plan = (config.seed, config.batch_size, shardings.padded(config.batch_size))
     if config.loss.name == "triplet":
@@ -212,15 +212,9 @@ def _batches(config: Config, dataset: Dataset, shardings: Shardings) -> Callable
 
 
 def _feed(
-    config: Config,
-    from_device: bool,
-    inputs: np.ndarray,
-    batch_at: Callable[[int], AnyBatch],
-    start: int,
-    shardings: Shardings,
-) -> Generator[AnyBatch, None, None]:
-
-    def share_at(step: int) -> AnyBatch:
+    config: Config, from_device: bool, inputs: np.ndarray, batch_at: BatchAt, start: int, shardings: Shardings
+) -> Feed:
+    def share_at(step: int) -> Any:
         """This process's rows of a batch; all processes draw the same positions."""
         return jax.tree.map(lambda column: column[shardings.share(len(column))], batch_at(step))
 

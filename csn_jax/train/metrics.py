@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,13 @@ import numpy as np
 from csn_jax.errors import MachineError
 from csn_jax.runtime import hosts
 from csn_jax.runtime.workdir import write_atomically
-from csn_jax.train.feed import AnyBatch
+from csn_jax.train.feed import BatchAt
 
 
 class Pending:
     """Metrics of the steps since the last look. They stay on the device, so no step waits for the host."""
 
-    def __init__(self, batch_at: Callable[[int], AnyBatch], ids: np.ndarray, workdir: Path, start: int):
+    def __init__(self, batch_at: BatchAt, ids: np.ndarray, workdir: Path, start: int):
         self._batch_at, self._ids, self._workdir = batch_at, ids, workdir
         self._step, self._metrics = start, []
 

@@ -2,15 +2,13 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
 
 from csn_jax.errors import UserError
 from csn_jax.runtime.sharding import place
-from csn_jax.train.feed import AnyBatch, gather
-from csn_jax.train.read_ahead import read_ahead
+from csn_jax.train.feed import AnyBatch, BatchAt, Feed, gather, read_ahead
 
 # Before the import, which otherwise prints a page of notices. oneDNN: only tf.data is used.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -26,9 +24,7 @@ except ImportError as error:
 AHEAD = 2  # batches ready on the host, and again on the device
 
 
-def tf_feed(
-    inputs: np.ndarray, batch_at: Callable[[int], AnyBatch], start: int, stop: int, sharding: Any
-) -> Generator[AnyBatch, None, None]:
+def tf_feed(inputs: np.ndarray, batch_at: BatchAt, start: int, stop: int, sharding: Any) -> Feed:
     """Batches with their rows gathered from `inputs` [N, ...], which may be memory-mapped and larger than RAM.
 
     Close it when you stop early. A feed that is left open can hang when Python exits: other threads no longer run, and

@@ -5,8 +5,8 @@ import mmap
 import numpy as np
 import pytest
 
-from csn_jax.train import read_ahead as module
-from csn_jax.train.read_ahead import read_ahead
+from csn_jax.train import feed as module
+from csn_jax.train.feed import read_ahead
 
 
 class Recorded(mmap.mmap):
