@@ -9,15 +9,11 @@ All figures are exact counts over one split, with 95 % intervals.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from csn_jax import cli
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from csn_jax.data.dataset import Dataset
-    from csn_jax.model.model import Model
     from csn_jax.runtime.record import Results
 
 
@@ -55,6 +51,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _measure(args: Args) -> "Results":
     from csn_jax.evaluate.measure import measure
+    from csn_jax.evaluate.triplet_error import difference, wrong_triplets
     from csn_jax.model.run import open_run
 
     run = open_run(args.workdir)
@@ -62,15 +59,9 @@ def _measure(args: Args) -> "Results":
     n = len(dataset.items.conditions)  # behind these come what csn_jax.adapt learned from other data
     model = model.with_masks(model.conditions[:n], model.masks[:n])
     results, embeddings = measure(model, dataset, args.split, run.config.variant, args.full)
-    against = {"workdir": args.against} | _against(args, model, embeddings, dataset) if args.against else None
-    return replace(results, adapted=run.record.adapted, against=against)
-
-
-def _against(args: Args, model: "Model", embeddings: "np.ndarray", dataset: "Dataset") -> dict[str, Any]:
-    """The other run's error less this one's, on the same triplets."""
-    from csn_jax.evaluate.triplet_error import difference, wrong_triplets
-    from csn_jax.model.run import open_run
-
+    results = replace(results, adapted=run.record.adapted)
+    if not args.against:
+        return results
     run = open_run(args.against)
     other = run.model()
     run.record.check(dataset.record, run.workdir)
@@ -78,4 +69,5 @@ def _against(args: Args, model: "Model", embeddings: "np.ndarray", dataset: "Dat
     others = other.embed_rows(dataset.items.inputs, dataset.rows(args.split))
     wrong = wrong_triplets(embeddings, model.masks, triplets)
     wrong_there = wrong_triplets(others, other.masks, triplets)
-    return difference(wrong, wrong_there, dataset.items, triplets)
+    more = difference(wrong, wrong_there, dataset.items, triplets)
+    return replace(results, against={"workdir": args.against} | more)
