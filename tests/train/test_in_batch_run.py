@@ -159,7 +159,7 @@ def test_an_epoch_of_the_schedule_covers_the_training_items(in_batch):
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
-        ("--config.batch_size=7", ("config.batch_size is 7", "at least 4 for each")),
+        ("--config.batch_size=7", ("config.batch_size is 7", "at least 4 items for each", "from 8 to 13801")),
         ("--config.batch_size=20000", ("config.batch_size is 20000", "from 8 to 13801")),
         ("--config.data.triplets=mine.csv", ("config.loss.name is batch_all", "leave config.data.triplets empty")),
         ("--config.loss.name=batchall", ("batchall", "did you mean batch_all")),
