@@ -244,9 +244,9 @@ def test_names_of_conditions(tmp_path):
 
 def test_an_imported_model_says_that_it_has_no_data(released, monkeypatch, capsys):
     workdir = released[2]
-    assert_message(*run(evaluate, monkeypatch, capsys, f"--workdir={workdir}"), 2, "no data of its own")
+    assert_message(*run(evaluate, monkeypatch, capsys, f"--workdir={workdir}"), 2, "no data to train or measure it on")
     refused = run(train, monkeypatch, capsys, "--config.data.source=imported", f"--workdir={workdir}-other")
-    assert_message(*refused, 2, "no data of its own", "csn_jax.load")
+    assert_message(*refused, 2, "no data to train or measure it on", "csn_jax.load")
 
 
 def test_a_trained_run_comes_back_finished(finished, glyphs, tmp_path, capsys):

@@ -20,6 +20,7 @@ from csn_jax.core.steps import LabelledBatch, make_in_batch_step
 from csn_jax.data.dataset import load_dataset
 from csn_jax.data.order import label_items, labelled_rows
 from csn_jax.model.network import build_network, examples
+from csn_jax.runtime.record import read_record
 from csn_jax.runtime.writer import Writer
 from csn_jax.train import loop
 
@@ -141,10 +142,10 @@ def test_a_specialist_needs_a_batch_of_its_own_labels(tmp_path):
 
 def test_an_epoch_of_the_schedule_covers_the_training_items(in_batch):
     """Not the drawn triplets: the factor is 0.985 after all items have been used once."""
-    record = json.loads((in_batch / "data.json").read_text())
-    items = record["items"]["train"]
-    assert examples(tiny.config(PRESET), record) == items != record["triplets"]["train"]
-    assert examples(tiny.config(), record) == record["triplets"]["train"]
+    record = read_record(in_batch)
+    items = record.items["train"]
+    assert examples(tiny.config(PRESET), record) == items != record.triplets["train"]
+    assert examples(tiny.config(), record) == record.triplets["train"]
     config = tiny.config(PRESET, "--config.schedule=exponential", "--config.batch_size=1000")
     epoch = -(-items // 1000)
     network = build_network(config, (32, 32, 1), 2, examples(config, record))
