@@ -39,7 +39,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             print(message, file=sys.stderr)
         sys.exit(status)
     finally:
-        sys.unraisablehook = hook
+        if sys.unraisablehook is _unraisable:  # else a command put its own over it, which silences Orbax until the exit
+            sys.unraisablehook = hook
 
 
 def _ending(error: BaseException) -> tuple[int | None, str]:

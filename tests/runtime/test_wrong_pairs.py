@@ -42,11 +42,11 @@ def train(*flags):
 
 
 CASES = {
-    "embedding size": (edited("config.json", backbone__embedding_dim=16), load, ("float32[8] there", "float32[16]")),
+    "embedding size": (edited("config.json", backbone__embedding_dim=16), load, ("float32[8] in it", "float32[16]")),
     "another backbone": (
         edited("config.json", backbone__name="resnet18_csn"),
         load,
-        ("conv1/kernel", "[3, 3, 32, 64] there", "[7, 7, 1, 64]"),
+        ("conv1/kernel", "[3, 3, 32, 64] in it", "[7, 7, 1, 64]"),
     ),
     "image size": (lambda workdir: None, train("--config.preprocess.size=64"), ("config.preprocess.size: 32, now 64",)),
     "channels": (edited("data.json", input_shape=[32, 32, 3]), load, ("float32[5, 5, 1, 32]", "float32[5, 5, 3, 32]")),
