@@ -207,7 +207,7 @@ def other(ours: str, theirs: str) -> list[str]:
 
 def reported(browser, labels: list[str], faults: list[str]) -> int:
     """Compare rendered reports of hostile names with those of harmless ones; how many names were read back."""
-    import test_report
+    import made_runs
     from markdown_it import MarkdownIt
 
     from csn_jax.report import text as report_text
@@ -221,7 +221,7 @@ def reported(browser, labels: list[str], faults: list[str]) -> int:
     for start in range(0, len(labels), 20):
         some = [label for label in labels[start : start + 20] if printable(label)]
         for names in ([f"name {i}" for i in range(len(some))], some):
-            run = test_report.make_run(names[0], test_report.config("learned"), (0.25,) * len(names), names=names)
+            run = made_runs.make_run(names[0], made_runs.config("learned"), (0.25,) * len(names), names=names)
             sections = arrange([run])
             text = report_text.markdown(sections, [[("map.png", names[0], names[-1])]], [names[0]])
             page = browser.new_page()

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import tiny
+from made_runs import NAMES, config, make_run
 from PIL import Image
 
 from csn_jax import cli, report
@@ -25,43 +26,6 @@ from csn_jax.model.run import Run
 from csn_jax.report import charts, folder, image_map
 from csn_jax.report import text as report_text
 from csn_jax.report.runs import Finished, arrange, curve, read_run, summarise
-from csn_jax.runtime.record import Record, Results
-
-NAMES = ("shape", "colour")
-
-
-def make_run(
-    name: str, config: Config, errors=(0.1, 0.3), data="d", train=(2000, "t"), names=NAMES, **more
-) -> Finished:
-    """A run as it would be read, with errors by condition."""
-    overall = sum(errors) / len(errors)
-    by = dict(zip(names, errors, strict=True))
-    around = lambda value: [value - 0.01, value + 0.02]  # noqa: E731
-    results = {
-        "variant": config.variant,
-        "conditions": list(names),
-        "split": "test",
-        "step": 7,
-        "triplet_error": {"overall": overall, "by_condition": by},
-        "ci95": {"overall": around(overall), "by_condition": {k: around(v) for k, v in by.items()}},
-        "n_triplets": {"overall": 1000, "by_condition": dict.fromkeys(by, 500)},
-    }
-    record = {
-        "source": "table",
-        "conditions": [{"name": one, "kind": "categorical"} for one in names],
-        "input_shape": [8, 8, 1],
-        "items": {"train": 70, "validation": 10, "test": 20},
-        "triplets": {"train": train[0], "validation": 100, "test": 1000},
-        "items_sha256": data * 64,
-        "triplets_sha256": {"train": train[1] * 64, "validation": "v" * 64, "test": "e" * 64},
-    }
-    results = Results.from_object(results | {"variant": config.variant, "conditions": list(names)} | more)
-    return Finished(name, Run(Path("nowhere") / name, config, Record.from_object(record), results, ()), results)
-
-
-def config(variant: str, seed: int = 0, **changes) -> Config:
-    return dataclasses.replace(Config(), variant=variant, seed=seed, **changes)
-
 
 # Which runs stand together
 
