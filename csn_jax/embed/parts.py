@@ -12,7 +12,7 @@ import numpy as np
 from csn_jax.data import to_embed
 from csn_jax.data.to_embed import ToEmbed
 from csn_jax.errors import MachineError, UserError
-from csn_jax.runtime.workdir import full_disk_told, write_atomically
+from csn_jax.runtime.workdir import full_disk_reported, write_atomically
 from csn_jax.runtime.writer import Progress, say
 
 NAMED = 20  # unreadable images that are named one by one
@@ -51,7 +51,7 @@ def embed_in_parts(
         say(f"resuming after {min(done * size, n):,} of {n:,}")
     unit, faults, n_bad = "image" if items.pictures else "vector", [], 0
     progress = Progress("embedding", n, min(done * size, n), unit, compiles=True)
-    with full_disk_told(folder), closing(progress):
+    with full_disk_reported(folder), closing(progress):
         chunks = items.chunks(done * size)
         for place, path in enumerate(paths):
             ids = items.ids[place * size : (place + 1) * size].tolist()

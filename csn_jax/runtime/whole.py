@@ -12,7 +12,7 @@ from csn_jax.core.steps import State
 from csn_jax.errors import UserError
 from csn_jax.runtime.checkpoint import Checkpoints, has_steps
 from csn_jax.runtime.record import Record, Results, to_json
-from csn_jax.runtime.workdir import claim, full_disk_told, locked, open_workdir, write_atomically
+from csn_jax.runtime.workdir import claim, full_disk_reported, locked, open_workdir, write_atomically
 
 NOTHING = re.compile("(?!)")  # no name is ours: only an empty folder is replaced
 
@@ -51,7 +51,7 @@ def write_folder(
     try:
         with writable(out):
             temporary.mkdir(parents=True)
-            with full_disk_told(temporary):
+            with full_disk_reported(temporary):
                 for name, content in files.items():
                     (temporary / name).parent.mkdir(exist_ok=True)
                     write_atomically(temporary / name, content)
@@ -74,7 +74,7 @@ def write_files(files: dict[Path, bytes]) -> None:
     for path, content in files.items():
         with writable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with full_disk_told(path.parent):
+            with full_disk_reported(path.parent):
                 write_atomically(path, content)
 
 
@@ -110,7 +110,7 @@ def write_run(
         flag: what named the workdir, for messages.
     """
     workdir = open_workdir(workdir)
-    with locked(workdir), full_disk_told(workdir):
+    with locked(workdir), full_disk_reported(workdir):
         check_free(workdir, flag)
         claim(workdir, config, record)
         if state is not None:

@@ -114,7 +114,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 @contextmanager
-def full_disk_told(workdir: Path) -> Iterator[None]:
+def full_disk_reported(workdir: Path) -> Iterator[None]:
     """Turn Python's errors of a full disk into a MachineError that names file, folder and free bytes."""
     try:
         yield

@@ -11,7 +11,7 @@ import numpy as np
 
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
-from csn_jax.runtime.workdir import full_disk_told, replacing
+from csn_jax.runtime.workdir import full_disk_reported, replacing
 from csn_jax.store.int8 import as_int8
 from csn_jax.text import first_sentence
 
@@ -88,7 +88,7 @@ def write_embeddings(path: Path, embeddings: Embeddings, *, by_condition: bool =
     write = _write_parquet if path.suffix == ".parquet" else _write_npz
     temporary = path.with_name(f".{path.name}.partial")  # a fixed name: a rerun overwrites what a killed process left
     try:
-        with full_disk_told(path.parent), replacing(path, temporary) as file:
+        with full_disk_reported(path.parent), replacing(path, temporary) as file:
             write(file, embeddings, text, by_condition)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error}); give another path.") from None

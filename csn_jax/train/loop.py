@@ -30,7 +30,7 @@ from csn_jax.runtime.sharding import Shardings, make_shardings, place
 from csn_jax.runtime.workdir import (
     check_config,
     claim,
-    full_disk_told,
+    full_disk_reported,
     locked,
     no_empty_folders,
     open_workdir,
@@ -73,7 +73,7 @@ def _train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     if results:
         say(f"{workdir} holds a finished run; nothing to train.")
         return results
-    with locked(workdir), full_disk_told(workdir), catch_stop() as stop:
+    with locked(workdir), full_disk_reported(workdir), catch_stop() as stop:
         if config.feed == "tfdata":
             import csn_jax.train.tf_feed  # noqa: F401  (reports a missing TensorFlow before anything is written)
         dataset = load_dataset(config)

@@ -206,11 +206,11 @@ def test_what_is_not_there_yet_is_told(tmp_path):
 
 
 def test_a_full_disk_is_one_sentence_and_other_errors_stay_bugs(tmp_path):
-    with pytest.raises(MachineError) as caught, w.full_disk_told(tmp_path):
+    with pytest.raises(MachineError) as caught, w.full_disk_reported(tmp_path):
         raise OSError(28, "No space left on device", str(tmp_path / "metrics.jsonl"))
     assert f"no room to write {tmp_path / 'metrics.jsonl'} in {tmp_path} (No space left on device; " in str(
         caught.value
     )
     assert "bytes free" in str(caught.value) and tiny.is_one_sentence(str(caught.value).removesuffix("."))
-    with pytest.raises(FileNotFoundError), w.full_disk_told(tmp_path):
+    with pytest.raises(FileNotFoundError), w.full_disk_reported(tmp_path):
         open(tmp_path / "absent")
