@@ -92,7 +92,7 @@ def command(verb: str, *arguments: str, **environment: str) -> subprocess.Comple
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
 
 

@@ -76,7 +76,7 @@ def run(folder, name, kind, *more, **options):
     """The workdir of a finished run through launch/local.sh."""
     workdir = folder / name
     process = pair.launch(folder, workdir, kind, *more, **options)
-    out, _ = process.communicate(timeout=200)
+    out, _ = process.communicate(timeout=500)
     assert process.returncode == 0, out
     return workdir
 
@@ -142,7 +142,7 @@ def test_two_processes_evaluate_as_one(two, folder):
         )
         for i in range(2)
     ]
-    first, second = (process.communicate(timeout=120)[0] for process in both)
+    first, second = (process.communicate(timeout=300)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0]
     assert json.loads(first) == json.loads((two / "results.json").read_text()) and second == ""
 
@@ -165,7 +165,7 @@ def test_several_steps_in_one_call_on_two(folder):
             )
             for i in range(processes)
         ]
-        assert [process.wait(timeout=120) for process in started] == [0] * processes
+        assert [process.wait(timeout=300) for process in started] == [0] * processes
         runs.append(workdir)
     assert differing(*runs) == []
 
@@ -183,7 +183,7 @@ def test_slurm_numbers_the_processes(two, folder):
         )
         for i in range(2)
     ]
-    assert [task.wait(timeout=120) for task in tasks] == [0, 0]
+    assert [task.wait(timeout=300) for task in tasks] == [0, 0]
     assert differing(workdir, two) == []
 
 
@@ -205,7 +205,7 @@ def test_one_device_agrees_with_two_processes(two_on_pictures, folder):
     assert all(np.abs(value - before[name]).max() > 1e-4 for name, value in theirs.items())
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=300):
     """Wait until a condition is true."""
     until = time.monotonic() + seconds
     while not condition():
@@ -242,7 +242,7 @@ def test_a_signal_stops_both_at_one_step(folder, tmp_path, number, to):
     with launched(folder, workdir, "vectors", longer) as process:
         _, second = training(process, workdir)
         os.kill(process.pid if to == "all" else second, number)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=180)
     assert process.returncode == 143, out
     assert out.count("stopped by signal 15 at step ") == 2, out
     saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
@@ -259,10 +259,10 @@ def test_a_run_stopped_on_two_processes_resumes_on_one_and_back(folder, tmp_path
         with launched(folder, workdir, "vectors", longer, processes=processes, devices=4 // processes) as process:
             training(process, workdir, lines + 2)
             process.send_signal(signal.SIGTERM)
-            out, _ = process.communicate(timeout=60)
+            out, _ = process.communicate(timeout=180)
         assert process.returncode == 143, out
     process = pair.launch(folder, workdir, "vectors", longer)
-    out, _ = process.communicate(timeout=200)
+    out, _ = process.communicate(timeout=500)
     assert process.returncode == 0 and "resuming from step" in out, out
     assert differing(workdir, whole, 600) == []
 
@@ -277,6 +277,6 @@ def test_a_killed_process_ends_the_other_and_the_relaunch_resumes(folder, two, t
         killed = time.monotonic()
         wait_for(lambda: pids[1 - which] not in pair.children(process))
         assert time.monotonic() - killed < pair.HEARTBEAT + 10
-        out, _ = process.communicate(timeout=200)  # the launcher starts both again
+        out, _ = process.communicate(timeout=500)  # the launcher starts both again
     assert process.returncode == 0 and "attempt 1 ended with status 13" in out, out
     assert differing(workdir, two) == []
