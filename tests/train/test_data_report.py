@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections import Counter
 
 import numpy as np
@@ -225,5 +226,7 @@ def test_real_products(monkeypatch):
     )
     _, rows, notes = lines_of(settings, load_dataset(settings))
     assert rows["season"][2] == "99.7%" and "seen once or twice: Nude 1" in rows["colour"][4]
-    for words in ("year: 11 different numbers", "nearly the same as another: 1", "moved together"):
-        assert any(words in note for note in notes)
+    text = "\n".join(notes)
+    assert "year: 11 different numbers" in text and "moved together" in text
+    near = int(re.search(r"nearly the same as another: (\d+)", text)[1])
+    assert 90 <= near <= 110, "a processor that rounds sums in another order finds one more or less"
