@@ -366,7 +366,7 @@ TRAIN_MISTAKES = {
         ["--config.data.source=fonts", "--config.data.path=/no/such"],
         ["config.data.path is '/no/such'", "not a folder"],
     ),
-    "no preset file": (["--config=absent.py"], ["there is no file absent.py", "FILE.py[:FUNCTION]"]),
+    "no preset file": (["--config=absent.py"], ["absent.py does not exist", "FILE.py[:FUNCTION]"]),
     "no Python file": (["--config=setup.cfg"], ["'setup.cfg'", "not a preset or a Python file"]),
     "unknown preset": (
         ["--config=featurs"],

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 
-from csn_jax.cli.flags import Flag, texts_of
+from csn_jax.cli.flags import Flag
 from csn_jax.cli.presets import preset_words
 from csn_jax.errors import UserError
 from csn_jax.text import did_you_mean
@@ -19,14 +19,8 @@ Commands = Mapping[str, tuple[str, Mapping[str, Sequence[Flag]]]]
 
 
 def completion(shell: str, commands: Commands) -> str:
-    """The script for a shell.
-
-    Args:
-        commands: for each command what it does, and its flags by action; a command without actions has the action "".
-
-    Raises:
-        UserError: when the shell is not one of SHELLS.
-    """
+    """The script for a shell; a UserError when it is not one of SHELLS. `commands`: for each command what it does, and
+    its flags by action; a command without actions has the action ""."""
     if shell not in SHELLS:
         near = did_you_mean(shell, SHELLS)
         raise UserError(f"--completion={shell}: unknown shell{near}; choose one of {', '.join(SHELLS)}.")
@@ -74,7 +68,7 @@ def _fish(commands: Commands) -> Iterator[str]:
                 unseen = f"{within}; and not __fish_seen_subcommand_from {' '.join(actions)}"
                 yield f"{start} {quote(unseen)} -f -a {action}"
             names, values = _words(flags)
-            texts = {flag.name: texts_of(flag.owner).get(flag.name.rpartition(".")[2], "") for flag in flags}
+            texts = {flag.name: flag.text for flag in flags}
             for name in (name.strip("-=") for name in names):
                 choices = [word.partition("=")[2] for word in values if word.startswith(f"--{name}=")]
                 more = f" -a {quote(' '.join(choices))}" if choices else ""

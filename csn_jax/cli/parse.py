@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from csn_jax.cli.flags import Flag, flags_of
+from csn_jax.cli.flags import Flag, flags_of, help_text
 from csn_jax.cli.presets import load_preset, preset_files
 from csn_jax.errors import UserError
 from csn_jax.text import did_you_mean
@@ -42,13 +42,14 @@ def parse(
     first = next(iter(flags.values())) if positional else None
     for word in argv:
         if word in ("-h", "--help", "--help-all"):
-            from csn_jax.cli.help import help_text
-
             print(help_text(args_type, prog, first, () if word == "--help-all" else everyday))
             sys.exit(0)
     hint = f"; see {prog} --help."
     given, preset = _given(argv, flags, first, "config" in args_type.__dataclass_fields__, hint)
-    values = {name: _value(flags[name], words) for name, words in given.items()}
+    values: dict[str, Any] = {}
+    for name, words in given.items():
+        read = tuple(_value(flags[name], word) for word in words)
+        values[name] = read if flags[name].many else read[-1]
     missing = [flag for flag in flags.values() if flag.default is dataclasses.MISSING and flag.name not in values]
     if missing:
         raise UserError(f"give {' and '.join(flag.written() for flag in missing)}{hint}")
@@ -123,12 +124,7 @@ def _meant(name: str, flags: dict[str, Flag]) -> str:
     return f" (did you mean {' or '.join(f'--{flag}' for flag in near)}?)" if near else ""
 
 
-def _value(flag: Flag, words: list[str]) -> Any:
-    values = [_one(flag, word) for word in words]
-    return tuple(values) if flag.many else values[-1]
-
-
-def _one(flag: Flag, word: str) -> Any:
+def _value(flag: Flag, word: str) -> Any:
     if flag.choices:
         if word not in flag.choices:
             near = did_you_mean(word, flag.choices)

@@ -5,7 +5,6 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from csn_jax.config import Config
 from csn_jax.errors import UserError
@@ -38,7 +37,7 @@ def load_preset(reference: str) -> Config:
     function, known = function or "default", preset_files()
     path = known.get(name) or Path(name).expanduser()
     if path.suffix != ".py" or not path.is_file():
-        problem = f"there is no file {name}" if path.suffix == ".py" else f"{name!r} is not a preset or a Python file"
+        problem = f"{name} does not exist" if path.suffix == ".py" else f"{name!r} is not a preset or a Python file"
         stem = did_you_mean(path.stem, known)
         raise UserError(f"--config={reference}: {problem}{stem}; give {', '.join(known)}, or FILE.py[:FUNCTION].")
     spec = importlib.util.spec_from_file_location(f"preset_{path.stem}", path)
@@ -47,7 +46,11 @@ def load_preset(reference: str) -> Config:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(f"--config={reference}: {name} cannot be run ({type(error).__name__}: {error}).") from error
-    presets = _presets_of(module)
+    presets: dict[str, Callable[[], Config]] = {
+        name: value
+        for name, value in vars(module).items()
+        if callable(value) and not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    }
     if function not in presets:
         near = did_you_mean(function, presets)
         raise UserError(f"--config={reference}: {name} has no preset {function!r}{near}; it has {', '.join(presets)}.")
@@ -59,12 +62,3 @@ def load_preset(reference: str) -> Config:
         raise UserError(f"--config={reference}: {function}() returns a {type(config).__name__}; it should be a Config.")
     config.validate()
     return config
-
-
-def _presets_of(module: Any) -> dict[str, Callable[[], Config]]:
-    """The public functions that a preset file defines itself."""
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if callable(value) and not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
-    }
