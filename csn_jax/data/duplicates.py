@@ -14,14 +14,11 @@ CHUNK = 128
 
 
 class Duplicates(NamedTuple):
-    """exact: number of items that repeat an earlier one. near: number of items that are nearly equal to another one.
+    """Which of N items look alike."""
 
-    group: [N] int64, for each item the first one that it is connected with by equal and nearly equal items.
-    """
-
-    exact: int
-    near: int
-    group: np.ndarray
+    exact: int  # number of items that repeat an earlier one
+    near: int  # number of items that are nearly equal to another one
+    group: np.ndarray  # [N] int, for each item the first one that equal and nearly equal items connect it with
 
 
 def find_duplicates(inputs: np.ndarray) -> Duplicates:
@@ -48,18 +45,11 @@ def find_duplicates(inputs: np.ndarray) -> Duplicates:
 
 def components(n: int, pairs: np.ndarray) -> np.ndarray:
     """For each of n items the smallest one that pairs [P, 2] connect it with, directly or through others."""
-    parent = np.arange(n)
+    from scipy.sparse import coo_array, csgraph  # here, as it takes 0.2 s, and most runs have no pairs
 
-    def top(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for a, b in pairs[pairs[:, 0] != pairs[:, 1]].tolist():
-        low, high = sorted((top(a), top(b)))
-        parent[high] = low
-    return np.array([top(i) for i in range(n)])
+    graph = coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), shape=(n, n))
+    _, label = csgraph.connected_components(graph, directed=False)
+    return np.unique(label, return_index=True)[1][label]
 
 
 def _summaries(inputs: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

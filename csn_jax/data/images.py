@@ -13,7 +13,6 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, fe
 
 from csn_jax.config import Config
 from csn_jax.data.cache import Made, cached, file_digest
-from csn_jax.data.decode import resize_and_crop
 from csn_jax.data.workers import read_in_workers, usable_cores
 from csn_jax.errors import UserError
 from csn_jax.runtime.writer import Progress, say
@@ -116,8 +115,7 @@ def shrink_file(task: tuple[str, int]) -> np.ndarray | str:
 
 
 def _open(path: str, use: Callable[[Image.Image], np.ndarray]) -> np.ndarray | str:
-    """Apply `use` to an image file, or return what is wrong with it. The image is as viewers show it: rotated by its
-    EXIF orientation, with transparent parts white."""
+    """Apply `use` to the image of a file as viewers show it, or return what is wrong with the file."""
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns above this number and raises above twice as many
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
@@ -164,6 +162,27 @@ def as_shown(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
+
+
+def resize_and_crop(image: Image.Image, size: int, channels: int) -> np.ndarray:
+    """Resize the shorter side to `size`, bilinear and anti-aliased, then crop the centre: uint8 [size, size, channels].
+
+    The arithmetic is that of torchvision's Resize and CenterCrop on a PIL image: the long side is
+    int(size * long / short), the offset of the crop is int(round(extra / 2)), where halves round to even, and pixels
+    are rounded to uint8 before any division. `jax.image.resize` gives other pixels. First an image of any mode becomes
+    RGB for 3 channels and grey for 1.
+    """
+    mode = {1: "L", 3: "RGB"}[channels]
+    image = image if image.mode == mode else image.convert(mode)  # convert always copies
+    width, height = image.size
+    short, long = min(width, height), max(width, height)
+    if short != size:
+        stretched = int(size * long / short)
+        new = (size, stretched) if width <= height else (stretched, size)
+        image = image.resize(new, Image.Resampling.BILINEAR)
+    left, top = (int(round((extent - size) / 2)) for extent in image.size)
+    image = image.crop((left, top, left + size, top + size))
+    return np.asarray(image, np.uint8).reshape(size, size, channels)
 
 
 def digest_or_error(path: Path) -> str:

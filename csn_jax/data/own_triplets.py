@@ -14,7 +14,6 @@ several splits, and a test triplet is a new judgement on known items.
 
 import json
 import re
-from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +22,7 @@ import numpy as np
 
 from csn_jax.data.columns import read_columns
 from csn_jax.data.item_set import SPLITS, ItemSet, Rows, split_items
-from csn_jax.data.sources.table import SPLIT, split_name
+from csn_jax.data.sources.table import split_column, split_name
 from csn_jax.data.triplets import Triplets
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
@@ -35,18 +34,12 @@ ROLES = ("anchor", "positive", "negative")
 
 
 class OwnTriplets(NamedTuple):
-    """T triplets from a user.
+    """T triplets from a user."""
 
-    conditions: in the order of the file.
-    columns: the triplets as positions of items; `condition` is a position in `conditions`.
-    split: [T] str if the triplets have a split, else None.
-    where: from the number of a triplet to its place in the file, for messages.
-    """
-
-    conditions: tuple[Condition, ...]
-    columns: Triplets
-    split: np.ndarray | None
-    where: Callable[[int], str]
+    conditions: tuple[Condition, ...]  # in the order of the file
+    columns: Triplets  # positions of items; `condition` is a position in `conditions`
+    split: np.ndarray | None  # [T] str if the triplets have a split
+    where: Callable[[int], str]  # from the number of a triplet to its place in the file, for messages
 
 
 def read_own_triplets(path: Path, rows: Rows) -> OwnTriplets:
@@ -176,10 +169,7 @@ def _read_table(path: Path, index: dict[str, int]) -> Read:
     if not named:
         raise UserError(f"{path} has no triplet; give one row per triplet.")
     condition = np.array([row_of[name] for name in named])
-    split = None
-    if SPLIT in table.text:
-        split = np.array([split_name(value, lambda t=t: table.where(t)) for t, value in enumerate(table.text[SPLIT])])
-    return tuple(row_of), Triplets(*roles, condition), split, table.where
+    return tuple(row_of), Triplets(*roles, condition), split_column(table), table.where
 
 
 def _read_lists(folder: Path, index: dict[str, int]) -> Read:
@@ -199,20 +189,17 @@ def _read_lists(folder: Path, index: dict[str, int]) -> Read:
         raise UserError(f"{lists} has no list of triplets; give CONDITION_tripletlist_train.txt, _val and _test.")
     conditions = tuple(dict.fromkeys(condition for condition, _, _ in files))
     splits = [split_name(name, lambda path=path: str(path)) for _, name, path in files]
-    parts, rows, split, starts = [], [], [], [0]
-    for (condition, _, path), name in zip(files, splits, strict=True):
-        part = _read_list(path, items, names)
-        parts.append(part)
-        rows.append(np.full(len(part), conditions.index(condition)))
-        split.append(np.full(len(part), name, "<U10"))
-        starts.append(starts[-1] + len(part))
+    parts = [_read_list(path, items, names) for _, _, path in files]
+    lengths = [len(part) for part in parts]
+    starts = np.cumsum([0, *lengths])
 
     def where(t: int) -> str:
-        file = bisect_right(starts, t) - 1
+        file = np.searchsorted(starts, t, side="right") - 1
         return f"{files[file][2]}, line {t - starts[file] + 1}"
 
     anchor, far, close = np.concatenate(parts).T
-    return conditions, Triplets(anchor, close, far, np.concatenate(rows)), np.concatenate(split), where
+    condition = np.repeat([conditions.index(name) for name, _, _ in files], lengths)
+    return conditions, Triplets(anchor, close, far, condition), np.repeat(splits, lengths), where
 
 
 def _read_list(path: Path, items: np.ndarray, names: list[str]) -> np.ndarray:

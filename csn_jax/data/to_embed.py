@@ -27,22 +27,14 @@ Chunk = tuple[np.ndarray, list[str | None]]
 
 
 class ToEmbed(NamedTuple):
-    """N items.
+    """N items."""
 
-    ids: [N] str, unique.
-    columns: {name: [N] str}, attributes; the empty string is a missing value.
-    pictures: as in Embeddings.
-    chunks: from a position that is a multiple of CHUNK, yields the chunks in order.
-    made_from: JSON that changes when the items do.
-    notes: what the user should know, one line each.
-    """
-
-    ids: np.ndarray
-    columns: dict[str, np.ndarray]
-    pictures: dict[str, str]
-    chunks: Callable[[int], Iterator[Chunk]]
-    made_from: Any
-    notes: tuple[str, ...] = ()
+    ids: np.ndarray  # [N] str, unique
+    columns: dict[str, np.ndarray]  # {name: [N] str}, attributes; the empty string is a missing value
+    pictures: dict[str, str]  # as in Embeddings
+    chunks: Callable[[int], Iterator[Chunk]]  # from a position that is a multiple of CHUNK, in order
+    made_from: Any  # JSON that changes when the items do
+    notes: tuple[str, ...] = ()  # what the user should know, one line each
 
 
 def from_folder(folder: Path, size: int, channels: int, flag: str = "--images") -> ToEmbed:
@@ -115,10 +107,10 @@ def from_table(path: Path, data: DataConfig, input_shape: Sequence[int]) -> ToEm
     else:
         folder = path.parent.resolve()
         paths = [resolve(folder, name) for name in names]
-        faults: list[str | None] = [None if name else "has no image" for name in names]
-        for row, name in enumerate(names):
-            if paths[row] is None:
-                faults[row] = f"has its image {name!r} outside {folder}"
+        faults = [
+            f"has its image {name!r} outside {folder}" if path is None else None if name else "has no image"
+            for name, path in zip(names, paths, strict=True)
+        ]
         pictures = {"kind": "table", "root": str(folder)}
         if id_column != data.image:
             columns[data.image], pictures["image"] = np.array(names, object), data.image

@@ -1,6 +1,7 @@
 """Call a function in worker processes that may die: a hostile or broken file costs only its own result."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -162,8 +163,6 @@ def _send(pipe: Connection, message: Any) -> None:
 
 def _serve(descriptor: int, cpu_seconds: int) -> None:
     """The loop of a worker: receive the function, report ready, then answer each item until the pipe closes."""
-    import resource
-
     pipe, function = Connection(descriptor), None
     while True:
         try:
@@ -187,7 +186,5 @@ def _serve(descriptor: int, cpu_seconds: int) -> None:
 
 
 def _limit(kind: int, amount: int) -> None:
-    import resource
-
     with suppress(ValueError, OSError):  # a stricter limit holds already, or macOS refuses one on address space
         resource.setrlimit(kind, (amount, resource.getrlimit(kind)[1]))

@@ -6,7 +6,7 @@ import pytest
 from oracles import crop_box, resample
 from PIL import Image
 
-from csn_jax.data.decode import resize_and_crop
+from csn_jax.data.images import resize_and_crop
 
 
 def photo(width, height, mode="RGB", seed=0):

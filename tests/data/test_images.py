@@ -10,8 +10,7 @@ import shop
 from PIL import ExifTags, Image
 
 from csn_jax.data import images
-from csn_jax.data.decode import resize_and_crop
-from csn_jax.data.images import decode_file, decode_files, resolve
+from csn_jax.data.images import decode_file, decode_files, resize_and_crop, resolve
 
 
 @pytest.fixture(autouse=True)

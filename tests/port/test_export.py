@@ -218,7 +218,7 @@ def test_the_distance_is_as_described(tmp_path):
 
 
 def test_the_description_names_the_steps_of_decoding(tmp_path):
-    """Those of data/decode.py."""
+    """Those of data/images.py."""
     exported(untrained(tmp_path / "run", "small"), "stablehlo", tmp_path / "m")
     what = json.loads((tmp_path / "m.json").read_text())["input"]["what"]
     for words in ("red, green, blue", "EXIF", "shorter side to 32", "int(32 * long / short)", "central square"):

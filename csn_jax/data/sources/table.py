@@ -1,6 +1,7 @@
 """Source `table`: a CSV or Parquet file with one row per item: its picture or vector, and attributes in columns."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,17 +94,23 @@ def item_ids(
 
 
 def given_split(columns: Columns) -> np.ndarray | None:
-    """The split [N] that the table gives, or None."""
-    if SPLIT not in columns.text:
-        return None
-    split = [split_name(value, lambda row=row: columns.where(row)) for row, value in enumerate(columns.text[SPLIT])]
-    for name in SPLITS:
+    """The split [N] that the table gives to items, or None."""
+    split = split_column(columns)
+    for name in SPLITS if split is not None else ():
         if name not in split:
             raise UserError(
                 f"column {SPLIT!r} of {columns.path} has no item of {name}; give every split items, or rename the "
                 "column for a split of 70 / 10 / 20 %."
             )
-    return np.array(split)
+    return split
+
+
+def split_column(columns: Columns) -> np.ndarray | None:
+    """The split of each row [N], or None if the table has no column of splits."""
+    if SPLIT not in columns.text:
+        return None
+    values = enumerate(columns.text[SPLIT])
+    return np.array([split_name(value, partial(columns.where, row)) for row, value in values])
 
 
 def split_name(value: str, where: Callable[[], str]) -> str:

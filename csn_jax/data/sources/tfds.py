@@ -21,9 +21,8 @@ from PIL import Image
 from csn_jax.config import Config, DataConfig
 from csn_jax.data.cache import Made, cached
 from csn_jax.data.columns import Columns, number_text, set_text
-from csn_jax.data.decode import resize_and_crop
 from csn_jax.data.duplicates import find_duplicates
-from csn_jax.data.images import as_shown
+from csn_jax.data.images import as_shown, resize_and_crop
 from csn_jax.data.item_set import SPLITS, Rows
 from csn_jax.data.sources.table import attributes, item_ids
 from csn_jax.errors import UserError

@@ -16,7 +16,7 @@ from PIL import Image
 from csn_jax import train
 from csn_jax.config import Config, DataConfig, PreprocessConfig
 from csn_jax.data.dataset import load_dataset
-from csn_jax.data.decode import resize_and_crop
+from csn_jax.data.images import resize_and_crop
 from csn_jax.data.sources import fonts, zappos50k
 from csn_jax.data.sources import tfds as module
 from csn_jax.errors import UserError

@@ -15,7 +15,7 @@ from PIL import Image
 from csn_jax import cli, train
 from csn_jax.config import Config
 from csn_jax.data.dataset import load_dataset
-from csn_jax.data.decode import resize_and_crop
+from csn_jax.data.images import resize_and_crop
 from csn_jax.data.sources import zappos50k
 from csn_jax.data.sources.zappos50k import HEELS, IMAGES, TABLE, read_catalogue
 from csn_jax.errors import UserError
