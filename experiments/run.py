@@ -100,7 +100,7 @@ def perform(run: Run, places: Places) -> int:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     if place.is_dir():
-        from csn_jax.benchmark.figures import machine
+        from csn_jax.benchmark.compare import machine
 
         seconds = time.monotonic() - began
         if same(run, places):  # resumed: add the time of the earlier attempt

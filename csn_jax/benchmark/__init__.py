@@ -38,11 +38,10 @@ def main(argv: Sequence[str]) -> None:
     if args.turns < 1:
         raise UserError(f"--turns={args.turns}; give a whole number of at least 1.")
     if out.is_dir() or not out.parent.is_dir():
-        problem = "this is a folder; give a file" if out.is_dir() else f"there is no folder {out.parent}; make it"
+        problem = "this is a folder; give a file" if out.is_dir() else f"{out.parent} is not a folder; make it"
         raise UserError(f"--out={args.out}: {problem}, or give another path.")
 
-    from csn_jax.benchmark.compare import compare
-    from csn_jax.benchmark.figures import machine, table_of_results
+    from csn_jax.benchmark.compare import compare, machine, table_of_results
     from csn_jax.runtime.workdir import write_atomically
     from csn_jax.runtime.writer import next_step
 

@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from csn_jax import benchmark
-from csn_jax.benchmark.compare import Worker
-from csn_jax.benchmark.figures import MEMORY, summary, table_of_results
+from csn_jax.benchmark.compare import MEMORY, Worker, summary, table_of_results
 from csn_jax.benchmark.suites import accuracy, seconds_until
 from csn_jax.errors import MachineError, UserError
 
@@ -69,7 +68,7 @@ def test_a_command_is_timed_until_a_moment_and_killed(tmp_path):
     ("flags", "words"),
     [
         (("--turns=0", "--out=x.json"), ("--turns=0", "at least 1")),
-        (("--out=none/x.json",), ("--out=none/x.json", "there is no folder none")),
+        (("--out=none/x.json",), ("--out=none/x.json", "none is not a folder; make it")),
         (("--out=.",), ("--out=.", "this is a folder; give a file")),  # refused before anything is measured
         (("--suite=stop", "--out=x.json"), ("stop",)),
     ],

@@ -18,9 +18,9 @@ class Case(NamedTuple):
 
     name: str
     make: Callable[[bool], Callable[[], float]]  # make(tiny) -> measure(), our side; `tiny` is a size for tests
-    theirs: dict[str, tuple[str, ...]]  # {name in the table: words for benchmarks/peers.py}
+    theirs: dict[str, tuple[str | float, ...]]  # {name in the table: words for benchmarks/peers.py}
     unit: str
-    more: bool  # larger is better, as for images/s
+    more: bool = False  # larger is better, as for images/s
     once: bool = False  # it takes long, and one measurement is enough
     memory: bool = True  # the process that measures is the one that works
 
@@ -43,6 +43,17 @@ def peak_bytes() -> int:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         return 0
+
+
+def timed(work: Callable[[], object], scale: float = 1) -> Callable[[], float]:
+    """measure(): the seconds that the work takes, times `scale`."""
+
+    def measure() -> float:
+        began = time.perf_counter()
+        work()
+        return scale * (time.perf_counter() - began)
+
+    return measure
 
 
 def seconds_until(reached: Callable[[], bool], command: list[str], output: Path, poll: float, **options) -> float:

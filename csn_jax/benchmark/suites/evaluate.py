@@ -1,9 +1,8 @@
 """Seconds for the error of 40,000 triplets over 20,000 items, from pixels; and time and memory of retrieval."""
 
-import time
 from collections.abc import Callable
 
-from csn_jax.benchmark.suites import Case
+from csn_jax.benchmark.suites import Case, timed
 
 ITEMS, TRIPLETS, SIZE, CONDITIONS = 20_000, 40_000, 32, 2
 RETRIEVED, DIMENSIONS = 50_000, 64
@@ -32,13 +31,11 @@ def make(tiny: bool) -> Callable[[], float]:
     state = jax.device_put(network.state, shardings.state)
     model = make_model(config, ["a", "b"], pixels.shape[1:], state, make_programs(network), shardings)
 
-    def measure() -> float:
-        began = time.perf_counter()
+    def work() -> None:
         triplet_error(model.embed_rows(pixels, np.arange(n)), model.masks, items, triplets)
-        return time.perf_counter() - began
 
-    measure()
-    return measure
+    work()
+    return timed(work)
 
 
 def make_retrieval(tiny: bool) -> Callable[[], float]:
@@ -55,22 +52,11 @@ def make_retrieval(tiny: bool) -> Callable[[], float]:
     labels = {name: rng.integers(0, 50, n).astype(str) for name in "abcd"}
     conditions = tuple(Condition(name, "categorical") for name in labels)
     items = ItemSet(np.zeros((n, 1), np.float32), np.arange(n).astype(str), labels, np.full(n, "test"), conditions)
-
-    def measure() -> float:
-        began = time.perf_counter()
-        retrieval.results(embeddings, masks, items, "test", None)
-        return time.perf_counter() - began
-
-    return measure
+    return timed(lambda: retrieval.results(embeddings, masks, items, "test", None))
 
 
+THEIRS = {"PyTorch, three images per triplet": ("evaluate", ITEMS, TRIPLETS, SIZE, CONDITIONS)}
 CASES = (
-    Case(
-        f"triplet error, {TRIPLETS:,} triplets over {ITEMS:,} items",
-        make,
-        {"PyTorch, three images per triplet": ("evaluate", str(ITEMS), str(TRIPLETS), str(SIZE), str(CONDITIONS))},
-        "s",
-        more=False,
-    ),
-    Case(f"retrieval, {RETRIEVED:,} x {RETRIEVED:,} x 4 conditions", make_retrieval, {}, "s", more=False, once=True),
+    Case(f"triplet error, {TRIPLETS:,} triplets over {ITEMS:,} items", make, THEIRS, "s"),
+    Case(f"retrieval, {RETRIEVED:,} x {RETRIEVED:,} x 4 conditions", make_retrieval, {}, "s", once=True),
 )

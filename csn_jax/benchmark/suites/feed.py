@@ -84,16 +84,12 @@ def make_waiting(tiny: bool) -> Callable[[], float]:
     return measure
 
 
+THEIRS = {"PyTorch's DataLoader over JPEG files": ("feed", ITEMS, SIZE, TRIPLETS)}
+NAME = f"{SIZE} px, batches of {TRIPLETS} triplets"
 CASES = (
     *(
-        Case(
-            f"{kind}, {SIZE} px, batches of {TRIPLETS} triplets",
-            partial(make, kind=kind),
-            {"PyTorch's DataLoader over JPEG files": ("feed", str(ITEMS), str(SIZE), str(TRIPLETS))},
-            "images/s",
-            more=True,
-        )
+        Case(f"{kind}, {NAME}", partial(make, kind=kind), THEIRS, "images/s", more=True)
         for kind in ("tfdata", "device")
     ),
-    Case("time that a resnet18_csn step waits for tfdata", make_waiting, {}, "%", more=False),
+    Case("time that a resnet18_csn step waits for tfdata", make_waiting, {}, "%"),
 )

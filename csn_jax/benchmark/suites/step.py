@@ -59,7 +59,7 @@ def make(tiny: bool, *, backbone: str, size: int, channels: int, triplets: int) 
 
 
 def case(backbone: str, size: int, channels: int, triplets: int) -> Case:
-    words = ("step", backbone, str(size), str(channels), str(triplets))
+    words = ("step", backbone, size, channels, triplets)
     ours = partial(make, backbone=backbone, size=size, channels=channels, triplets=triplets)
     theirs = {"PyTorch, the reference's way": (*words, "reference"), "PyTorch, best effort": (*words, "best")}
     return Case(f"{backbone}, {size} px, {triplets} triplets", ours, theirs, "images/s", more=True)
