@@ -12,18 +12,12 @@ LONGEST_CELL = 1 << 24  # characters; Python's own limit is 131,072
 
 
 class Columns(NamedTuple):
-    """A table file.
-
-    path: the file.
-    text: {column: N values}, stripped; a blank cell is the empty string.
-    lines: the line of a CSV file on which each row starts; None for Parquet.
-    arrow: the pyarrow.Table of a Parquet file, for columns other than text; None for CSV.
-    """
+    """A table file."""
 
     path: Path
-    text: dict[str, list[str]]
-    lines: list[int] | None
-    arrow: Any
+    text: dict[str, list[str]]  # {column: N values}, stripped; a blank cell is the empty string
+    lines: list[int] | None  # the line of a CSV file on which each row starts; None for Parquet
+    arrow: Any  # the pyarrow.Table of a Parquet file, for columns other than text; None for CSV
 
     def __len__(self) -> int:
         return len(next(iter(self.text.values()))) if self.text else self.arrow.num_rows

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from csn_jax.config import Config
-from csn_jax.data.item_set import SPLITS, ItemSet, Rows, make_items, split_rows
+from csn_jax.data.item_set import SPLITS, ItemSet, Rows, choose_conditions, split_rows
 from csn_jax.data.order import check_labelled
 from csn_jax.data.own_triplets import read_own_triplets, split_from_triplets, split_triplets
 from csn_jax.data.sources import fonts, glyphs, table, tfds, zappos50k
@@ -81,7 +81,8 @@ def _load(config: Config) -> Dataset:
             f"{straddling} equal or nearly equal items straddled splits and "
             + ("were moved together" if rows.split is None else "stay so, as the split is given: tests are too easy"),
         )
-    items = dataclasses.replace(make_items(rows._replace(split=split), data), attributes=attributes)
+    conditions = choose_conditions(rows.labels, rows.conditions, data.conditions)
+    items = ItemSet(rows.inputs, rows.ids, rows.labels, split, conditions, attributes, rows.ink, rows.pictures)
     if items.inputs.ndim == 4 and items.inputs.shape[-1] != len(config.preprocess.mean):
         raise UserError(
             f"config.preprocess.mean has {len(config.preprocess.mean)} values and images of source {data.source} have "
@@ -105,14 +106,13 @@ def _load(config: Config) -> Dataset:
             f"config.batch_size is {config.batch_size} and there are {n_train} training triplets; give at most "
             f"{n_train}, or more data.train_triplets."
         )
-    unit = data.split_by or ("item" if items_are_split else "triplet")
     record = Record(
         source=data.source,
         conditions=items.conditions,
         input_shape=items.inputs.shape[1:],
         items={split: int((items.split == split).sum()) for split in SPLITS},
         triplets={split: len(triplets[split].anchor) for split in SPLITS},
-        split_unit=unit,
+        split_unit=data.split_by or ("item" if items_are_split else "triplet"),
         items_sha256=items.digest(),
         triplets_sha256={split: triplets[split].digest() for split in SPLITS},
     )

@@ -16,62 +16,39 @@ SPLITS = ("train", "validation", "test")
 
 
 class Pictures(NamedTuple):
-    """Where the picture files of items lie.
+    """Where the picture files of items lie."""
 
-    where: as in a vector file: `kind` (`folder` or `table`), `root`, and `image`, the column with the pictures' names
-        where the ids are not these names.
-    names: [N] str, the column `image`.
-    """
-
+    # As in a vector file: `kind` (`folder` or `table`), `root`, and `image`, the column of the pictures' names if the
+    # ids are not these names.
     where: dict[str, str]
-    names: np.ndarray | None = None
+    names: np.ndarray | None = None  # [N] str, the column `image`
 
 
 class Rows(NamedTuple):
-    """What a source returns: N items before conditions are chosen and splits are made.
+    """What a source returns: N items before conditions are chosen and splits are made."""
 
-    inputs: [N, H, W, ch] uint8, perhaps memory-mapped, or [N, F] float32.
-    ids: [N] str, unique.
-    labels: {column: [N] str} of all attributes; the empty string is a missing value.
-    conditions: the attributes that are learned unless the user chooses.
-    split: [N] str if the source has its own, else None.
-    together: [N] int if groups of items must share a split: the position of one item of the group; else None.
-    notes: what the user should know before training, one line each.
-    others: attributes that are conditions only if the user names them, as far as their kinds are known.
-    ink: whether pixels are amounts of ink, light on black, as in a drawn character.
-    pictures: where the picture files lie, or None if there are none.
-    """
-
-    inputs: np.ndarray
-    ids: np.ndarray
-    labels: dict[str, np.ndarray]
-    conditions: tuple[Condition, ...]
-    split: np.ndarray | None
-    together: np.ndarray | None = None
-    notes: tuple[str, ...] = ()
-    others: tuple[Condition, ...] = ()
-    ink: bool = False
-    pictures: Pictures | None = None
+    inputs: np.ndarray  # [N, H, W, ch] uint8, perhaps memory-mapped, or [N, F] float32
+    ids: np.ndarray  # [N] str, unique
+    labels: dict[str, np.ndarray]  # {column: [N] str} of all attributes; the empty string is a missing value
+    conditions: tuple[Condition, ...]  # the attributes that are learned unless the user chooses
+    split: np.ndarray | None  # [N] str if the source has its own
+    together: np.ndarray | None = None  # [N] int if groups must share a split: the position of one item of the group
+    notes: tuple[str, ...] = ()  # what the user should know before training, one line each
+    others: tuple[Condition, ...] = ()  # conditions only if the user names them, as far as their kinds are known
+    ink: bool = False  # whether pixels are amounts of ink, light on black, as in a drawn character
+    pictures: Pictures | None = None  # None if there are no picture files
 
 
 @dataclass(frozen=True)
 class ItemSet:
-    """N items with their labels.
-
-    inputs, ids, ink, pictures: as in Rows.
-    labels: {column: [N] str} of all attributes; the empty string is a missing value. A condition of kind `triplets` may
-        have no column.
-    split: [N] str, one of SPLITS.
-    conditions: in the order of the masks' rows.
-    attributes: the kinds of the label columns; a column that is not listed is categorical.
-    """
+    """N items with their labels. Fields that are not described are as in Rows."""
 
     inputs: np.ndarray
     ids: np.ndarray
-    labels: dict[str, np.ndarray]
-    split: np.ndarray
-    conditions: tuple[Condition, ...]
-    attributes: tuple[Condition, ...] = ()
+    labels: dict[str, np.ndarray]  # a condition of kind `triplets` may have no column
+    split: np.ndarray  # [N] str, one of SPLITS
+    conditions: tuple[Condition, ...]  # in the order of the masks' rows
+    attributes: tuple[Condition, ...] = ()  # the kinds of the label columns; one that is not listed is categorical
     ink: bool = False
     pictures: Pictures | None = None
 
@@ -88,24 +65,14 @@ class ItemSet:
         return hasher.hexdigest()
 
 
-def make_items(rows: Rows, data: DataConfig) -> ItemSet:
-    """Choose conditions and give every item its split.
-
-    Raises:
-        UserError: for an unknown condition or column to split by, or a condition with fewer than two values.
-    """
-    conditions = choose_conditions(rows.conditions, data.conditions)
-    check_values(rows.labels, conditions)
-    attributes = (*rows.conditions, *rows.others)
-    split = split_rows(rows, data)[0]
-    return ItemSet(rows.inputs, rows.ids, rows.labels, split, conditions, attributes, rows.ink, rows.pictures)
-
-
-def choose_conditions(available: tuple[Condition, ...], wanted: tuple[str, ...]) -> tuple[Condition, ...]:
+def choose_conditions(
+    labels: dict[str, np.ndarray], available: tuple[Condition, ...], wanted: tuple[str, ...]
+) -> tuple[Condition, ...]:
     """The wanted conditions in the wanted order; all available ones if none is wanted.
 
     Raises:
-        UserError: for an unknown or repeated name, and for a name that cannot name a picture and a folder.
+        UserError: for an unknown or repeated name, for a name that cannot name a picture and a folder, and for a
+            labelled condition with fewer than two values.
     """
     by_name = {condition.name: condition for condition in available}
     for name in wanted:
@@ -117,19 +84,14 @@ def choose_conditions(available: tuple[Condition, ...], wanted: tuple[str, ...])
     chosen = tuple(by_name[name] for name in wanted) or available
     for name, _ in chosen:
         check_name(name)
+    for name in [name for name, kind in chosen if kind != "triplets"]:
+        values = set(labels[name].tolist()) - {""}
+        if len(values) < 2:
+            amount = f"one value only, {values.pop()!r}" if values else "no value"
+            raise UserError(
+                f"condition {name!r} has {amount} and separates no items; remove it from config.data.conditions."
+            )
     return chosen
-
-
-def check_values(labels: dict[str, np.ndarray], conditions: tuple[Condition, ...]) -> None:
-    """Refuse a labelled condition with fewer than two values, with a UserError."""
-    for name, kind in conditions:
-        if kind != "triplets":
-            values = set(labels[name].tolist()) - {""}
-            if len(values) < 2:
-                amount = f"one value only, {values.pop()!r}" if values else "no value"
-                raise UserError(
-                    f"condition {name!r} has {amount} and separates no items; remove it from config.data.conditions."
-                )
 
 
 def check_split_by(labels: dict[str, np.ndarray], split_by: str) -> None:

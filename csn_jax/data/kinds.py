@@ -14,17 +14,12 @@ LONGEST = 200  # characters; a column with a longer value is a text about items,
 
 
 class Attribute(NamedTuple):
-    """A column of a table that can be a condition.
-
-    values: N labels: numbers in one spelling, the members of a set sorted.
-    by_default: whether it is a condition when the user names none.
-    note: what the user should know about the inferred kind, or the empty string.
-    """
+    """A column of a table that can be a condition."""
 
     kind: str
-    values: list[str]
-    by_default: bool
-    note: str
+    values: list[str]  # N labels: numbers in one spelling, the members of a set sorted
+    by_default: bool  # whether it is a condition when the user names none
+    note: str  # what the user should know about the inferred kind, or the empty string
 
 
 def parse_kinds(kinds: tuple[str, ...], columns: Columns) -> dict[str, str]:

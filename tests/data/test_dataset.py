@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from csn_jax.config import Config, DataConfig, PreprocessConfig
+from csn_jax.data import dataset as dataset_module
 from csn_jax.data.dataset import load_dataset
-from csn_jax.data.item_set import SPLITS, make_items
+from csn_jax.data.item_set import SPLITS
 from csn_jax.data.sources.fonts import CHARACTERS, glyph_rows
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition, Record
@@ -99,10 +100,12 @@ def test_a_mistake_is_named(name):
     assert [word for word in words if word not in str(error.value)] == []
 
 
-def test_memory_mapped_images_stay_on_disk(tmp_path):
+def test_memory_mapped_images_stay_on_disk(tmp_path, monkeypatch):
     """Items share the pages of the memory map."""
     np.save(tmp_path / "pixels.npy", np.random.default_rng(0).integers(256, size=(12, 62, 8, 8), dtype=np.uint8))
     images = np.load(tmp_path / "pixels.npy", mmap_mode="r")
-    items = make_items(glyph_rows(images, [f"font {i}" for i in range(12)]), SMALL)
+    rows = glyph_rows(images, [f"font {i}" for i in range(12)])
+    monkeypatch.setattr(dataset_module, "read_rows", lambda config: rows)
+    items = load_dataset(config()).items
     assert np.shares_memory(items.inputs, images) and isinstance(items.inputs, np.memmap)
     np.testing.assert_array_equal(items.inputs[62 * 3 + 5, ..., 0], images[3, 5])

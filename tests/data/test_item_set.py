@@ -10,6 +10,7 @@ from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
 
 AVAILABLE = (Condition("character", "categorical"), Condition("font", "categorical"))
+LABELS = {name: np.array(["a", "b"]) for name, _ in AVAILABLE}
 
 
 @pytest.mark.parametrize("n", [10, 20, 100, 1000, 12345, 19_716])
@@ -55,17 +56,17 @@ def test_few_units_still_fill_every_split(n):
 
 def test_conditions_keep_the_wanted_order():
     """All conditions if none is named."""
-    assert choose_conditions(AVAILABLE, ()) == AVAILABLE
-    assert choose_conditions(AVAILABLE, ("font",)) == AVAILABLE[1:]
-    assert choose_conditions(AVAILABLE, ("font", "character")) == AVAILABLE[::-1]
+    assert choose_conditions(LABELS, AVAILABLE, ()) == AVAILABLE
+    assert choose_conditions(LABELS, AVAILABLE, ("font",)) == AVAILABLE[1:]
+    assert choose_conditions(LABELS, AVAILABLE, ("font", "character")) == AVAILABLE[::-1]
 
 
 def test_unknown_and_repeated_conditions_are_refused():
     """The message names the word and the choices."""
     with pytest.raises(UserError, match=r"'fnot'.*character, font"):
-        choose_conditions(AVAILABLE, ("fnot",))
+        choose_conditions(LABELS, AVAILABLE, ("fnot",))
     with pytest.raises(UserError, match="twice: font font"):
-        choose_conditions(AVAILABLE, ("font", "font"))
+        choose_conditions(LABELS, AVAILABLE, ("font", "font"))
 
 
 def items() -> ItemSet:

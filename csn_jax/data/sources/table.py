@@ -10,7 +10,7 @@ from csn_jax.config import Config, DataConfig
 from csn_jax.data.columns import Columns, read_columns
 from csn_jax.data.duplicates import Duplicates, find_duplicates
 from csn_jax.data.images import decode_usable, resolve
-from csn_jax.data.item_set import SPLITS, Pictures, Rows, check_split_by, check_values, choose_conditions
+from csn_jax.data.item_set import SPLITS, Pictures, Rows, check_split_by, choose_conditions
 from csn_jax.data.kinds import LONGEST, attribute_of, parse_kinds
 from csn_jax.data.sources.vectors import read_vectors
 from csn_jax.errors import UserError
@@ -40,14 +40,17 @@ def read(config: Config) -> Rows:
         )
     labels, conditions, others, notes = attributes(columns, data, {id_column, SPLIT, data.image, data.vectors})
     if not data.triplets:  # triplets bring their own conditions
-        check_values(labels, choose_conditions(conditions, data.conditions))
+        choose_conditions(labels, conditions, data.conditions)
     check_split_by(labels, data.split_by)
     if data.vectors:
-        inputs, kept = read_vectors(columns, data.vectors, ids), np.arange(len(columns))
+        inputs, kept, pictures = read_vectors(columns, data.vectors, ids), np.arange(len(columns)), None
     else:
         paths = _image_paths(columns, names)
         inputs, kept, bad_notes = decode_usable(paths, names, columns.where, config, "fix or remove bad images")
         notes += bad_notes
+        pictures = Pictures({"kind": "table", "root": str(path.parent.resolve())})
+        if id_column != data.image:
+            pictures = Pictures(pictures.where | {"image": data.image}, np.array(names, object)[kept])
     alike, ids = find_duplicates(inputs), np.array(ids)[kept]
     return Rows(
         inputs=inputs,
@@ -58,13 +61,8 @@ def read(config: Config) -> Rows:
         together=alike.group,
         notes=(*notes, *_duplicates_note(alike, inputs, ids)),
         others=others,
-        pictures=None if data.vectors else _pictures(path, data.image, id_column, np.array(names, object)[kept]),
+        pictures=pictures,
     )
-
-
-def _pictures(path: Path, image: str, id_column: str, names: np.ndarray) -> Pictures:
-    where = {"kind": "table", "root": str(path.parent.resolve())}
-    return Pictures(where) if id_column == image else Pictures(where | {"image": image}, names)
 
 
 def item_ids(
@@ -170,15 +168,13 @@ def attributes(
 
 def _image_paths(columns: Columns, names: list[str]) -> list[Path]:
     folder = columns.path.parent.resolve()
-    paths = []
-    for row, name in enumerate(names):
-        path = resolve(folder, name)
-        if path is None:
-            raise UserError(
-                f"{columns.where(row)}: image {name!r} lies outside {folder}; move the table to a folder above its "
-                "images and write their paths from there."
-            )
-        paths.append(path)
+    paths = [resolve(folder, name) for name in names]
+    if None in paths:
+        row = paths.index(None)
+        raise UserError(
+            f"{columns.where(row)}: image {names[row]!r} lies outside {folder}; move the table to a folder above its "
+            "images and write their paths from there."
+        )
     return paths
 
 

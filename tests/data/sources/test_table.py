@@ -11,7 +11,7 @@ import tiny
 
 from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig
 from csn_jax.data.columns import read_columns
-from csn_jax.data.item_set import make_items
+from csn_jax.data.item_set import split_rows
 from csn_jax.data.sources import table
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
@@ -157,7 +157,7 @@ def test_a_split_column_sets_the_split(tmp_path):
     rows = labelled(tmp_path, lambda columns: columns | {"split": names})
     assert rows.split.tolist() == ["train", "validation", "test", "validation", "train", "train"] * 10
     assert "split" not in rows.labels
-    np.testing.assert_array_equal(make_items(rows, DataConfig()).split, rows.split)
+    np.testing.assert_array_equal(split_rows(rows, DataConfig())[0], rows.split)
 
 
 def test_photos_of_a_product_stay_together(tmp_path):
@@ -167,7 +167,7 @@ def test_photos_of_a_product_stay_together(tmp_path):
         columns["product"][20:] = [""] * 40
 
     rows = labelled(tmp_path, blank, split_by="product", conditions=("colour",))
-    split = make_items(rows, DataConfig(split_by="product", conditions=("colour",))).split
+    split, _ = split_rows(rows, DataConfig(split_by="product", conditions=("colour",)))
     assert all(split[i] == split[i + 1] for i in range(0, 20, 2))
     assert len(set(split[20:])) == 3
     assert "product" not in dict(labelled(tmp_path, split_by="product").conditions)
