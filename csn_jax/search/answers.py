@@ -2,14 +2,23 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from csn_jax.search.explain import Reasons, cell, dimension_ends, reasons_text
-from csn_jax.search.query import Query
 from csn_jax.store.index import Index
 from csn_jax.text import table
+
+
+class Query(NamedTuple):
+    """name: id or path; vector: [D]; path: of its image, if it is an image; row: of the item that it is, or -1."""
+
+    name: str
+    vector: np.ndarray
+    path: Path | None = None
+    row: int = -1
 
 
 class Hit(NamedTuple):
@@ -58,35 +67,29 @@ def to_hits(rows: np.ndarray, squares: np.ndarray) -> list[list[Hit]]:
 def as_json(answers: Answers) -> list[dict[str, Any]]:
     """Per query {"query", "conditions", "hits": [{"id", "distance", "columns"}]}. Reasons add "explain" to each hit and
     "dimensions" to the query: the items at both ends of the dimensions that matter most."""
-    return [_query_json(answers, i) for i in range(len(answers.queries))]
-
-
-def _query_json(answers: Answers, i: int) -> dict[str, Any]:
-    index, columns = answers.index, answers.columns()
-    hits = [
-        {
-            "id": str(index.ids[hit.row]),
-            "distance": hit.distance,
-            "columns": {name: str(column[hit.row]) for name, column in columns.items()},
-        }
-        for hit in answers.hits[i]
-    ]
-    answer = {"query": answers.queries[i].name, "conditions": dict(answers.weights), "hits": hits}
-    if answers.reasons:
-        for hit, by_condition, by_dimension, ranks in zip(hits, *answers.reasons[i], strict=True):
-            differ = ranks.min() < ranks.max()
-            hit["explain"] = {
-                "by_condition": dict(zip(answers.weights, by_condition.tolist(), strict=True)),
-                "by_dimension": by_dimension.tolist(),
-                "place_by_condition": dict(zip(index.conditions, ranks.tolist(), strict=True)),
-                "closest_on": index.conditions[int(ranks.argmin())] if differ else None,
-                "furthest_on": index.conditions[int(ranks.argmax())] if differ else None,
+    index, columns, objects = answers.index, answers.columns(), []
+    for i, query in enumerate(answers.queries):
+        hits = []
+        for row, distance in answers.hits[i]:
+            values = {name: str(column[row]) for name, column in columns.items()}
+            hits.append({"id": str(index.ids[row]), "distance": distance, "columns": values})
+        answer = {"query": query.name, "conditions": dict(answers.weights), "hits": hits}
+        if answers.reasons:
+            for hit, by_condition, by_dimension, ranks in zip(hits, *answers.reasons[i], strict=True):
+                differ = ranks.min() < ranks.max()
+                hit["explain"] = {
+                    "by_condition": dict(zip(answers.weights, by_condition.tolist(), strict=True)),
+                    "by_dimension": by_dimension.tolist(),
+                    "place_by_condition": dict(zip(index.conditions, ranks.tolist(), strict=True)),
+                    "closest_on": index.conditions[int(ranks.argmin())] if differ else None,
+                    "furthest_on": index.conditions[int(ranks.argmax())] if differ else None,
+                }
+            answer["dimensions"] = {
+                str(dimension): {"condition": name, "low": index.ids[low].tolist(), "high": index.ids[high].tolist()}
+                for dimension, name, low, high in dimension_ends(index, answers.reasons[i])
             }
-        answer["dimensions"] = {
-            str(dimension): {"condition": name, "low": index.ids[low].tolist(), "high": index.ids[high].tolist()}
-            for dimension, name, low, high in dimension_ends(index, answers.reasons[i])
-        }
-    return answer
+        objects.append(answer)
+    return objects
 
 
 def as_text(answers: Answers) -> str:

@@ -1,16 +1,21 @@
 """One search, from the flags of the command to its answers: in a file of vectors, or in a Qdrant collection."""
 
+import os
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from csn_jax.search.answers import Answers, to_hits
+from csn_jax.data import to_embed
+from csn_jax.errors import UserError
+from csn_jax.runtime.writer import say
+from csn_jax.search.answers import Answers, Query, to_hits
 from csn_jax.search.explain import explain
 from csn_jax.search.qdrant_search import Collection
-from csn_jax.search.query import Query, embed_images, parse_filters, parse_weights, rows_by_picture, spellings
 from csn_jax.store.index import Index
 from csn_jax.store.qdrant import connected
+from csn_jax.text import listed
 
 if TYPE_CHECKING:
     from csn_jax.model.model import Model
@@ -54,7 +59,8 @@ def in_qdrant(args: "Args") -> Answers:
         if model:
             collection.check_model(model.sha256, model.conditions, model.masks)
         weights, filters = parse_weights(args.condition, empty.conditions), parse_filters(args.filter, empty.columns)
-        collection.check(weights, filters)  # report a mistake before embedding
+        empty.weight(weights)  # report a mistake before embedding
+        collection.filter_conditions(filters)
         if args.image:
             queries = embed_images(Path(args.image).expanduser(), run, model)
             paths = [spellings(query.path, empty.items.pictures) for query in queries]
@@ -75,3 +81,93 @@ def _opened(workdir: str) -> tuple["Run | None", "Model | None"]:
 
     run = open_run(workdir)
     return run, run.model()
+
+
+def parse_weights(words: Sequence[str], conditions: Sequence[str]) -> dict[str, float]:
+    """{condition: weight} from NAME and NAME=WEIGHT. `Index.weight` checks the names. A UserError for a name that comes
+    twice, a weight that is not a number, or no word at all."""
+    weights: dict[str, float] = {}
+    for word in words:
+        name, equals, weight = word.rpartition("=")
+        if word in conditions or not equals:  # a name may contain =
+            name, weight = word, "1"
+        if name in weights:
+            raise UserError(f"--condition names {name} twice; give it one weight.")
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            problem = f"--condition={word}: {weight!r} is not a number"
+            raise UserError(f"{problem}; give a weight as in {name}=0.5.") from None
+    if not weights:
+        raise UserError(f"no --condition is given; choose from {listed(conditions)}.")
+    return weights
+
+
+def parse_filters(words: Sequence[str], columns: Container[str]) -> dict[str, list[str]]:
+    """{column: values} from COLUMN=VALUE; a UserError for a word without `=`. What searches checks that they exist."""
+    filters: dict[str, list[str]] = {}
+    for word in words:
+        if "=" not in word:
+            raise UserError(f"--filter={word} has no value; give COLUMN=VALUE.")
+        parts = word.split("=")
+        cuts = [i for i in range(1, len(parts)) if "=".join(parts[:i]) in columns]  # a name may contain =
+        cut = cuts[-1] if cuts else 1
+        filters.setdefault("=".join(parts[:cut]), []).append("=".join(parts[cut:]))
+    return filters
+
+
+def embed_images(path: Path, run: "Run", model: "Model") -> list[Query]:
+    """A query for each image of a file or folder. Images that cannot be read are reported and left out; a UserError if
+    none can be read, or the model does not embed images."""
+    shape = run.record.input_shape
+    if len(shape) == 1:
+        raise UserError(f"--image={path}: the model of {run.workdir} embeds vectors, not images; search by --id.")
+    if path.is_dir():
+        source = to_embed.from_folder(path, *shape[1:], flag="--image")
+        names, chunks = source.ids.tolist(), source.chunks(0)
+        paths = [path / name for name in names]
+    else:
+        names, paths, chunks = [str(path)], [path], to_embed.decoded([path], [None], *shape[1:], 0)
+    vectors, faults = [], []
+    for images, chunk_faults in chunks:
+        vectors += list(np.asarray(model.embed(images)))
+        faults += chunk_faults
+    if all(faults):
+        raise UserError(f"--image={paths[0]} {faults[0]}; give a JPEG, PNG or WebP image.")
+    for name, fault in zip(names, faults, strict=True):
+        if fault:
+            say(f"left out {name}, which {fault}")
+    readable = [i for i, fault in enumerate(faults) if not fault]
+    return [Query(names[i], vector, paths[i]) for i, vector in zip(readable, vectors, strict=True)]
+
+
+def rows_by_picture(names: Sequence[str], pictures: Mapping[str, str]) -> Callable[[Path], int]:
+    """A function: the first row whose picture is an image file, or -1, however the items' table spells its path, in
+    names [N], relative to the root of the pictures, which are as in Embeddings."""
+    rows: dict[str, list[int]] = {}  # by file name: resolving a million paths takes seconds
+    for row, name in enumerate(names):
+        rows.setdefault(name.rpartition("/")[2], []).append(row)
+
+    def row_of(path: Path) -> int:
+        for place in _places(path, pictures):
+            for row in rows.get(place.name, ()):
+                if os.path.normpath(os.path.join(pictures["root"], names[row])) == str(place):
+                    return row
+        return -1
+
+    return row_of
+
+
+def spellings(path: Path, pictures: Mapping[str, str]) -> list[str]:
+    """How the items' table or folder usually spells the path of an image file: relative to the root of the pictures,
+    with and without `./`, or absolute."""
+    names = [(place.relative_to(pictures["root"]).as_posix(), str(place)) for place in _places(path, pictures)]
+    return [spelling for name, absolute in names for spelling in (name, f"./{name}", absolute)]
+
+
+def _places(path: Path, pictures: Mapping[str, str]) -> list[Path]:
+    """The path of an image file, and the file that it links to, if they lie below the root of the pictures."""
+    if pictures.get("kind") not in ("folder", "table"):
+        return []
+    places = dict.fromkeys((path.parent.resolve() / path.name, path.resolve()))
+    return [place for place in places if place.is_relative_to(pictures["root"])]

@@ -52,15 +52,8 @@ class Collection:
 
     @staticmethod
     def open(client: "QdrantClient", name: str, place: str) -> "Collection":
-        """Open a collection by name, or the only one.
-
-        Args:
-            client: as `qdrant.connected` gives it.
-            name: may be empty.
-            place: the flag and value that gave the client, for messages.
-
-        Raises:
-            UserError: when it does not exist or is not ours, or when name is empty and there is not exactly one.
+        """Open a collection by name, or the only one if the name is empty. A UserError if it does not exist or is not
+        ours, or if there is not exactly one. `place` gave the client, for messages.
         """
         names = sorted(collection.name for collection in client.get_collections().collections)
         if name and name not in names:
@@ -80,11 +73,8 @@ class Collection:
         return Collection(client, name, Index(items, names, items.masks, f"the collection {name!r}"))
 
     def check_model(self, model_sha256: str, conditions: Sequence[str], masks: np.ndarray) -> None:
-        """Check that a model made these vectors and still has the masks that they were written under. It may have
-        learned more conditions since.
-
-        Raises:
-            UserError: when it is another model, or a mask has changed.
+        """Raise UserError unless a model made these vectors and still has the masks that they were written under. It
+        may have learned more conditions since.
         """
         model = self.empty.of_model(model_sha256, conditions, masks)
         for name, mask in zip(self.empty.conditions, self.empty.masks, strict=True):
@@ -95,11 +85,7 @@ class Collection:
                 )
 
     def vector(self, item: str) -> np.ndarray:
-        """The unmasked vector of an item: [D].
-
-        Raises:
-            UserError: for an unknown id.
-        """
+        """The unmasked vector [D] of an item; a UserError for an unknown id."""
         items = self._fetched([point_id(item)])
         if not len(items.ids):
             first, _ = self.client.scroll(self.name, limit=1, with_payload=["id"])
@@ -116,11 +102,6 @@ class Collection:
         points, _ = self.client.scroll(self.name, condition, limit=1, with_payload=["id"])
         return points[0].payload["id"] if points else ""
 
-    def check(self, weights: Mapping[str, float], filters: Mapping[str, Sequence[str]]) -> None:
-        """Raise UserError for weights or filters that `search` refuses."""
-        self.empty.weight(weights)
-        self._filter_conditions(filters)
-
     def search(
         self,
         queries: np.ndarray,
@@ -131,7 +112,7 @@ class Collection:
         filters: Mapping[str, Sequence[str]],
         candidates: int,
     ) -> CollectionHits:
-        """The k nearest items of each query, at the distances of `Index.search`.
+        """The k nearest items of each query, at the distances of `Index.search`, and with its errors.
 
         Under one condition, the result is as complete as the engine's answers. Under a mix, it misses items that are
         not among the `candidates` nearest under any of its conditions. With negative weights it is complete.
@@ -143,18 +124,16 @@ class Collection:
             k: at least 1.
             filters: {column: values}. An item must have one of the values in each column.
             candidates: per condition; k if that is more.
-
-        Raises:
-            UserError: for weights, columns and values, as `Index.search`.
         """
         w = self.empty.weight(weights)  # [D]
-        passing, limit = self._filter_conditions(filters), max(k, candidates)
+        passing, limit = self.filter_conditions(filters), max(k, candidates)
         if min(weights.values()) < 0:
             vectors = {WHOLE: np.concatenate([2 * w * queries, np.broadcast_to(-w, queries.shape)], axis=1)}
         else:
-            masks = dict(zip(self.empty.conditions, self.empty.masks, strict=True))
-            searched = [name for name, weight in weights.items() if weight and np.any(masks[name])]
-            vectors = {vector_name(name): cut(queries, masks[name]) for name in searched}
+            masks = zip(self.empty.conditions, self.empty.masks, strict=True)
+            vectors = {
+                vector_name(name): cut(queries, mask) for name, mask in masks if weights.get(name) and mask.any()
+            }
         points: set[str] = set()
         for vector, lines in vectors.items():
             for start in range(0, len(queries), BATCH):
@@ -176,12 +155,8 @@ class Collection:
         )
         return CollectionHits(replace(self.empty, items=items), rows, squares, [row_of.get(item, -1) for item in own])
 
-    def _filter_conditions(self, filters: Mapping[str, Sequence[str]]) -> list[Any]:
-        """Filters as Qdrant takes them.
-
-        Raises:
-            UserError: for an unknown column, and for a value that no item has.
-        """
+    def filter_conditions(self, filters: Mapping[str, Sequence[str]]) -> list["models.Filter"]:
+        """Filters as Qdrant takes them; a UserError for an unknown column, and for a value that no item has."""
         from qdrant_client import models
 
         for name, values in filters.items():
@@ -210,7 +185,7 @@ class Collection:
 
 
 def _requests(
-    vector: str, queries: np.ndarray, own: Sequence[str], passing: list[Any], limit: int
+    vector: str, queries: np.ndarray, own: Sequence[str], passing: list["models.Filter"], limit: int
 ) -> list["models.QueryRequest"]:
     from qdrant_client import models
 

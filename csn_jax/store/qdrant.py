@@ -32,9 +32,8 @@ def connected(where: str, flag: str, *, create: bool = False) -> Iterator["Qdran
     """A client of a server's URL, whose key is in the environment variable QDRANT_API_KEY; or of a folder, in which
     Qdrant runs embedded in this process. `flag` gave it, for messages; `create` makes a folder that does not exist.
 
-    Raises:
-        UserError: when qdrant-client is missing, or the folder is not Qdrant's, in use, or not writable.
-        MachineError: when the server cannot be reached or fails.
+    A UserError if qdrant-client is missing, or the folder is not Qdrant's, in use, or not writable. A MachineError if
+    the server cannot be reached or fails.
     """
     try:
         from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
@@ -91,10 +90,7 @@ def _folder(where: str, place: str, create: bool) -> Path:
 
 
 def check_place(where: str, name: str, model_sha256: str, flag: str = "--to_qdrant", *, rebuild: bool = False) -> None:
-    """Check, as far as possible without the embeddings, that `upload` can store a model's embeddings in a collection.
-
-    Raises UserError or MachineError as `upload` does.
-    """
+    """Raise what `upload` of a model's embeddings would raise, as far as that can be known without them."""
     if re.search(r'[<>:"/\\|?*\x00-\x1f]', name) or not 0 < len(name) < 200:
         raise UserError(f"--collection={name!r} cannot name a collection; use letters, digits, - and _.")
     with connected(where, flag, create=True) as client:
@@ -119,14 +115,8 @@ def upload(embeddings: Embeddings, where: str, name: str, flag: str = "--to_qdra
     the attributes; a set, with semicolons, is a list. Point ids are computed from item ids. The collection's metadata
     hold model, masks and conditions.
 
-    Args:
-        where, flag: as for `connected`.
-        name: of the collection, which is made if it does not exist.
-        rebuild: replace a collection of other embeddings.
-
-    Raises:
-        UserError: when the collection holds anything else, or Qdrant cannot filter by the name of a column.
-        MachineError: when the server fails.
+    `where` and `flag` are as for `connected`. A collection of other embeddings is replaced with `rebuild`, and else a
+    UserError, as is a column by whose name Qdrant cannot filter.
     """
     from qdrant_client import models
 

@@ -12,7 +12,6 @@ import numpy as np
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
 from csn_jax.runtime.workdir import full_disk_reported, replacing
-from csn_jax.store.int8 import as_int8
 from csn_jax.text import first_sentence
 
 SUFFIXES = (".parquet", ".npz")
@@ -35,7 +34,7 @@ class Embeddings(NamedTuple):
     conditions: in the order of the masks' rows.
     masks: [C, D] float32, as applied.
     model_sha256: `Model.sha256` of the model that embedded the items.
-    pictures: where the items' pictures are, for `thumbnails.read_pictures`; {} if there are none.
+    pictures: where the items' pictures are, for `search.sheet.read_pictures`; {} if there are none.
     made_from: a digest of the request to `embed`, which recognises a finished file by it.
     scale: [D] float32 if the file stores int8 (`vectors` are those integers times the scale), else None.
     """
@@ -137,6 +136,24 @@ def head_of(embeddings: Embeddings) -> dict[str, Any]:
     }
 
 
+def rounded(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rounds float32 vectors [N, D], N >= 1, in place to values that int8 can store. Returns them and the scale [D].
+
+    127 steps of the scale reach the largest absolute value of a dimension.
+    """
+    pieces = [vectors[rows] for rows in _pieces(len(vectors))]  # vectors may be memory-mapped
+    largest = np.max([np.abs(piece).max(axis=0) for piece in pieces], axis=0)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    for piece in pieces:
+        piece[:] = as_int8(piece, scale) * scale
+    return vectors, scale
+
+
+def as_int8(vectors: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The int8 [N, D] nearest to vectors / scale. Exact for vectors from `rounded`."""
+    return np.rint(vectors / scale).clip(-127, 127).astype(np.int8)
+
+
 def _digest(embeddings: Embeddings, head: dict[str, Any]) -> str:
     hasher = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     for rows in _pieces(len(embeddings.ids)):
@@ -181,15 +198,12 @@ def _write_parquet(file: BinaryIO, embeddings: Embeddings, head: str, by_conditi
     import pyarrow
     from pyarrow import parquet
 
-    dtype, scale = pyarrow.from_numpy_dtype(embeddings.vectors.dtype), embeddings.scale
-    vectors = [("vector", slice(None), None)]
-    for name, active, mask in active_dimensions(embeddings) if by_condition else ():
-        vectors.append((BY_CONDITION + name, active, mask))
+    vectors, scale, dtype = embeddings.vectors, embeddings.scale, pyarrow.from_numpy_dtype(embeddings.vectors.dtype)
     texts = {"id": embeddings.ids} | embeddings.columns
-    width = embeddings.vectors.shape[1]
+    masked = [*active_dimensions(embeddings)] if by_condition else []
     fields = [pyarrow.field(name, pyarrow.string()) for name in texts]
-    fields.append(pyarrow.field("vector", pyarrow.list_(dtype if scale is None else pyarrow.int8(), width)))
-    fields += [pyarrow.field(name, pyarrow.list_(dtype, len(mask))) for name, _, mask in vectors[1:]]
+    fields.append(pyarrow.field("vector", pyarrow.list_(dtype if scale is None else pyarrow.int8(), vectors.shape[1])))
+    fields += [pyarrow.field(BY_CONDITION + name, pyarrow.list_(dtype, len(mask))) for name, _, mask in masked]
     schema = pyarrow.schema(fields, metadata={KEY: head.encode()})
     # Vectors do not compress. The checksums serve readers that do not know the digest.
     options = {"compression": "none", "use_dictionary": list(texts), "write_page_checksum": True}
@@ -199,13 +213,11 @@ def _write_parquet(file: BinaryIO, embeddings: Embeddings, head: str, by_conditi
                 pyarrow.array([value or None for value in column[rows].tolist()], pyarrow.string())
                 for column in texts.values()
             ]
-            piece = np.asarray(embeddings.vectors[rows])
-            for (_, dimensions, mask), field in zip(vectors, fields[len(texts) :], strict=True):
-                if mask is None:
-                    values = piece if scale is None else as_int8(piece, scale)
-                else:
-                    values = (piece[:, dimensions] * mask).astype(piece.dtype)
-                flat = pyarrow.array(np.ascontiguousarray(values).ravel(), field.type.value_type)
+            piece = np.asarray(vectors[rows])
+            parts = [piece if scale is None else as_int8(piece, scale)]
+            parts += [(piece[:, active] * mask).astype(piece.dtype) for _, active, mask in masked]
+            for part, field in zip(parts, fields[len(texts) :], strict=True):
+                flat = pyarrow.array(np.ascontiguousarray(part).ravel(), field.type.value_type)
                 arrays.append(pyarrow.FixedSizeListArray.from_arrays(flat, type=field.type))
             writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema), row_group_size=ROWS)
 
@@ -251,8 +263,7 @@ def _write_npz(file: BinaryIO, embeddings: Embeddings, head: str, by_condition: 
     arrays["vectors"] = vectors if scale is None else as_int8(vectors, scale)
     arrays |= {f"column_{name}": column.astype(str) for name, column in embeddings.columns.items()}
     for name, active, mask in active_dimensions(embeddings) if by_condition else ():
-        cut = embeddings.vectors[:, active] * mask
-        arrays[BY_CONDITION + name] = cut.astype(embeddings.vectors.dtype)
+        arrays[BY_CONDITION + name] = (vectors[:, active] * mask).astype(vectors.dtype)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
             # numpy.savez would store the current time.

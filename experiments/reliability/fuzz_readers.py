@@ -277,8 +277,7 @@ def _index(suffix: str) -> Reader:
 
     from csn_jax.data.item_set import Condition
     from csn_jax.store.index import Index
-    from csn_jax.store.int8 import rounded
-    from csn_jax.store.vector_file import Embeddings, write_embeddings
+    from csn_jax.store.vector_file import Embeddings, rounded, write_embeddings
 
     seeds = []
     for dtype in ("float32", "int8"):

@@ -23,7 +23,7 @@ from csn_jax.data import to_embed
 from csn_jax.data.dataset import load_dataset
 from csn_jax.model.model import Model
 from csn_jax.runtime.workdir import locked, read_config
-from csn_jax.search.thumbnails import read_pictures
+from csn_jax.search.sheet import read_pictures
 from csn_jax.store.vector_file import read_embeddings
 
 N = 60  # products in the shop

@@ -7,7 +7,7 @@ import pytest
 
 from csn_jax.data import to_embed
 from csn_jax.data.to_embed import ToEmbed
-from csn_jax.embed.parts import embed_in_parts
+from csn_jax.embed.file import embed_in_parts
 from csn_jax.errors import MachineError, UserError
 
 N, CHUNK = 50, 8

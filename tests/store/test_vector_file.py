@@ -15,10 +15,8 @@ from csn_jax.config import Config, DataConfig
 from csn_jax.data.sources import table
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
-from csn_jax.store import int8
 from csn_jax.store import vector_file as module
-from csn_jax.store.int8 import rounded
-from csn_jax.store.vector_file import DamagedFile, Embeddings, read_embeddings, write_embeddings
+from csn_jax.store.vector_file import DamagedFile, Embeddings, read_embeddings, rounded, write_embeddings
 
 KINDS = [(suffix, dtype) for suffix in (".parquet", ".npz") for dtype in ("float32", "float16", "int8")]
 
@@ -78,7 +76,7 @@ def test_round_trip_with_the_same_bytes_each_time(suffix, dtype, tmp_path, monke
 
 
 def test_int8_is_the_nearest_of_255_steps_per_dimension(tmp_path, monkeypatch):
-    monkeypatch.setattr(int8, "ROWS", 16)
+    monkeypatch.setattr(module, "ROWS", 16)
     rng = np.random.default_rng(1)
     vectors = (rng.normal(size=(50, 4)) * [1e-3, 1, 50, 0]).astype(np.float32)
     nearest, scale = rounded(vectors.copy())

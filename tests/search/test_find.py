@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from csn_jax.errors import UserError
-from csn_jax.search.query import parse_filters, parse_weights, rows_by_picture, spellings
+from csn_jax.search.find import parse_filters, parse_weights, rows_by_picture, spellings
 
 
 def test_names_may_contain_an_equals_sign():
