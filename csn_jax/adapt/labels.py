@@ -7,11 +7,10 @@ import numpy as np
 
 from csn_jax.adapt.lesson import MOST, Items, Lesson, own_items
 from csn_jax.config import DataConfig
-from csn_jax.data.columns import Columns
+from csn_jax.data.columns import LONGEST, Attribute, Columns, attribute_of
 from csn_jax.data.dataset import Dataset
 from csn_jax.data.duplicates import find_duplicates
 from csn_jax.data.item_set import SPLITS, Condition, ItemSet, Rows, split_rows
-from csn_jax.data.kinds import LONGEST, Attribute, attribute_of
 from csn_jax.data.order import check_labelled
 from csn_jax.data.sources.table import given_split
 from csn_jax.data.triplets import Triplets, draw_triplets

@@ -11,9 +11,8 @@ import numpy as np
 
 from csn_jax.config import DataConfig
 from csn_jax.data.cache import file_digest
-from csn_jax.data.columns import read_columns
+from csn_jax.data.columns import attribute_of, read_columns
 from csn_jax.data.images import decode_file, resolve
-from csn_jax.data.kinds import attribute_of
 from csn_jax.data.sources.table import item_ids
 from csn_jax.data.sources.vectors import read_vectors
 from csn_jax.data.workers import read_in_workers

@@ -7,10 +7,9 @@ from itertools import combinations
 import numpy as np
 
 from csn_jax.config import Config
-from csn_jax.data import draw
 from csn_jax.data.dataset import Dataset
 from csn_jax.data.item_set import SPLITS, Condition, ItemSet
-from csn_jax.data.triplets import Triplets, scale_of
+from csn_jax.data.triplets import Triplets, count_by_gap, count_by_members, count_by_value, scale_of
 from csn_jax.text import table
 
 RARE = 2  # a value seen at most so often
@@ -68,8 +67,8 @@ def count_possible(column: np.ndarray, kind: str, members: np.ndarray) -> int:
     known = members & (column != "")
     if kind in ("numeric", "ordinal"):
         scale = scale_of(column, kind)
-        return draw.count_by_gap(scale.values[known], scale.step)
-    return (draw.count_by_members if kind == "set" else draw.count_by_value)(column[known])
+        return count_by_gap(scale.values[known], scale.step)
+    return (count_by_members if kind == "set" else count_by_value)(column[known])
 
 
 def _near_duplicates(dataset: Dataset) -> list[str]:

@@ -6,9 +6,17 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from csn_jax.data import draw
 from csn_jax.data.item_set import Condition, ItemSet
-from csn_jax.data.triplets import draw_triplets, scale_of
+from csn_jax.data.triplets import (
+    by_gap,
+    by_members,
+    by_value,
+    count_by_gap,
+    count_by_members,
+    count_by_value,
+    draw_triplets,
+    scale_of,
+)
 from csn_jax.errors import UserError
 
 
@@ -39,9 +47,9 @@ def drawn(labels, kind, n=20_000, seed=0):
     rng = np.random.default_rng(seed)
     if kind in ("numeric", "ordinal"):
         scale = scale_of(labels, kind)
-        roles = draw.by_gap(scale.values, scale.step, scale.bins, n, rng)
+        roles = by_gap(scale.values, scale.step, scale.bins, n, rng)
     else:
-        roles = {"set": draw.by_members, "categorical": draw.by_value}[kind](labels, n, rng)
+        roles = {"set": by_members, "categorical": by_value}[kind](labels, n, rng)
     return None if roles is None else list(zip(*(role.tolist() for role in roles), strict=True))
 
 
@@ -49,8 +57,8 @@ def counted(labels, kind):
     labels = np.array(labels)
     if kind in ("numeric", "ordinal"):
         scale = scale_of(labels, kind)
-        return draw.count_by_gap(scale.values, scale.step)
-    return {"set": draw.count_by_members, "categorical": draw.count_by_value}[kind](labels)
+        return count_by_gap(scale.values, scale.step)
+    return {"set": count_by_members, "categorical": count_by_value}[kind](labels)
 
 
 NUMBERS = [str(round(number, 3)) for number in np.random.default_rng(0).normal(50, 20, 14)]
@@ -203,12 +211,12 @@ def test_the_number_of_triplets_of_many_values_is_estimated():
     exact = sum(
         int((row[~np.isnan(row)] >= positive + scale.step).sum()) for row in gaps for positive in row[~np.isnan(row)]
     )
-    assert draw.count_by_gap(scale.values, scale.step) == pytest.approx(exact, rel=0.03)
+    assert count_by_gap(scale.values, scale.step) == pytest.approx(exact, rel=0.03)
     sets = [";".join(sorted(rng.choice(list("abcdefghijklmnop"), 4, replace=False))) for _ in range(700)]
     members = np.array([[letter in members for letter in "abcdefghijklmnop"] for members in sets], int)
     shares = members @ members.T > 0
     exact = int(((shares.sum(1) - 1) * (~shares).sum(1)).sum())
-    assert draw.count_by_members(np.array(sets)) == pytest.approx(exact, rel=0.05)
+    assert count_by_members(np.array(sets)) == pytest.approx(exact, rel=0.05)
 
 
 @pytest.mark.parametrize("kind", ["numeric", "set"])

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from csn_jax.config import Config, DataConfig
-from csn_jax.data.columns import Columns, read_columns
+from csn_jax.data.columns import LONGEST, Columns, attribute_of, parse_kinds, read_columns
 from csn_jax.data.duplicates import Duplicates, find_duplicates
 from csn_jax.data.images import decode_usable, resolve
 from csn_jax.data.item_set import SPLITS, Pictures, Rows, check_split_by, choose_conditions
-from csn_jax.data.kinds import LONGEST, attribute_of, parse_kinds
 from csn_jax.data.sources.vectors import read_vectors
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
