@@ -46,6 +46,8 @@ def read(config: Config) -> Rows:
     """The examples of a data set as items, resized and cached. TFDS prepares the set if needed."""
     data = config.data
     builder = _builder(data.name, data.path)
+    import tensorflow as tf  # only now: _builder sets its options, and reports if it is missing
+
     say(f"reading {builder.info.full_name} from {builder.data_dir}")
     try:
         builder.download_and_prepare()
@@ -57,13 +59,13 @@ def read(config: Config) -> Rows:
         ) from None
     image, labels = _features(builder.info.features, data.image, data.name)
     given = _given_splits(builder.info.splits)
-    parts = {}
-    for name in given or list(builder.info.splits) or ["train"]:  # a mocked data set does not know its splits
-        parts[name] = builder.as_dataset(split=name, shuffle_files=False)
+    splits = given or list(builder.info.splits) or ["train"]  # a mocked data set does not know its splits
+    parts = {name: builder.as_dataset(split=name, shuffle_files=False) for name in splits}
     sizes = {name: int(part.cardinality()) for name, part in parts.items()}
     size, channels = config.preprocess.size, len(config.preprocess.mean)
     info = [builder.info.full_name, str(builder.data_dir), str(builder.info.splits), str(builder.info.metadata)]
-    key = ["tfds-1", _versions(), info, sizes, size, channels, image, [label.path for label in labels]]
+    versions = [tf.__version__, Image.__version__]  # of the decoders: others may give other pixels
+    key = ["tfds-1", versions, info, sizes, size, channels, image, [label.path for label in labels]]
     shape = (sum(sizes.values()), size, size, channels)
     inputs, notes = cached(key, shape, partial(_decode_all, parts, shape, image, labels))
     texts = {label.name: [values[i] for _, values in notes] for i, label in enumerate(labels)}
@@ -104,13 +106,6 @@ def _tensorflow_datasets() -> Any:
         ) from None
     tf.config.set_visible_devices([], "GPU")  # the accelerator's memory belongs to JAX
     return tfds
-
-
-def _versions() -> list[str]:
-    """The versions of the decoders: others may give other pixels."""
-    import tensorflow as tf
-
-    return [tf.__version__, Image.__version__]
 
 
 def _builder(name: str, path: str) -> Any:
@@ -162,9 +157,7 @@ def _features(features: Any, wanted: str, name: str) -> tuple[tuple[str, ...], l
     return images.get(wanted) or next(iter(images.values())), labels
 
 
-def _leaves(
-    feature: Any, path: tuple[str, ...] = (), many: bool = False
-) -> Iterator[tuple[tuple[str, ...], Any, bool]]:
+def _leaves(feature: Any, path: tuple = (), many: bool = False) -> Iterator[tuple[tuple[str, ...], Any, bool]]:
     """(path, feature, whether it is a sequence) of each feature. Dicts are opened, and sequences once."""
     tfds = _tensorflow_datasets()
     if isinstance(feature, tfds.features.FeaturesDict):
@@ -210,17 +203,13 @@ def _decode_all(
         skipped = max(0, min(before, int(part.cardinality())))  # some cardinalities are negative: unknown
         before -= skipped
         for example in tfds.as_numpy(part.skip(skipped)):
-            pixels = _at(example, image)
+            pixels = reduce(getitem, image, example)
             if pixels.dtype not in (np.uint8, np.uint16):
                 raise UserError(f"the images of this TFDS data set hold {pixels.dtype}; choose one of 8 or 16 bits.")
             if pixels.dtype == np.uint16:
                 pixels = (pixels >> 8).astype(np.uint8)
             picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
             progress.advance(1)
-            texts = [label.text(_at(example, label.path)) for label in labels]
+            texts = [label.text(reduce(getitem, label.path, example)) for label in labels]
             yield resize_and_crop(as_shown(picture), shape[1], shape[3]), [split, texts]
     progress.close()
-
-
-def _at(example: Any, path: tuple[str, ...]) -> Any:
-    return reduce(getitem, path, example)

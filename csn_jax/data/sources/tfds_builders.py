@@ -27,22 +27,17 @@ from csn_jax.data.sources.tfds import ALL_DIFFER
 
 Examples = Iterator[tuple[str, dict[str, Any]]]
 FONTS_AT_A_TIME = 64  # per element of a Beam pipeline: each element starts a worker process
+KINDS = dict((*zappos50k.CONDITIONS, *zappos50k.OTHERS))
 
-CITATION = r"""
-@inproceedings{veit2017conditional,
-  title     = {Conditional Similarity Networks},
-  author    = {Veit, Andreas and Belongie, Serge and Karaletsos, Theofanis},
-  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
-  year      = {2017}
-}
+CITATION = """
+@inproceedings{veit2017conditional, title = {Conditional Similarity Networks}, year = {2017},
+  author = {Veit, Andreas and Belongie, Serge and Karaletsos, Theofanis},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)}}
 """
-ZAPPOS_CITATION = r"""
-@inproceedings{yu2014fine,
-  title     = {Fine-Grained Visual Comparisons with Local Learning},
-  author    = {Yu, Aron and Grauman, Kristen},
-  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
-  year      = {2014}
-}
+ZAPPOS_CITATION = """
+@inproceedings{yu2014fine, title = {Fine-Grained Visual Comparisons with Local Learning}, year = {2014},
+  author = {Yu, Aron and Grauman, Kristen},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)}}
 """
 
 
@@ -150,21 +145,12 @@ class Zappos50k(tfds.core.GeneratorBasedBuilder):
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        text = tfds.features.Text()
-        labels = {
-            name: tfds.features.Sequence(text) if kind == "set" else text
-            for name, kind in (*zappos50k.CONDITIONS, *zappos50k.OTHERS)
-        }
+        text, image = tfds.features.Text(), tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")
+        labels = {name: tfds.features.Sequence(text) if kind == "set" else text for name, kind in KINDS.items()}
         return tfds.core.DatasetInfo(
             builder=self,
             description="Catalogue pictures of shoes. Unknown labels are empty; the heel is a level from 0 to 6.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "id": text,
-                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-                    **labels,
-                }
-            ),
+            features=tfds.features.FeaturesDict({"id": text, "image": image, **labels}),
             homepage="https://vision.cs.utexas.edu/projects/finegrained/utzap50k",
             citation=ZAPPOS_CITATION + CITATION,
             metadata=tfds.core.MetadataDict(),
@@ -173,14 +159,17 @@ class Zappos50k(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         folder = Path(dl_manager.manual_dir)
         shoes, _ = zappos50k.read_catalogue(folder)
-        self.info.metadata["sha256"] = _digest_of(
-            {shoe.id: shoe.path for shoe in shoes} | {zappos50k.TABLE: folder / zappos50k.TABLE}
-        )
-        return {"train": self._generate_examples(folder)}
+        files = {shoe.id: shoe.path for shoe in shoes}
+        self.info.metadata["sha256"] = _digest_of(files | {zappos50k.TABLE: folder / zappos50k.TABLE})
+        return {"train": self._generate_examples(shoes)}
 
-    def _generate_examples(self, folder: Path) -> Examples:
-        for name, example in zappos50k.examples(folder):
-            yield name, {"id": name, **example}
+    def _generate_examples(self, shoes: list[zappos50k.Shoe]) -> Examples:
+        for shoe in shoes:
+            labels = {
+                name: [member for member in value.split(";") if member] if KINDS[name] == "set" else value
+                for name, value in shoe.labels.items()
+            }
+            yield shoe.id, {"id": shoe.id, "image": str(shoe.path), **labels}
 
 
 def _digest_of(files: dict[str, Path]) -> str:

@@ -6,14 +6,13 @@ a shoe `<PID>-<CID>`. Escapes such as in `Levi%27s%C2%AE%20Kids` are part of the
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from csn_jax.config import Config
-from csn_jax.data.columns import Columns, read_columns, set_text
+from csn_jax.data.columns import read_columns, set_text
 from csn_jax.data.duplicates import find_duplicates
 from csn_jax.data.images import decode_usable, resolve
 from csn_jax.data.item_set import Pictures, Rows
@@ -41,15 +40,11 @@ COLUMNS = ("Category", "Closure", "Gender", "HeelHeight", "SubCategory", "Insole
 
 
 class Shoe(NamedTuple):
-    """One picture.
+    """One picture."""
 
-    id: the path below ut-zap50k-images, as in filenames.json of the reference.
-    labels: {name: value}; sets with sorted members and `;` between them, the heel as a level 0 to 6; unknown is empty.
-    """
-
-    id: str
+    id: str  # the path below ut-zap50k-images, as in filenames.json of the reference
     path: Path
-    labels: dict[str, str]
+    labels: dict[str, str]  # {name: value}; sets as in set_text, the heel as a level 0 to 6; unknown is empty
 
 
 def read(config: Config) -> Rows:
@@ -59,8 +54,7 @@ def read(config: Config) -> Rows:
     if not data.path:
         raise UserError(f"config.data.path is empty; give the folder that holds {IMAGES} and {TABLE}.")
     shoes, notes = read_catalogue(folder, data.skip_bad)
-    paths, names = [shoe.path for shoe in shoes], [shoe.id for shoe in shoes]
-    place = str(folder / IMAGES)
+    paths, names, place = [shoe.path for shoe in shoes], [shoe.id for shoe in shoes], str(folder / IMAGES)
     inputs, kept, bad_notes = decode_usable(paths, names, lambda _: place, config, "unpack the archive again")
     shoes = [shoes[row] for row in kept]
     named = tuple(condition for condition in OTHERS if condition.name in data.conditions)
@@ -101,9 +95,10 @@ def read_catalogue(folder: Path, skip_bad: bool = False) -> tuple[list[Shoe], li
             f"{table.where(missing[0])}: {name!r} has no image {name.replace('-', '.', 1)}.jpg in {folder / IMAGES}"
             f"{more}; unpack the archive of images again, or pass --config.data.skip_bad=True to train without."
         )
-    _refuse_twice(table, names)
-    unknown, shoes = Counter(), []
+    unknown, shoes, first = Counter(), [], {}
     for row, name in enumerate(names):
+        if first.setdefault(name, row) != row:
+            raise UserError(f"{table.where(row)} has the same CID as row {first[name] + 1}, {name!r}; remove one.")
         if name in files:
             labels = {label: set_text(column[row].split(";")) for label, column in values.items()}
             heel = labels["heel"]
@@ -133,21 +128,3 @@ def _files(folder: Path) -> dict[str, Path]:
         if files.setdefault(name, path) != path:
             raise UserError(f"{path} and {files[name]} are both images of {name!r}; remove one of them.")
     return files
-
-
-def _refuse_twice(table: Columns, names: list[str]) -> None:
-    first: dict[str, int] = {}
-    for row, name in enumerate(names):
-        if first.setdefault(name, row) != row:
-            raise UserError(f"{table.where(row)} has the same CID as row {first[name] + 1}, {name!r}; remove one.")
-
-
-def examples(folder: Path) -> Iterator[tuple[str, dict[str, object]]]:
-    """(id, {"image": path, label: value}) of each shoe, with sets as lists, for a TFDS builder."""
-    kinds = dict((*CONDITIONS, *OTHERS))
-    for shoe in read_catalogue(folder)[0]:
-        labels = {
-            name: [member for member in value.split(";") if member] if kinds[name] == "set" else value
-            for name, value in shoe.labels.items()
-        }
-        yield shoe.id, {"image": str(shoe.path), **labels}
