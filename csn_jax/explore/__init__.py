@@ -34,12 +34,13 @@ def main(argv: Sequence[str]) -> None:
     if args.max_items < 2:
         raise UserError(f"--max_items={args.max_items} leaves no neighbours to show; give 2 or more.")
 
-    from csn_jax.explore.folder import check_place, write
+    from csn_jax.explore.folder import MARK, OURS, write
     from csn_jax.model.run import open_run
     from csn_jax.pictures.maps import has_tsne
+    from csn_jax.runtime.whole import check_folder
     from csn_jax.runtime.writer import next_step
 
-    check_place(out)
+    check_folder(out, OURS, MARK)
     if not has_tsne():
         raise UserError("the maps need openTSNE, which is not installed; run pip install openTSNE.")
     n, total = write(out, open_run(args.workdir), args.split, args.max_items)

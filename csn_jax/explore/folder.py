@@ -7,36 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from csn_jax.data.item_set import ItemSet
-from csn_jax.explore.thumbnails import SHEET, draw_sheets, side_of
 from csn_jax.model.model import Model
 from csn_jax.model.run import Run
 from csn_jax.pictures.maps import SEED, draw_maps
-from csn_jax.pictures.sheets import order_dimensions
+from csn_jax.pictures.sheets import as_bytes, order_dimensions
 from csn_jax.runtime.record import Results
-from csn_jax.runtime.whole import check_folder, write_folder
+from csn_jax.runtime.whole import write_folder
 
 ASSETS = Path(__file__).parent / "page"
 OURS = re.compile(r"(index\.html|page\.css|(search|map|page|data|vectors)\.js|pictures_\d+\.(png|webp))")
 MARK = ("index.html", b'content="csn_jax.explore"')
-
-
-def check_place(out: Path) -> None:
-    """Refuse a folder that holds anything but an older page.
-
-    Raises:
-        UserError: naming what would be lost.
-    """
-    check_folder(out, OURS, MARK)
+SHEET = 2048  # pixels per side of a sheet of thumbnails: every browser takes that many
 
 
 def write(out: Path, run: Run, split: str, max_items: int) -> tuple[int, int]:
-    """Write the page of a split's items, or of a sample of them, and return how many it shows and how many there are.
-
-    Raises:
-        UserError: when the run's data or checkpoint is missing, or the folder cannot be written.
-    """
+    """Write the page of a split's items, or of a sample of them, and return how many it shows and how many there are; a
+    UserError when the run's data or checkpoint is missing, or the folder cannot be written."""
     model, dataset = run.model(), run.dataset()
     rows = dataset.rows(split)
     total = len(rows)
@@ -52,14 +41,8 @@ def write(out: Path, run: Run, split: str, max_items: int) -> tuple[int, int]:
 def page_files(
     model: Model, items: ItemSet, rows: np.ndarray, vectors: np.ndarray, results: Results | None, about: dict[str, Any]
 ) -> dict[str, bytes]:
-    """All files of the page by name.
-
-    Args:
-        rows: [n] positions in items.
-        vectors: [n, D] float32, their embeddings.
-        results: None for a run that is not finished.
-        about: facts about the run that the page prints.
-    """
+    """All files of the page by name. rows [n]: positions in items; vectors [n, D]: their float32 embeddings; results:
+    None for a run that is not finished; about: facts about the run that the page prints."""
     maps = draw_maps(vectors, model.masks, model.conditions)
     pictures = draw_sheets(items.inputs, rows, items.ink) if items.inputs.ndim == 4 else {}
     kinds, data = dict(items.conditions), dict(about)
@@ -79,18 +62,43 @@ def page_files(
     data["maps"] = _packed(np.round(maps * 65535), "<u2")
     layout = {"files": list(pictures), "side": side_of(items.inputs, rows), "sheet": SHEET, "ink": items.ink}
     data["pictures"] = layout if pictures else None
-    data["results"] = results and _error_rows(results)
+    data["results"] = None
+    if results:
+        figures = [(name, results.figure(name)) for name in (*results.conditions, "overall")]
+        rows_of_errors = [[name, value, [low, high], n] for name, (value, low, high, n) in figures]
+        data["results"] = {"split": results.split, "step": results.step, "rows": rows_of_errors}
     files = {path.name: path.read_bytes() for path in sorted(ASSETS.iterdir()) if OURS.fullmatch(path.name)}
     files["data.js"] = _script("CSN_DATA", data)
     files["vectors.js"] = _script("CSN_VECTORS", _packed(vectors, "<f4"))
     return files | pictures
 
 
-def _error_rows(results: Results) -> dict[str, Any]:
-    """The table of errors: name, error, [low, high], triplets per row."""
-    figures = [(name, results.figure(name)) for name in (*results.conditions, "overall")]
-    rows = [[name, value, [low, high], n] for name, (value, low, high, n) in figures]
-    return {"split": results.split, "step": results.step, "rows": rows}
+def side_of(inputs: np.ndarray, rows: np.ndarray) -> int:
+    """Pixels per side of a thumbnail: the input's own, up to what a browser can hold for so many items."""
+    return min(inputs.shape[1], 96 if len(rows) <= 3000 else 64)
+
+
+def draw_sheets(inputs: np.ndarray, rows: np.ndarray, ink: bool) -> dict[str, bytes]:
+    """Sheets of thumbnails of the rows [n] of inputs [N, S, S, 1 or 3] uint8, filled row by row, by file name. With
+    `ink`, pixels are amounts of ink, which the page draws in the colour of its text."""
+    side, channels = side_of(inputs, rows), inputs.shape[3]
+    across = SHEET // side
+    kind = "png" if channels == 1 else "webp"
+    sheets = {}
+    for first in range(0, len(rows), across * across):
+        shown = rows[first : first + across * across]
+        sheet = np.zeros((-(-len(shown) // across) * side, SHEET, channels), np.uint8)
+        for i, pixels in enumerate(inputs[shown]):
+            if pixels.shape[0] != side:
+                picture = Image.fromarray(pixels.squeeze()).resize((side, side), Image.Resampling.LANCZOS)
+                pixels = np.asarray(picture).reshape(side, side, channels)
+            top, left = i // across * side, i % across * side
+            sheet[top : top + side, left : left + side] = pixels
+        picture = Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+        if ink:  # as the opacity of black
+            picture = Image.merge("LA", (Image.new("L", picture.size), picture))
+        sheets[f"pictures_{len(sheets)}.{kind}"] = as_bytes(picture.save, kind, quality=90)
+    return sheets
 
 
 def _packed(array: np.ndarray, dtype: str) -> str:
@@ -99,8 +107,6 @@ def _packed(array: np.ndarray, dtype: str) -> str:
 
 
 def _script(name: str, value: Any) -> bytes:
-    """A script that sets a global to a value: a page opened from disk may load scripts, but not JSON.
-
-    Labels are data: they can neither end the script nor be read as anything but text.
-    """
+    """A script that sets a global to a value: a page opened from disk may load scripts, but not JSON. Labels cannot end
+    the script, nor be read as anything but text."""
     return f"const {name} = {json.dumps(value).replace('<', chr(92) + 'u003c')};\n".encode("ascii")

@@ -18,17 +18,10 @@ def has_tsne() -> bool:
 
 
 def draw_maps(vectors: np.ndarray, masks: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """A map per condition.
+    """A map per condition of vectors [n, D] under masks [C, D]: [C, n, 2] float64, whose longer sides go from 0 to 1.
 
     Each starts from the two principal axes of its masked vectors. Rotation and reflection then align it with the first
     map, so that an item that moves between two maps has other neighbours.
-
-    Args:
-        vectors: [n, D] float32.
-        masks: [C, D] float32.
-
-    Returns:
-        [C, n, 2] float64. The longer side of each map goes from 0 to 1.
     """
     progress, maps = Progress("drawing maps", len(masks) * len(vectors)), []
     for mask, name in zip(masks, names, strict=True):
@@ -65,7 +58,6 @@ def place(masked: np.ndarray) -> np.ndarray:
     # With noise: a mask with one live dimension has no second axis, and t-SNE would stay on a line.
     start = 1e-4 * (plane / spread + np.random.default_rng(SEED).normal(0, 1e-2, plane.shape))
     # One thread gives the same bits every time. It is as fast as two at these sizes, and faster beside other work.
-    tsne = openTSNE.TSNE(
-        perplexity=min(PERPLEXITY, (len(masked) - 1) / 3), initialization=start, random_state=SEED, n_jobs=1
-    )
+    perplexity = min(PERPLEXITY, (len(masked) - 1) / 3)
+    tsne = openTSNE.TSNE(perplexity=perplexity, initialization=start, random_state=SEED, n_jobs=1)
     return np.array(tsne.fit(masked))

@@ -2,8 +2,9 @@
 
 import io
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -25,25 +26,26 @@ GAP, LEFT, TOP = 14, 170, 74  # pixels between pictures, left of them and above 
 
 
 def draw_all(workdir: Path, model: "Model", embeddings: np.ndarray, dataset: Dataset) -> None:
-    """Write masks.png into a workdir, and for images neighbours_<condition>.png.
-
-    Args:
-        embeddings: [N, D]; only rows of the test split are read.
-    """
+    """Write masks.png into a workdir, and for images neighbours_<condition>.png. Of the embeddings [N, D], only rows of
+    the test split are read."""
     items = dataset.items
     draw_masks(workdir / "masks.png", model.masks, model.conditions)
     queries = choose_queries(items, QUERIES) if items.inputs.ndim == 4 else []
     for row, condition in enumerate(model.conditions if len(queries) else ()):
-        sheet, buffer = draw_neighbours(items, queries, embeddings * model.masks[row], condition), io.BytesIO()
-        sheet.save(buffer, "PNG")
-        write_atomically(workdir / f"neighbours_{condition}.png", buffer.getvalue())
+        sheet = draw_neighbours(items, queries, embeddings * model.masks[row], condition)
+        write_atomically(workdir / f"neighbours_{condition}.png", as_bytes(sheet.save, "PNG"))
+
+
+def as_bytes(save: Callable[..., object], *args: Any, **options: Any) -> bytes:
+    """What a picture or figure saves into a file."""
+    buffer = io.BytesIO()
+    save(buffer, *args, **options)
+    return buffer.getvalue()
 
 
 def order_dimensions(masks: np.ndarray) -> np.ndarray:
-    """Dimensions [D] grouped by the condition that weighs them most; dimensions without a weight come last.
-
-    Within a group they are sorted by the lead of its weight over the next condition's.
-    """
+    """Dimensions [D] grouped by the condition that weighs them most, and sorted by the lead of its weight over the next
+    condition's; dimensions without a weight come last."""
     owner = masks.argmax(axis=0)
     ranked = np.sort(masks, axis=0)
     lead = ranked[-1] - (ranked[-2] if len(masks) > 1 else 0)
@@ -67,9 +69,7 @@ def draw_masks(path: Path, masks: np.ndarray, conditions: tuple[str, ...]) -> No
     used, shared = use_of(masks)
     axes.set_title(f"{used} of {width} dimensions in use, {shared} of them by several conditions", fontsize=10)
     figure.colorbar(image, ax=axes, label="mask weight", pad=0.01)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=130)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, as_bytes(figure.savefig, dpi=130))
 
 
 def literal(text: str) -> str:
@@ -78,10 +78,8 @@ def literal(text: str) -> str:
 
 
 def choose_queries(items: ItemSet, n: int) -> np.ndarray:
-    """Positions [Q] of up to n test items, with as many different values per condition as possible.
-
-    They are the same for all conditions, so that the sheets differ only by the mask.
-    """
+    """Positions [Q] of up to n test items, with as many different values per condition as possible; the same for all
+    conditions, so that the sheets differ only by the mask."""
     gallery = np.random.default_rng(0).permutation(np.flatnonzero(items.split == "test"))
     columns = [items.labels[name][gallery] for name, _ in items.conditions if name in items.labels]
     most = [-(-n // max(1, len(np.unique(column[column != ""])))) for column in columns]  # queries per value
@@ -99,13 +97,8 @@ def choose_queries(items: ItemSet, n: int) -> np.ndarray:
 
 
 def nearest(masked: np.ndarray, queries: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray:
-    """Positions [Q, k] of the items in the gallery nearest to each query, without the query.
-
-    Args:
-        masked: [N, D] embeddings times the condition's mask.
-        queries: [Q] positions.
-        gallery: [G] positions, more than k.
-    """
+    """Positions [Q, k] of the items in the gallery nearest to each query, without the query. masked: [N, D], embeddings
+    times the condition's mask; queries, gallery: positions [Q], [G], more than k of them in the gallery."""
     squares = np.einsum("nd,nd->n", masked[gallery], masked[gallery])
     gaps = squares - 2 * masked[queries] @ masked[gallery].T  # [Q, G]; the query's square does not change the order
     gaps[queries[:, None] == gallery] = np.inf
@@ -117,10 +110,7 @@ def draw_neighbours(items: ItemSet, queries: np.ndarray, masked: np.ndarray, con
 
     Frames show which items are alike, if there are labels. For categories and levels, neighbours come from the test
     items with one of the queries' values: those of 300 other fonts would crowd out the few of the query's own.
-
-    Args:
-        queries: [Q] positions.
-        masked: [N, D] embeddings times the condition's mask.
+    queries and masked as in `nearest`.
     """
     kind, labelled = dict(items.conditions)[condition], condition in items.labels
     labels = items.labels.get(condition, np.full(len(items.ids), ""))
@@ -135,12 +125,14 @@ def draw_neighbours(items: ItemSet, queries: np.ndarray, masked: np.ndarray, con
     gallery = np.flatnonzero(gallery)
     k = max(0, min(NEIGHBOURS, len(gallery) - 1))
     side = items.inputs.shape[1]
-    side *= max(1, 64 // side)
+    side *= max(1, 64 // side)  # a multiple, so that pixels stay squares
     step, end = side + GAP, LEFT + (k + 1) * (side + GAP)
     sheet = Image.new("RGB", (end + 120, TOP + len(queries) * step + 6), "white")
-    draw, font = ImageDraw.Draw(sheet), font_of(15)
-    summary = f"{k} nearest of the {len(gallery)} test items{among}, nearest first"
-    _draw_head(draw, f"Nearest by {condition}", summary, LEFT + step)
+    draw, font, large = ImageDraw.Draw(sheet), font_of(15), font_of(20)
+    title, summary = f"Nearest by {condition}", f"{k} nearest of the {len(gallery)} test items{among}, nearest first"
+    draw.text((GAP, 10), title, fill="black", font=large)
+    draw.text((max(LEFT + step, 2 * GAP + large.getlength(title)), 14), summary, fill=GREY, font=font)
+    draw.text((LEFT, 46), "query", fill="black", font=font)
     if labelled:
         _draw_legend(draw, condition, kind, LEFT + step + GAP)
         draw.text((end + GAP + 8, 46), "found", fill="black", font=font)
@@ -151,7 +143,8 @@ def draw_neighbours(items: ItemSet, queries: np.ndarray, masked: np.ndarray, con
         draw.text((GAP, middle), fit(labels[query], font, LEFT - 2 * GAP), fill="black", font=font, anchor="lm")
         for column, item in enumerate((query, *hits)):
             x = LEFT + column * step + (GAP if column else 0)  # the query stands apart
-            sheet.paste(_picture(items.inputs[item], side), (x, y))
+            picture = Image.fromarray(items.inputs[item].squeeze())
+            sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x, y))
             if column and labelled:
                 frame = (x - 4, y - 4, x + side + 3, y + side + 3)
                 draw.rectangle(frame, outline=ALIKE if alike[item] else OTHER, width=4)
@@ -159,14 +152,6 @@ def draw_neighbours(items: ItemSet, queries: np.ndarray, masked: np.ndarray, con
             count = f"{alike[hits].sum()} of {min(k, alike[gallery].sum() - 1)}"
             draw.text((end + GAP + 8, middle), count, fill="black", font=font, anchor="lm")
     return sheet
-
-
-def _draw_head(draw: ImageDraw.ImageDraw, title: str, summary: str, x: int) -> None:
-    """The title, and the summary at x or behind a longer title."""
-    large, font = font_of(20), font_of(15)
-    draw.text((GAP, 10), title, fill="black", font=large)
-    draw.text((max(x, 2 * GAP + large.getlength(title)), 14), summary, fill=GREY, font=font)
-    draw.text((LEFT, 46), "query", fill="black", font=font)
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, condition: str, kind: str, x: int) -> None:
@@ -188,11 +173,6 @@ def _alike(labels: np.ndarray, kind: str, query: int) -> np.ndarray:
         scale = scale_of(labels, kind)
         return np.abs(scale.values - scale.values[query]) < CLEARLY * np.ptp(scale.values[labels != ""]) * (1 - 1e-9)
     return labels == labels[query]
-
-
-def _picture(pixels: np.ndarray, side: int) -> Image.Image:
-    """uint8 [S, S, 1 or 3] as a picture, enlarged to a multiple of its side."""
-    return Image.fromarray(pixels.squeeze()).resize((side, side), Image.Resampling.NEAREST)
 
 
 def font_of(size: int) -> ImageFont.FreeTypeFont:

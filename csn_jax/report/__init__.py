@@ -32,11 +32,12 @@ def main(argv: Sequence[str]) -> None:
     if not 10 <= args.items <= MOST_ITEMS:
         raise UserError(f"--items is {args.items}; give a number from 10 to {MOST_ITEMS:,}.")
 
-    from csn_jax.report.folder import check_place, write
+    from csn_jax.report.folder import MARKED, OURS, write
     from csn_jax.report.runs import read_finished
+    from csn_jax.runtime.whole import check_folder
     from csn_jax.runtime.writer import next_step
 
-    check_place(out)
+    check_folder(out, OURS, MARKED)
     runs, unfinished = read_finished(args.workdirs)
     n_pictures = write(out, runs, unfinished, args.items)
     print(f"{out / 'report.md'} compares {len(runs)} run{'s' * (len(runs) > 1)}; {n_pictures} pictures lie beside it")

@@ -1,8 +1,9 @@
 """The charts of a report: learning curves, masks side by side, errors, error against training triplets."""
 
-import io
 import textwrap
 from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from csn_jax.core.masks import use_of
-from csn_jax.pictures.sheets import literal, order_dimensions
+from csn_jax.pictures.sheets import as_bytes, literal, order_dimensions
 from csn_jax.report.runs import Row, Section, curve, summarise
 
 # By Okabe and Ito: colour-blind readers can tell them apart.
@@ -36,10 +37,8 @@ def styles(rows: Sequence[Row]) -> dict[str, dict]:
 
 
 def _by_series(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    series: dict[str, list[Row]] = {}
-    for row in rows:
-        series.setdefault(row.series, []).append(row)
-    return series
+    """Rows by series; those of a series stand together."""
+    return {series: list(members) for series, members in groupby(rows, key=attrgetter("series"))}
 
 
 def draw_curves(section: Section) -> bytes | None:
@@ -102,7 +101,7 @@ def draw_masks(masks: Sequence[tuple[str, np.ndarray]], conditions: Sequence[str
         axes.set_axis_off()
     figure_.supxlabel("embedding dimensions, grouped by the condition that weighs them most, unused ones last", size=9)
     figure_.colorbar(image, ax=panels.tolist(), label="mask weight", pad=0.01)
-    return _png(figure_)
+    return as_bytes(figure_.savefig, dpi=DPI)
 
 
 def draw_triplets(section: Section) -> bytes | None:
@@ -185,10 +184,4 @@ def _with_legend(figure_: Figure, looks: dict[str, dict], *, markers: bool = Fal
     columns = max(1, min(len(looks), int(figure_.get_figwidth() * 11 // (max(map(len, looks)) + 6))))
     texts = [literal(textwrap.fill(label, 90)) for label in looks]
     figure_.legend(shown, texts, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=2.6)
-    return _png(figure_)
-
-
-def _png(figure_: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure_.savefig(buffer, dpi=DPI)
-    return buffer.getvalue()
+    return as_bytes(figure_.savefig, dpi=DPI)

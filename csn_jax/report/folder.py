@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,26 +12,12 @@ from csn_jax.pictures import maps
 from csn_jax.report.charts import draw_curves, draw_errors, draw_masks, draw_triplets
 from csn_jax.report.image_map import choose_items, draw_map
 from csn_jax.report.runs import Finished, Section, arrange, summarise
-from csn_jax.report.text import MARK, Shown, markdown, runs_csv, table_csv
-from csn_jax.runtime.whole import check_folder, write_folder
+from csn_jax.report.text import MARK, Picture, markdown, runs_csv, table_csv
+from csn_jax.runtime.whole import write_folder
 from csn_jax.runtime.writer import say
 
 OURS = re.compile(r"(report\.md|(table|runs)\.csv|((errors|curves|masks|triplets)(_\d+)?|map(_\d+)?_.+)\.png)")
 MARKED = ("report.md", MARK.encode())
-
-
-class Picture(NamedTuple):
-    """A picture of a section. name: of its file, without the section's number."""
-
-    name: str
-    png: bytes
-    title: str
-    caption: str
-
-
-def check_place(out: Path) -> None:
-    """Refuse a folder that holds anything but an older report."""
-    check_folder(out, OURS, MARKED)
 
 
 def write(out: Path, runs: Sequence[Finished], unfinished: Sequence[str], n_items: int) -> int:
@@ -40,36 +25,28 @@ def write(out: Path, runs: Sequence[Finished], unfinished: Sequence[str], n_item
     notes = [f"{', '.join(unfinished)}: not finished, so left out."] if unfinished else []
     for note in notes:
         say(note)
-    sections = arrange(runs)
-    pictures: dict[str, bytes] = {}
-    shown: list[list[Shown]] = []
+    sections, pictures = arrange(runs), []
     for number, section in enumerate(sections, 1):
-        mark = f"_{number}" if len(sections) > 1 else ""
-        drawn, missing = draw_section(section, n_items)
+        drawn, missing = draw_section(section, f"_{number}" if len(sections) > 1 else "", n_items)
         notes += missing
-        shown.append([Shown(file_name(picture.name, mark), picture.title, picture.caption) for picture in drawn])
-        pictures |= {file_name(picture.name, mark): picture.png for picture in drawn}
-    texts = {"report.md": markdown(sections, shown, notes)}
+        pictures.append(drawn)
+    texts = {"report.md": markdown(sections, pictures, notes)}
     texts |= {"table.csv": table_csv(sections), "runs.csv": runs_csv(sections)}
-    write_folder(out, pictures | {name: text.encode() for name, text in texts.items()}, OURS, MARKED)
-    return len(pictures)
+    files = {picture.file: picture.png for drawn in pictures for picture in drawn}
+    write_folder(out, files | {name: text.encode() for name, text in texts.items()}, OURS, MARKED)
+    return len(files)
 
 
-def file_name(name: str, mark: str) -> str:
-    """The file of a picture: map_1_font.png for map_font of the first section of several."""
-    kind, _, rest = name.partition("_")
-    return f"{kind}{mark}{'_' * bool(rest)}{rest}.png"
-
-
-def draw_section(section: Section, n_items: int) -> tuple[list[Picture], list[str]]:
-    """The pictures of a section, and a note for what could not be drawn."""
-    pictures = [Picture("errors", draw_errors(section), "Errors", "The triplet errors of the table.")]
+def draw_section(section: Section, mark: str, n_items: int) -> tuple[list[Picture], list[str]]:
+    """The pictures of a section, with its mark in their names, and a note for what could not be drawn."""
+    errors = draw_errors(section)
+    pictures = [Picture(f"errors{mark}.png", "Errors", "The triplet errors of the table.", errors)]
     if curves := draw_curves(section):
         caption = "Validation error and training loss. Thin lines are single seeds; the bold line is their mean."
-        pictures.append(Picture("curves", curves, "Learning curves", caption))
+        pictures.append(Picture(f"curves{mark}.png", "Learning curves", caption, curves))
     if triplets := draw_triplets(section):
         caption = "Overall triplet error against the number of training triplets of all conditions together."
-        pictures.append(Picture("triplets", triplets, "Error and training triplets", caption))
+        pictures.append(Picture(f"triplets{mark}.png", "Error and training triplets", caption, triplets))
     say("reading the models")
     masked = {row.series: row for row in section.rows if not row.runs[0].run.specialists}
     models = {row.label: row.runs[0].run.model() for row in masked.values()}  # the last row has the most triplets
@@ -77,19 +54,19 @@ def draw_section(section: Section, n_items: int) -> tuple[list[Picture], list[st
         # By name: csn_jax adapt may have added a mask that the results do not have.
         panels = [(label, np.stack([*map(model.mask, section.conditions)])) for label, model in models.items()]
         caption = "The masks as applied, of the first seed. Specialists have one network per condition and no masks."
-        pictures.append(Picture("masks", draw_masks(panels, section.conditions), "Masks", caption))
+        pictures.append(Picture(f"masks{mark}.png", "Masks", caption, draw_masks(panels, section.conditions)))
     one_embedding = list(masked.values()) or section.rows  # specialists have one embedding per map
     best = min(one_embedding, key=lambda row: summarise(row, "triplet_error", "overall").mean)
     finished = best.runs[0]
     model = models.get(best.label) or finished.run.model()
     try:
-        pictures += draw_maps(finished, model, n_items)
+        pictures += draw_maps(finished, model, mark, n_items)
     except UserError as error:  # the data are missing or were changed: tables and curves do not need them
         return pictures, [f"no image maps, as {error}"]
     return pictures, []
 
 
-def draw_maps(finished: Finished, model: Model, n_items: int) -> list[Picture]:
+def draw_maps(finished: Finished, model: Model, mark: str, n_items: int) -> list[Picture]:
     """One map per condition of a run; conditions that share a mask share a map. Raises UserError when the run's data
     are missing, were changed, or are not pictures."""
     if len(finished.record.input_shape) != 3:
@@ -119,5 +96,5 @@ def draw_maps(finished: Finished, model: Model, n_items: int) -> list[Picture]:
         names = " and ".join(model.conditions[row] for row in group)
         subtitle = f"{count}; neighbours are alike under the mask of {names}"
         png = draw_map(items.inputs[rows], place, f"By {names}", subtitle, ink=items.ink)
-        pictures.append(Picture(f"map_{model.conditions[group[0]]}", png, f"Map by {names}", caption))
+        pictures.append(Picture(f"map{mark}_{model.conditions[group[0]]}.png", f"Map by {names}", caption, png))
     return pictures

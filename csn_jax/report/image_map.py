@@ -1,26 +1,20 @@
 """Image maps, as in the paper: items placed by their masked embedding, each picture in a cell of a regular grid."""
 
-import io
-
 import numpy as np
 import scipy.optimize
 from PIL import Image, ImageDraw
 
 from csn_jax.data.item_set import ItemSet
-from csn_jax.pictures.sheets import GREY, fit, font_of
+from csn_jax.pictures.sheets import GREY, as_bytes, fit, font_of
 
 ITEMS_PER_VALUE = 10  # on average; with fewer, a map shows no groups
 CELLS_PER_ITEM = 1.2  # the spare cells stay empty, between the groups
 
 
 def choose_items(items: ItemSet, rows: np.ndarray, n: int) -> tuple[np.ndarray, tuple[str, int, int] | None]:
-    """Up to n items, drawn at random from a fixed seed. If that leaves too few items per value to show groups, all
-    items of a few values of that condition instead.
-
-    Returns:
-        (sorted positions, None); or, if only a few values are shown, (sorted positions, (condition, number of values
-        shown, number of all its values)).
-    """
+    """Sorted positions of up to n items, drawn at random from a fixed seed, and None. If that leaves too few items per
+    value to show groups, all items of a few values of that condition instead, and (condition, number of values shown,
+    number of all its values)."""
     rng = np.random.default_rng(0)
     if len(rows) <= n:
         return np.sort(rows), None
@@ -39,14 +33,8 @@ def choose_items(items: ItemSet, rows: np.ndarray, n: int) -> tuple[np.ndarray, 
 
 
 def to_grid(places: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """Give each place its own cell, so that the sum of squared distances is as small as possible.
-
-    Args:
-        places: [n, 2], x to the right and y up.
-
-    Returns:
-        (cells [n, 2] int as (line, column) from the top left, (lines, columns)).
-    """
+    """(cells [n, 2] int, (lines, columns)): a cell of its own, as (line, column) from the top left, for each of the
+    places [n, 2], x to the right and y up, so that the sum of squared distances is as small as possible."""
     extent = np.maximum(np.ptp(places, axis=0), 1e-9)
     ratio = float(np.clip(extent[0] / extent[1], 0.8, 1.6))
     n_cells = len(places) * CELLS_PER_ITEM
@@ -77,6 +65,4 @@ def draw_map(pictures: np.ndarray, places: np.ndarray, title: str, subtitle: str
         if picture.width != side:
             picture = picture.resize((side, side), Image.Resampling.LANCZOS)
         sheet.paste(picture, (left + int(column) * step, top + int(line) * step))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return buffer.getvalue()
+    return as_bytes(sheet.save, "PNG")

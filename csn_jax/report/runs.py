@@ -73,11 +73,8 @@ class Summary(NamedTuple):
 
 
 def read_finished(names: Sequence[str]) -> tuple[list[Finished], list[str]]:
-    """The finished ones of some runs, and the names of the others.
-
-    Raises:
-        UserError: when a folder is not a workdir, a file in it is damaged, or no run is finished.
-    """
+    """The finished ones of some runs, and the names of the others; a UserError as in `read_run`, or when no run is
+    finished."""
     runs = {name: read_run(name) for name in dict.fromkeys(names)}
     unfinished = [name for name, finished in runs.items() if finished is None]
     if len(unfinished) == len(runs):
@@ -86,11 +83,8 @@ def read_finished(names: Sequence[str]) -> tuple[list[Finished], list[str]]:
 
 
 def read_run(name: str) -> Finished | None:
-    """A run from its folder, or None if it is not finished.
-
-    Raises:
-        UserError: when the folder is not a workdir, or a file in it is damaged.
-    """
+    """A run from its folder, or None if it is not finished; a UserError when the folder is not a workdir, or a file in
+    it is damaged."""
     if not Path(name).expanduser().is_dir():
         raise UserError(f"{name} is not a folder; give workdirs of csn_jax train.")
     run = open_run(name)
@@ -100,9 +94,8 @@ def read_run(name: str) -> Finished | None:
     try:
         test_of(finished)
     except (KeyError, TypeError):
-        raise UserError(
-            f"{run.workdir / 'data.json'} is damaged (a field is missing or of another type); restore it from a copy."
-        ) from None
+        problem = "a field is missing or of another type"
+        raise UserError(f"{run.workdir / 'data.json'} is damaged ({problem}); restore it from a copy.") from None
     return finished
 
 
@@ -122,11 +115,8 @@ def summarise(row: Row, measure: str, condition: str) -> Summary:
 
 
 def arrange(runs: Sequence[Finished]) -> list[Section]:
-    """Runs as sections of rows: variants in the paper's order, fewer training triplets first.
-
-    Raises:
-        UserError: when two are the same run: a deviation over copies would be wrong.
-    """
+    """Runs as sections of rows: variants in the paper's order, fewer training triplets first; a UserError when two are
+    the same run, since a deviation over copies would be wrong."""
     tests: dict[tuple[Any, ...], list[Finished]] = {}
     for finished in runs:
         tests.setdefault(test_of(finished), []).append(finished)
@@ -183,12 +173,8 @@ def _words(name: str, value: Any) -> str:
 
 
 def curve(finished: Finished, metric: str) -> tuple[list[int], list[float]]:
-    """(steps, values) of `validation/triplet_error/overall` or `train/loss` in metrics.jsonl.
-
-    For specialists, at the steps that all of them have: the error over all validation triplets, and the mean loss.
-
-    Raises:
-        UserError: when the log is damaged.
+    """(steps, values) of `validation/triplet_error/overall` or `train/loss` in metrics.jsonl; a UserError when it is
+    damaged. For specialists, at the steps that all of them have: the error over all validation triplets, the mean loss.
     """
     run = finished.run
     if not run.specialists:

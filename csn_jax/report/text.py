@@ -9,30 +9,25 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from csn_jax.config import flags
-from csn_jax.report.runs import Finished, Row, Section, Summary, summarise
+from csn_jax.report.runs import Row, Section, Summary, summarise
 from csn_jax.runtime.record import at
 
 MARK = "<!-- written by csn_jax.report -->"
-MEASURES = {  # of retrieval: the name for people, and whether the Markdown shows it
-    "recall@1": ("recall@1", True),
-    "recall@5": ("recall@5", False),
-    "recall@10": ("recall@10", False),
-    "precision@10": ("precision@10", True),
-    "r_precision": ("R-precision", False),
-    "map@r": ("MAP@R", True),
-}
+MEASURES = ("recall@1", "recall@5", "recall@10", "precision@10", "r_precision", "map@r")  # of retrieval
+SHOWN = {"recall@1": "recall@1", "precision@10": "precision@10", "map@r": "MAP@R"}  # in the Markdown: by which names
 BASELINES = {"euclidean": "raw Euclidean", "cosine": "raw cosine", "linear_probe": "linear probes"}
 
 
-class Shown(NamedTuple):
-    """A picture in the text."""
+class Picture(NamedTuple):
+    """A picture of a section."""
 
     file: str
     title: str
     caption: str
+    png: bytes
 
 
-def markdown(sections: Sequence[Section], pictures: Sequence[Sequence[Shown]], notes: Sequence[str]) -> str:
+def markdown(sections: Sequence[Section], pictures: Sequence[Sequence[Picture]], notes: Sequence[str]) -> str:
     """report.md: a heading for each section, with its pictures; the notes say what is left out, and why."""
     parts = [MARK, "# Report"]
     if len(sections) > 1:
@@ -41,26 +36,25 @@ def markdown(sections: Sequence[Section], pictures: Sequence[Sequence[Shown]], n
     for number, (section, shown) in enumerate(zip(sections, pictures, strict=True), 1):
         parts += _section(section, f"{number}. " if len(sections) > 1 else "")
         before = ""
-        for file, title, caption in shown:
+        for file, title, caption, _ in shown:
             same = caption == before
             parts += [f"### {_text(title)}", *([] if same else [_text(caption)]), f"![{_text(title)}]({quote(file)})"]
             before = caption
-    parts += ["## The commands that made these runs", "```bash"]
-    commands = [_command(run) for section in sections for row in section.rows for run in row.runs]
-    parts[-1] += "\n" + "\n".join(commands) + "\n```"
+    commands = [
+        shlex.join(["csn_jax", "train", *flags(run.config), f"--workdir={run.name}"])
+        for section in sections
+        for row in section.rows
+        for run in row.runs
+    ]
+    parts += ["## The commands that made these runs", "\n".join(["```bash", *commands, "```"])]
     parts.append("All figures, unrounded: [table.csv](table.csv), and of every run [runs.csv](runs.csv).")
     return "\n\n".join(parts) + "\n"
 
 
 def _section(section: Section, number: str) -> list[str]:
     record, results = section.record, section.rows[0].runs[0].results
-    split = results.split
-    n_triplets = results.figure("overall").n
-    data = (
-        f"{record.items[split]:,} {split} items and {n_triplets:,} {split} triplets (split by {record.split_unit}); "
-        f"items `{record.items_sha256[:12]}`, triplets `{record.triplets_sha256[split][:12]}`."
-    )
-    names = [*section.conditions, "overall"]
+    split, names = results.split, [*section.conditions, "overall"]
+    items, triplets = f"{record.items[split]:,} {split} items", f"{results.figure('overall').n:,} {split} triplets"
     lines = _lines(section, "triplet_error", names)
     baselines = results.baselines or {}
     for key, name in BASELINES.items():
@@ -69,16 +63,16 @@ def _section(section: Section, number: str) -> list[str]:
             lines.append((name, "", ["" if value is None else f"{value:.2%}" for value in values]))
     parts = [
         f"## {number}{_text(record.source)}: {_text(', '.join(section.conditions))}",
-        data,
+        f"{items} and {triplets} (split by {record.split_unit}); items `{record.items_sha256[:12]}`, triplets "
+        f"`{record.triplets_sha256[split][:12]}`.",
         f"### Triplet error on {split}",
         _table(["masks", "seeds", *names], lines),
-        "Lower is better. " + _legend(section.rows),
+        "Lower is better." + _legend(section.rows),
     ]
     for measure in shared_measures(section):
-        name, shown = MEASURES[measure]
-        if shown:
-            lines = _lines(section, measure, section.conditions)
-            parts += [f"### Retrieval on {split}: {name}", _table(["masks", "seeds", *section.conditions], lines)]
+        if measure in SHOWN:
+            table = _table(["masks", "seeds", *section.conditions], _lines(section, measure, section.conditions))
+            parts += [f"### Retrieval on {split}: {SHOWN[measure]}", table]
     return parts + _off_task(section)
 
 
@@ -121,17 +115,14 @@ def _percent(figure: Summary) -> str:
 
 
 def _legend(rows: Sequence[Row]) -> str:
-    parts = []
+    legend = ""
     if any(len(row.runs) == 1 for row in rows):
-        single = "the 95 % interval of a single run, by a bootstrap over anchors (retrieval: over queries)"
-        parts.append(f"In brackets: {single}.")
+        legend = (
+            " In brackets: the 95 % interval of a single run, by a bootstrap over anchors (retrieval: over queries)."
+        )
     if any(len(row.runs) > 1 for row in rows):
-        parts.append("±: the standard deviation over the seeds, which share one test.")
-    return " ".join(parts)
-
-
-def _command(finished: Finished) -> str:
-    return shlex.join(["csn_jax", "train", *flags(finished.config), f"--workdir={finished.name}"])
+        legend += " ±: the standard deviation over the seeds, which share one test."
+    return legend
 
 
 def _table(head: Sequence[str], lines: Sequence[tuple[str, Any, Sequence[str]]]) -> str:
@@ -154,8 +145,8 @@ def table_csv(sections: Sequence[Section]) -> str:
     lines = ["section masks training_triplets measure condition seeds mean deviation low high".split()]
     for number, row, measure, condition in _cells(sections):
         mean, deviation, ends, seeds = summarise(row, measure, condition)
-        line = (number, row.label, row.triplets, measure, condition, seeds, mean, deviation, *(ends or ("", "")))
-        lines.append(line)
+        about = (number, row.label, row.triplets, measure, condition)
+        lines.append((*about, seeds, mean, deviation, *(ends or ("", ""))))
     return _csv(lines)
 
 

@@ -223,7 +223,7 @@ def reported(browser, labels: list[str], faults: list[str]) -> int:
         for names in ([f"name {i}" for i in range(len(some))], some):
             run = made_runs.make_run(names[0], made_runs.config("learned"), (0.25,) * len(names), names=names)
             sections = arrange([run])
-            text = report_text.markdown(sections, [[("map.png", names[0], names[-1])]], [names[0]])
+            text = report_text.markdown(sections, [[("map.png", names[0], names[-1], b"")]], [names[0]])
             page = browser.new_page()
             page.set_content(f"<!doctype html><body>{render(text)}")
             outlines[names is some] = page.evaluate(outline)

@@ -17,7 +17,7 @@ from test_cli import assert_message, run
 import csn_jax
 from csn_jax import explore
 from csn_jax.errors import MachineError, UserError
-from csn_jax.explore import folder, thumbnails
+from csn_jax.explore import folder
 from csn_jax.model.run import open_run
 from csn_jax.pictures.maps import draw_maps, place
 from csn_jax.runtime.whole import check_folder, write_folder
@@ -99,11 +99,11 @@ def test_a_page_loads_only_files_beside_it(page):
 @pytest.mark.parametrize(("channels", "side", "kind"), [(1, 24, "png"), (3, 24, "webp"), (1, 120, "png")])
 def test_thumbnails_are_where_the_page_reads_them(channels, side, kind, monkeypatch):
     """Row by row on sheets, at most 96 pixels per side."""
-    monkeypatch.setattr(thumbnails, "SHEET", 200)
+    monkeypatch.setattr(folder, "SHEET", 200)
     inputs = np.zeros((50, side, side, channels), np.uint8)
     inputs += np.arange(0, 250, 5, dtype=np.uint8)[:, None, None, None]
     rows = np.arange(49, 9, -1)
-    sheets = thumbnails.draw_sheets(inputs, rows, ink=False)
+    sheets = folder.draw_sheets(inputs, rows, ink=False)
     shown = min(side, 96)
     across = 200 // shown
     assert list(sheets) == [f"pictures_{i}.{kind}" for i in range(-(-40 // across**2))]
@@ -116,9 +116,9 @@ def test_thumbnails_are_where_the_page_reads_them(channels, side, kind, monkeypa
 
 
 def test_thumbnails_of_many_items_are_smaller():
-    assert thumbnails.side_of(np.zeros((1, 112, 112, 3)), np.arange(3000)) == 96
-    assert thumbnails.side_of(np.zeros((1, 112, 112, 3)), np.arange(3001)) == 64
-    assert thumbnails.side_of(np.zeros((1, 32, 32, 3)), np.arange(3001)) == 32
+    assert folder.side_of(np.zeros((1, 112, 112, 3)), np.arange(3000)) == 96
+    assert folder.side_of(np.zeros((1, 112, 112, 3)), np.arange(3001)) == 64
+    assert folder.side_of(np.zeros((1, 32, 32, 3)), np.arange(3001)) == 32
 
 
 def test_a_map_groups_what_its_mask_groups():

@@ -174,7 +174,7 @@ def test_names_are_text_and_no_markup():
     names = ("a|b", "<img src=x onerror=alert(1)>", "_under_", "`tick`", "![x](y)")
     run = make_run("r", config("learned"), errors=(0.1,) * 5, names=names)
     sections = arrange([run])
-    text = report_text.markdown(sections, [[("map_a|b (1).png", "Map by a|b", "told")]], [])
+    text = report_text.markdown(sections, [[("map_a|b (1).png", "Map by a|b", "told", b"")]], [])
     assert "<img" not in text and "![x]" not in text and "`tick`" not in text
     rows = cells(text, "Triplet error on test")
     assert {len(row) for row in rows} == {2 + 6}
@@ -432,7 +432,7 @@ def test_vectors_have_no_maps():
     record = dataclasses.replace(run.run.record, input_shape=(12,))
     run = run._replace(run=dataclasses.replace(run.run, record=record))
     with pytest.raises(UserError, match="are vectors"):
-        folder.draw_maps(run, None, 100)
+        folder.draw_maps(run, None, "", 100)
 
 
 def test_messages(finished, tmp_path, capsys, monkeypatch):
