@@ -52,9 +52,8 @@ class Args:
 def main(argv: Sequence[str]) -> None:
     args = cli.parse(Args, argv)
 
-    from csn_jax.adapt.report import learn_mask, summary
+    from csn_jax.adapt.report import learn_mask, summary, write_adapted
     from csn_jax.adapt.sources import find_lesson
-    from csn_jax.adapt.write import write_adapted
     from csn_jax.model.run import open_run
     from csn_jax.runtime.whole import check_free
     from csn_jax.runtime.writer import next_step, say

@@ -121,15 +121,11 @@ def _splits(group: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def to_mask(weights: np.ndarray, masks: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """The mask [D] float32 of weights [D], scaled so that its distances are comparable to those of the old masks.
+    """The mask [D] float32, whose square is weights [D] times a factor that makes its distances comparable to those of
+    the old masks [C, D].
 
-    Two random items have a mean squared distance of sum_d 2 w_d variance_d. It becomes the mean of that under the old
-    masks, so that the new condition counts as much as the others in an equal mix.
-
-    Args:
-        weights: [D], the square of the mask except for a factor.
-        masks: [C, D], of the other conditions.
-        variance: [D], of the embeddings.
+    Under a mask, two random items have a mean squared distance of sum_d 2 w_d variance_d. It becomes the mean of that
+    under the old masks, so that the new condition counts as much as the others in an equal mix.
     """
     old = np.mean(np.square(masks.astype(np.float64)) @ variance)
     new = weights @ variance

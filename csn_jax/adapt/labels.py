@@ -23,11 +23,10 @@ REMEDY = "label more items"
 
 
 def from_run(run: Run, model: Model, name: str, kind: str | None) -> Lesson | None:
-    """A lesson from an attribute of the run's own data.
+    """A lesson from an attribute of the run's own data; None if the data cannot have one more condition.
 
-    None if the data cannot have one more condition: there is none, it has triplets instead of labels, or a condition
-    was learned from other data since. None also for an attribute that the run's in-batch loss cannot compare, since
-    evaluation reads the data as training does.
+    That is: there is none, it has triplets instead of labels, a condition was learned from other data since, or the
+    run's in-batch loss cannot compare the attribute, since evaluation reads the data as training does.
     """
     config = run.config
     elsewhere = any(not report["own_data"] for report in run.record.adapted)
@@ -95,15 +94,12 @@ def from_table(
     """A lesson from a column of labels. Triplets are drawn within each split.
 
     Items keep the split of `items`. Without one, the table's column `split` gives it. Without that column, items are
-    split 70 / 10 / 20 %, equal vectors together.
+    split 70 / 10 / 20 %, equal vectors together. Training with this condition draws the same triplets.
 
     Args:
-        columns: the table.
-        ids: of its rows.
+        ids: of the rows of the table; `items` include them all.
         name: of the column, and of the new condition.
-        kind: of the labels; None infers it.
-        items: include every item of the table.
-        data: numbers of triplets and seed: training with this condition draws the same triplets.
+        data: numbers of triplets, and seed.
     """
     attribute = attribute_in(columns, name, kind)
     row_of = {item: row for row, item in enumerate(items.ids.tolist())}

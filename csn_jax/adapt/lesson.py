@@ -31,11 +31,7 @@ class Items(NamedTuple):
 
     def embed(self, rows: np.ndarray) -> np.ndarray:
         """Vectors [N, D]. At least these rows are filled."""
-        if self.model is None:
-            return self.inputs
-        vectors = np.zeros((len(self.inputs), self.model.masks.shape[1]), np.float32)  # untouched pages cost no memory
-        vectors[rows] = self.model.embed(self.inputs, rows, progress=True)
-        return vectors
+        return self.model.embed_rows(self.inputs, rows, progress=True) if self.model else self.inputs
 
     def near(self, item: str) -> str:
         """` (did you mean ID?)` for an id that is not there, or nothing."""

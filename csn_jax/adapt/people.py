@@ -35,8 +35,6 @@ def from_triplets(columns: Columns, name: str, items: Items | None, model: Model
     fifth is held out of more than FEW triplets, and none of fewer. Triplets of one group stay together.
 
     Args:
-        columns: the table.
-        name: of the condition.
         items: cells may name these by id.
         model: embeds image files that cells name instead, relative to the table; None if they may not.
     """

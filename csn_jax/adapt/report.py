@@ -1,24 +1,29 @@
-"""The mask of a new condition and its report: how it was found, and how good it is on held-out triplets."""
+"""The mask of a new condition, its report (how it was found, and how good it is on held-out triplets), and the workdir
+that holds both."""
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from csn_jax.adapt import fit
 from csn_jax.adapt.lesson import Lesson
+from csn_jax.core.steps import initial_state
 from csn_jax.evaluate.bootstrap import intervals
+from csn_jax.evaluate.measure import measure
 from csn_jax.evaluate.triplet_error import interval, wrong_triplets
+from csn_jax.model.model import Model
+from csn_jax.model.network import build_network, examples
+from csn_jax.model.run import Run
+from csn_jax.pictures import sheets
+from csn_jax.runtime.whole import write_run
 from csn_jax.text import table
 
 
 def learn_mask(lesson: Lesson, vectors: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """(the new mask [D], its report for data.json).
-
-    Args:
-        lesson: its triplets name rows of vectors.
-        vectors: [N, D]. Only the rows that triplets name are read.
-        masks: [C, D], the masks of the other conditions.
-    """
+    """(the new mask [D], its report for data.json), from vectors [N, D], of which only the rows that triplets name are
+    read, and the masks [C, D] of the other conditions."""
     train, group, validation = lesson.triplets["train"], lesson.groups["train"], lesson.triplets.get("validation")
     gain = fit.gains(vectors, *train[:3])
     weights, strength = fit.learn(gain, group, fit.gains(vectors, *validation[:3]) if validation else None)
@@ -73,3 +78,30 @@ def _verdict(report: dict[str, Any]) -> str:
     if better["ci95"][0] <= 0:
         return f"no mask is clearly better for {name} than none (by {by}, 95 % interval {low} to {high}); {fix}."
     return f"its error is {by} below that of the unmasked distance (95 % interval {low} to {high})."
+
+
+def write_adapted(out: Path, run: Run, model: Model, lesson: Lesson, mask: np.ndarray, report: dict[str, Any]) -> None:
+    """Write the workdir with one more mask [D]. It is measured on the run's own data with the new condition. Without
+    such data it keeps the run's results, which still hold."""
+    _, state = run.restore()
+    dataset, config = lesson.own or (None, run.config)
+    record = dataclasses.replace(
+        dataset.record if dataset else run.record,
+        conditions=(*run.record.conditions, lesson.condition),
+        init_sha256=run.record.init_sha256,
+        adapted=(*run.record.adapted, report),
+    )
+    network = build_network(config, record.input_shape, len(record.conditions), examples(config, record))
+    beta = np.concatenate([np.asarray(state.params["beta"]), mask[None]])
+    state = initial_state(state.params["backbone"], state.statistics, beta, network.optimizer)._replace(step=state.step)
+    wider = model.with_masks(record.names, np.concatenate([model.masks, mask[None]]))
+    results = run.results
+    if dataset:
+        results, embeddings = measure(wider, dataset, "test", config.variant)
+    if results:
+        results = dataclasses.replace(results, adapted=record.adapted)
+    write_run(out, config, record, state, results, "--out")
+    if dataset:
+        sheets.draw_all(out, wider, embeddings, dataset)
+    else:
+        sheets.draw_masks(out / "masks.png", wider.masks, wider.conditions)

@@ -124,10 +124,10 @@ class Model:
             bar.close()
         return np.concatenate([np.asarray(part) for part in parts])
 
-    def embed_rows(self, inputs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def embed_rows(self, inputs: np.ndarray, rows: np.ndarray, *, progress: bool = False) -> np.ndarray:
         """Embeddings [N, D] of inputs [N, ...], filled at the given rows and zero elsewhere."""
         embeddings = np.zeros((len(inputs), self.masks.shape[1]), np.float32)  # untouched pages cost no memory
-        embeddings[rows] = self.embed(inputs, rows)
+        embeddings[rows] = self.embed(inputs, rows, progress=progress)
         return embeddings
 
     def with_masks(self, conditions: Sequence[str], masks: np.ndarray) -> "Model":

@@ -29,14 +29,8 @@ class Network(NamedTuple):
 
 
 def build_network(config: Config, input_shape: Sequence[int], n_conditions: int, n_examples: int) -> Network:
-    """Backbone, masks and optimizer of a config, with their seeded initial values.
-
-    Args:
-        n_examples: an epoch of the learning rate schedule; see `examples`.
-
-    Raises:
-        UserError: when the embedding has fewer dimensions than there are conditions.
-    """
+    """Backbone, masks and optimizer of a config, with their seeded initial values. `examples` gives `n_examples`, an
+    epoch of the learning rate schedule. A UserError if the embedding has fewer dimensions than there are conditions."""
     if config.backbone.embedding_dim < n_conditions:
         raise UserError(
             f"config.backbone.embedding_dim is {config.backbone.embedding_dim}, but there are {n_conditions} "
@@ -65,10 +59,7 @@ class Pretrained(NamedTuple):
 
 def pretrained(config: Config, network: Network) -> Pretrained:
     """Read `config.backbone.init` into a network's backbone. A last linear layer of another shape keeps its random
-    initial values.
-
-    Raises:
-        UserError: when the file is damaged, or is of another network: naming the tensors that do not fit.
+    initial values. A UserError if the file is damaged, or is of another network: it names the tensors that do not fit.
     """
     place, state = "config.backbone.init", network.state
     weights, where = read_weights(config.backbone.init, place), f"{place}={config.backbone.init}"

@@ -8,11 +8,7 @@ from csn_jax.errors import UserError
 
 
 def check_normalised(x: np.ndarray, preprocess: PreprocessConfig) -> None:
-    """Refuse float images [B, H, W, ch] that are certainly not normalised; `Model.embed` states the rule.
-
-    Raises:
-        UserError: with the range of the first channel that is out of range.
-    """
+    """Refuse, by a UserError, float images [B, H, W, ch] that are certainly not normalised; see `Model.embed`."""
     if not x.size:
         return
     mean, std = np.array(preprocess.mean), np.array(preprocess.std)  # [ch], [ch]
@@ -27,9 +23,8 @@ def check_normalised(x: np.ndarray, preprocess: PreprocessConfig) -> None:
             f"the inputs are floats from {lowest[ch]:.4g} to {highest[ch]:.4g} in channel {ch}, but normalised "
             f"pixels are from {low[ch]:.4g} to {high[ch]:.4g}; give pixels as uint8, which are normalised here."
         )
-    if lowest.min() < 0 or highest.max() > 1 or lowest.min() == highest.max():
-        return
-    if 255 * eps > 0.25:  # bfloat16: any value rounds to a multiple of 1/255
+    constant, coarse = lowest.min() == highest.max(), 255 * eps > 0.25  # bfloat16 rounds all to multiples of 1/255
+    if lowest.min() < 0 or highest.max() > 1 or constant or coarse:
         return
     wide = x.astype(np.result_type(x.dtype, np.float32), copy=False)
     divided = _whole(255 * wide, 1e-3 + 255 * eps)
@@ -42,11 +37,10 @@ def check_normalised(x: np.ndarray, preprocess: PreprocessConfig) -> None:
 
 def _range(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The least and the greatest value per channel, float64 [ch] each."""
-    channels = x.shape[3]
-    rows = x.reshape(-1, x.shape[2] * channels)  # long rows: NumPy reduces an axis of 3 channels slowly
+    rows = x.reshape(-1, x.shape[2] * x.shape[3])  # long rows: NumPy reduces an axis of 3 channels slowly
     with np.errstate(invalid="ignore"):  # bfloat16 warns of NaN
-        least, greatest = rows.min(axis=0), rows.max(axis=0)
-    least, greatest = (ends.astype(np.float64).reshape(-1, channels) for ends in (least, greatest))
+        ends = rows.min(axis=0), rows.max(axis=0)
+    least, greatest = (end.astype(np.float64).reshape(-1, x.shape[3]) for end in ends)
     return least.min(axis=0), greatest.max(axis=0)
 
 

@@ -39,12 +39,8 @@ class Run:
         return make_model(self.config, self.record.names, shape, state, programs, make_shardings(), rectified=rectified)
 
     def restore(self) -> tuple["Network", "State"]:
-        """The network, and its state at the best step.
-
-        Raises:
-            UserError: when there is no checkpoint, or it belongs to another model.
-            MachineError: when the checkpoint is damaged.
-        """
+        """The network, and its state at the best step. A UserError if there is no checkpoint, or it belongs to another
+        model; a MachineError if it is damaged."""
         from csn_jax.model.model import restore_target
         from csn_jax.model.network import build_network, examples
         from csn_jax.runtime.checkpoint import Checkpoints
@@ -60,11 +56,7 @@ class Run:
         return network, checkpoints.restore(best, restore_target(network.state, make_shardings()))
 
     def dataset(self) -> "Dataset":
-        """The items and triplets of training and measurement.
-
-        Raises:
-            UserError: when they are missing or have changed.
-        """
+        """The items and triplets of training and measurement; a UserError if they are missing or have changed."""
         from csn_jax.data.dataset import load_dataset
 
         dataset = load_dataset(self.config)
@@ -73,11 +65,7 @@ class Run:
 
 
 def open_run(workdir: str | Path) -> Run:
-    """Read a run's folder.
-
-    Raises:
-        UserError: when it is not a run's folder, or a file in it is damaged.
-    """
+    """Read a run's folder; a UserError if it is not one, or a file in it is damaged."""
     workdir = Path(workdir).expanduser().absolute()
     config, record, results = read_config(workdir), read_record(workdir), read_results(workdir)
     below = record.names if config.variant == "specialists" else ()

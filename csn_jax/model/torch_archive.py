@@ -6,6 +6,7 @@ checks sizes before allocating. Tensors are read-only views of the file's bytes.
 """
 
 import io
+import math
 import pickletools
 import re
 import zipfile
@@ -31,6 +32,7 @@ DTYPES = {
     "ByteStorage": "|u1",
     "BoolStorage": "|b1",
 }
+EMPTY = {"NONE": type(None), "EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 ORDERED_DICT = "collections.OrderedDict"
 REBUILD_TENSOR = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")  # the first until PyTorch 0.3
 REBUILD_PARAMETER = "torch._utils._rebuild_parameter"
@@ -84,10 +86,7 @@ def read_tensors(data: bytes) -> dict[str, np.ndarray]:
             raise Refused("is not a PyTorch checkpoint: it begins like neither format of torch.save")
         if not isinstance(tree, dict):
             raise Refused(f"holds a {type(tree).__name__.strip('_')}, not a dictionary of named tensors")
-        for wrapper in ("state_dict", "model"):
-            if isinstance(tree.get(wrapper), dict):
-                tree = tree[wrapper]
-                break
+        tree = next((tree[name] for name in ("state_dict", "model") if isinstance(tree.get(name), dict)), tree)
         tensors = {
             name: _view(value, storage(value.storage))
             for name, value in tree.items()
@@ -177,10 +176,7 @@ def _view(tensor: _Tensor, values: np.ndarray) -> np.ndarray:
     if 0 in shape:
         return np.zeros(0, values.dtype).reshape(shape)
     last = tensor.offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    count = 1
-    for n in shape:
-        count *= n
-    if last >= values.size or count > values.size:  # count: strides of 0 repeat values
+    if last >= values.size or math.prod(shape) > values.size:  # strides of 0 repeat values
         raise Refused("is damaged: a tensor reaches past its storage")
     steps = [stride * values.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(values[tensor.offset :], shape, steps, writeable=False)
@@ -214,36 +210,24 @@ def _unpickle(data: bytes, start: int) -> tuple[Any, dict[str, _Storage], int]:
                 return stack.pop(), storages, stream.tell()
             case "MARK":
                 marks.append(len(stack))
-            case "NONE":
-                stack.append(None)
             case "NEWTRUE" | "NEWFALSE":
                 stack.append(opcode.name == "NEWTRUE")
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
                 stack.append(argument)
             case "BINUNICODE" | "SHORT_BINUNICODE" | "BINSTRING" | "SHORT_BINSTRING":  # the last two are from Python 2
                 stack.append(argument)
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_TUPLE":
-                stack.append(())
+            case "NONE" | "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
+                stack.append(EMPTY[opcode.name]())
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 n = int(opcode.name[-1])
                 stack[-n:] = [tuple(stack[-n:])]
             case "TUPLE":
                 stack.append(tuple(since_mark()))
-            case "APPEND":
-                value = stack.pop()
-                _expect(stack[-1], list).append(value)
-            case "APPENDS":
-                values = since_mark()
+            case "APPEND" | "APPENDS":
+                values = since_mark() if opcode.name == "APPENDS" else [stack.pop()]
                 _expect(stack[-1], list).extend(values)
-            case "SETITEM":
-                value, key = stack.pop(), stack.pop()
-                _set_items(stack[-1], [key, value])
-            case "SETITEMS":
-                values = since_mark()
+            case "SETITEM" | "SETITEMS":
+                values = since_mark() if opcode.name == "SETITEMS" else [stack.pop(-2), stack.pop()]
                 _set_items(stack[-1], values)
             case "BINPUT" | "LONG_BINPUT":
                 memo[argument] = stack[-1]
