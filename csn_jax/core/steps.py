@@ -1,6 +1,5 @@
 """The training and embedding steps that are compiled. Pure functions of arrays."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -62,39 +61,58 @@ def make_train_step(
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """Build train_step(state, batch, items=None) -> (state, metrics), to be jitted with `state` donated.
 
-    With `items` [N, ...], the roles of the batch are positions in it. With `shared_statistics`, batch norm sees the
-    three roles as one batch. Metrics are scalars: the loss, its terms, the batch's accuracy and the gradient's norm.
+    With the loss `triplet`, the batch is a Batch. With the others it is a LabelledBatch, which takes one forward pass.
+    With `items` [N, ...], the batch holds positions in it. With `shared_statistics`, batch norm sees the three roles as
+    one batch. Metrics are scalars: the loss, its terms, the gradient's norm, and the batch's accuracy or, for the other
+    losses, the share of active triplets (batch_all) or anchors (batch_hard).
     """
-    embed_roles = (_embed_together if shared_statistics else _embed_by_role)(backbone, preprocess)
+    in_batch = loss.name != "triplet"
+    roles = LabelledBatch.ITEMS if in_batch else ROLES
+    embed = (_embed_together if in_batch or shared_statistics else _embed_by_role)(backbone, preprocess)
     weights = {"margin": loss.margin, "embedding_weight": loss.embedding_weight, "mask_weight": loss.mask_weight}
 
-    def train_step(state: State, batch: Batch, items: jax.Array | None = None):
+    def triplet_terms(embeddings, masks, batch):
+        named = dict(zip(ROLES, embeddings, strict=True))
+        return csn_loss(**named, mask=masks[batch.condition], valid=batch.valid, **weights)
+
+    def in_batch_terms(embeddings, masks, batch):
+        return in_batch_loss(*embeddings, masks, batch.labels, batch.valid, name=loss.name, **weights)
+
+    terms_of = in_batch_terms if in_batch else triplet_terms
+
+    def train_step(state: State, batch: Batch | LabelledBatch, items: jax.Array | None = None):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        inputs = [getattr(batch, role) if items is None else items[getattr(batch, role)] for role in ROLES]
+        inputs = [getattr(batch, role) if items is None else items[getattr(batch, role)] for role in roles]
 
         def objective(params):
-            embeddings, statistics = embed_roles(params["backbone"], state.statistics, inputs, batch.valid, key)
+            embeddings, statistics = embed(params["backbone"], state.statistics, inputs, batch.valid, key)
             beta = params["beta"] if train_masks else jax.lax.stop_gradient(params["beta"])  # [C, D]
-            terms = csn_loss(**embeddings, mask=rectify(beta)[batch.condition], valid=batch.valid, **weights)
+            terms = terms_of(embeddings, rectify(beta), batch)
             return terms.total, (terms, statistics)
 
-        return _descend(state, objective, optimizer)
+        (_, (terms, statistics)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": terms.total} | terms._asdict() | {"gradient_norm": optax.tree.norm(gradient)}
+        del metrics["total"]
+        return State(state.step + 1, params, statistics, opt_state), metrics
 
     return train_step
 
 
 def _embed_by_role(backbone: Backbone, preprocess: Preprocess) -> Callable:
-    """Three forward passes, in the reference's order: each role has its own batch statistics, and the running ones move
-    three times. A scan over the roles is ten times slower on CPU."""
+    """Forward passes in the reference's order: each role has its own batch statistics, and the running ones move three
+    times. A scan over the roles is ten times slower on CPU."""
 
-    def embed_roles(params, statistics, inputs, valid, key):
-        embeddings = {}
-        for i, (role, x) in enumerate(zip(ROLES, inputs, strict=True)):
+    def embed(params, statistics, inputs, valid, key):
+        embeddings = []
+        for i, x in enumerate(inputs):
             x = preprocess(x, jax.random.fold_in(key, i))
-            embeddings[role], statistics = backbone.apply(params, statistics, x, train=True, valid=valid)  # [B, D]
+            y, statistics = backbone.apply(params, statistics, x, train=True, valid=valid)  # [B, D]
+            embeddings.append(y)
         return embeddings, statistics
 
-    return embed_roles
+    return embed
 
 
 def _embed_together(backbone: Backbone, preprocess: Preprocess) -> Callable:
@@ -102,53 +120,14 @@ def _embed_together(backbone: Backbone, preprocess: Preprocess) -> Callable:
     condition has few values, anchors and positives of a batch are alike and negatives differ, and the network learns
     that instead."""
 
-    def embed_roles(params, statistics, inputs, valid, key):
+    def embed(params, statistics, inputs, valid, key):
         # A triplet's items are adjacent, so that each device keeps its own triplets.
-        x = jnp.stack(inputs, axis=1).reshape(-1, *inputs[0].shape[1:])  # [3 B, ...]
-        y, statistics = backbone.apply(params, statistics, preprocess(x, key), train=True, valid=jnp.repeat(valid, 3))
-        return dict(zip(ROLES, jnp.moveaxis(y.reshape(len(valid), 3, -1), 1, 0), strict=True)), statistics
+        n = len(inputs)
+        x = jnp.stack(inputs, axis=1).reshape(-1, *inputs[0].shape[1:])  # [n B, ...]
+        y, statistics = backbone.apply(params, statistics, preprocess(x, key), train=True, valid=jnp.repeat(valid, n))
+        return list(jnp.moveaxis(y.reshape(len(valid), n, -1), 1, 0)), statistics
 
-    return embed_roles
-
-
-def make_in_batch_step(
-    backbone: Backbone,
-    preprocess: Preprocess,
-    optimizer: optax.GradientTransformation,
-    loss: LossConfig,
-    *,
-    train_masks: bool,
-    seed: int,
-) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-    """The train_step of `make_train_step` for batches of labelled items: one forward pass, then all triplets in them.
-
-    Instead of the accuracy, metrics hold the share of active triplets (batch_all) or anchors (batch_hard).
-    """
-
-    def train_step(state: State, batch: LabelledBatch, items: jax.Array | None = None):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-
-        def objective(params):
-            x = preprocess(batch.item if items is None else items[batch.item], key)
-            arguments = (params["backbone"], state.statistics, x)
-            embeddings, statistics = backbone.apply(*arguments, train=True, valid=batch.valid)  # [B, D]
-            beta = params["beta"] if train_masks else jax.lax.stop_gradient(params["beta"])  # [C, D]
-            terms = in_batch_loss(embeddings, rectify(beta), batch.labels, batch.valid, **dataclasses.asdict(loss))
-            return terms.total, (terms, statistics)
-
-        return _descend(state, objective, optimizer)
-
-    return train_step
-
-
-def _descend(state: State, objective: Callable, optimizer: optax.GradientTransformation):
-    """(state, metrics) after one optimizer step on objective(params) -> (loss, (terms, statistics))."""
-    (_, (terms, statistics)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    metrics = {"loss": terms.total} | terms._asdict() | {"gradient_norm": optax.tree.norm(gradient)}
-    del metrics["total"]
-    return State(state.step + 1, params, statistics, opt_state), metrics
+    return embed
 
 
 def repeatable(train_step: Callable) -> Callable:

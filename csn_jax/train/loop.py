@@ -14,7 +14,7 @@ import numpy as np
 
 from csn_jax.config import Config
 from csn_jax.core.masks import use_of
-from csn_jax.core.steps import State, make_in_batch_step, make_train_step, repeatable
+from csn_jax.core.steps import State, make_train_step, repeatable
 from csn_jax.data.dataset import Dataset, load_dataset
 from csn_jax.errors import Stopped
 from csn_jax.evaluate.measure import measure, validation_errors
@@ -197,10 +197,8 @@ def _first_state(
 def _make_step(config: Config, network: Network) -> Callable:
     """The training step that the config's loss needs, see core/steps.py."""
     parts = (network.backbone, network.preprocess, network.optimizer, config.loss)
-    options = {"train_masks": network.masks.trained, "seed": config.seed}
-    if config.loss.name != "triplet":
-        return make_in_batch_step(*parts, **options)
-    return make_train_step(*parts, **options, shared_statistics=config.batch_statistics == "shared")
+    shared = config.batch_statistics == "shared"
+    return make_train_step(*parts, train_masks=network.masks.trained, seed=config.seed, shared_statistics=shared)
 
 
 def _batches(config: Config, dataset: Dataset, shardings: Shardings) -> BatchAt:

@@ -8,7 +8,7 @@ from oracles import assert_close, flat
 from csn_jax.backbones.norm import batch_norm
 from csn_jax.config import BackboneConfig, Config, LossConfig, PreprocessConfig
 from csn_jax.core.losses import csn_loss
-from csn_jax.core.steps import make_in_batch_step, make_train_step, repeatable
+from csn_jax.core.steps import make_train_step, repeatable
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.data.triplets import Triplets
 from csn_jax.model.network import build_network
@@ -100,7 +100,7 @@ def test_one_device_equals_four_in_batch():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(jax, "devices", lambda: devices)
             shardings = make_shardings()
-        step = make_in_batch_step(
+        step = make_train_step(
             network.backbone, network.preprocess, network.optimizer, LossConfig("batch_all"), train_masks=True, seed=0
         )
         step, state = jit(step, donate_argnums=0), jax.device_put(before, shardings.state)

@@ -16,7 +16,7 @@ from oracles import flat
 
 import csn_jax
 from csn_jax.config import BackboneConfig, Config, DataConfig, LossConfig
-from csn_jax.core.steps import LabelledBatch, make_in_batch_step
+from csn_jax.core.steps import LabelledBatch, make_train_step
 from csn_jax.data.dataset import load_dataset
 from csn_jax.data.order import label_items, labelled_rows
 from csn_jax.model.network import build_network, examples
@@ -77,7 +77,7 @@ def test_a_bad_number_is_reported_with_the_items_of_the_batch(tmp_path, monkeypa
     """Until then, progress counts one image per item, not three."""
     counted = []
     monkeypatch.setattr(loop.Progress, "advance", lambda self, images, **values: counted.append(images))
-    make = loop.make_in_batch_step
+    make = loop.make_train_step
 
     def make_poisoned(*args, **kwargs):
         step = make(*args, **kwargs)
@@ -88,7 +88,7 @@ def test_a_bad_number_is_reported_with_the_items_of_the_batch(tmp_path, monkeypa
 
         return train_step
 
-    monkeypatch.setattr(loop, "make_in_batch_step", make_poisoned)
+    monkeypatch.setattr(loop, "make_train_step", make_poisoned)
     with pytest.raises(csn_jax.MachineError, match="^step 3 has loss nan and gradient norm .* on 16 items "):
         tiny.train(tmp_path, PRESET)
     assert counted == [16, 16, 16]
@@ -118,7 +118,7 @@ def test_fixed_masks_do_not_change():
     config = Config(variant="fixed", backbone=backbone, loss=LossConfig(name="batch_all"))
     network = build_network(config, (6,), 2, 16)
     options = {"train_masks": network.masks.trained, "seed": 0}
-    step = make_in_batch_step(network.backbone, network.preprocess, network.optimizer, config.loss, **options)
+    step = make_train_step(network.backbone, network.preprocess, network.optimizer, config.loss, **options)
     before, after = (flat(state.params) for state in (network.state, jax.jit(step)(network.state, batch)[0]))
     assert {name for name in before if np.any(before[name] != after[name])} == before.keys() - {"beta"}
     np.testing.assert_array_equal(after["beta"], np.repeat(np.eye(2), 4, axis=1))
