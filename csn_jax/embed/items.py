@@ -31,11 +31,8 @@ def find_items(args: "Args", run: Run) -> ToEmbed:
 
 
 def from_split(run: Run, split: str) -> ToEmbed:
-    """The run's own items: those of one split, or all with their split as a column.
-
-    Raises:
-        UserError: when the data is missing or is other data, or the split is empty.
-    """
+    """The run's own items: those of one split, or all with their split as a column. A UserError if the data is missing
+    or is other data, or the split is empty."""
     dataset = run.dataset()
     items = dataset.items
     rows = np.arange(len(items.ids)) if split == "all" else np.flatnonzero(items.split == split)

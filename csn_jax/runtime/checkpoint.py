@@ -7,6 +7,7 @@ checks below prevent these; each was measured.
 
 import contextlib
 import functools
+import hashlib
 import json
 import logging
 import math
@@ -25,7 +26,6 @@ import orbax.checkpoint as ocp
 from csn_jax.core.steps import State
 from csn_jax.errors import MachineError, UserError
 from csn_jax.runtime import hosts
-from csn_jax.runtime.leaves import describe, first_difference, leaves_of, sha256_of_json
 
 FULL_DISK = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "Disk quota exceeded")
 
@@ -72,15 +72,12 @@ class Checkpoints:
         return math.isfinite(error) and (self.best is None or error < self.best.error)
 
     def save(self, state: State, error: float | None = None) -> None:
-        """Save asynchronously under the state's step. The lowest validation error so far makes the step the best.
-
-        Raises:
-            MachineError: when a value is not finite, or this or the previous save failed.
-        """
+        """Save asynchronously under the state's step. The lowest validation error so far makes the step the best. A
+        MachineError if a value is not finite, or this or the previous save failed."""
         self.wait()
         step = int(state.step)
         arrays = jax.device_get(state)
-        leaves = leaves_of(arrays)
+        leaves = _leaves_of(arrays)
         for name, leaf in leaves.items():
             if not np.isfinite(leaf).all():
                 raise MachineError(
@@ -89,10 +86,10 @@ class Checkpoints:
                 )
         if error is not None and self.improves(error):
             self.best = Best(step, float(error))
-        record = {"best": self.best and self.best._asdict(), "leaves": describe(arrays)}
+        record = {"best": self.best and self.best._asdict(), "leaves": _described(leaves)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            meta=ocp.args.JsonSave({"record": record, "sha256": sha256_of_json(record)}),
+            meta=ocp.args.JsonSave({"record": record, "sha256": _sha256_of_json(record)}),
         )
         self._saving = (step, sum(leaf.nbytes for leaf in leaves.values()))
         try:
@@ -124,47 +121,42 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def restore_newest(self, target: State, say: Callable[[str], None] = print) -> State | None:
-        """The newest whole step, or None when there is no step.
+        """The newest whole step, or None when there is no step. `say` takes one sentence per skipped step.
 
         Args:
             target: a State of jax.ShapeDtypeStruct with shardings. Another number of devices than at saving is fine.
-            say: takes one sentence per skipped step, with the reason.
 
         Raises:
             UserError: when the checkpoint is of another model, naming leaf, both values and remedy.
             MachineError: when there are steps and none is whole, or processes find different ones.
         """
-        state = self._newest_whole(target, say)
+        state: State | None = None
+        damages: dict[int, Damaged] = {}
+        for step in reversed(self.steps()):
+            try:
+                state = self._restore(step, target)
+                break
+            except Damaged as damage:
+                damages[step] = damage
+        if damages and not state:
+            step, damage = max(damages.items())
+            raise MachineError(
+                f"every checkpoint in {self.folder} is damaged (the newest, step {step}: {damage}); restore the folder "
+                "from a copy, or start in a new --workdir."
+            )
         step = int(state.step) if state else 0
+        for other, damage in damages.items():
+            self._set_aside(other)
+            say(
+                f"checkpoint {self.folder / str(other)} is damaged: {damage}; it was moved to "
+                f"{self.folder / 'damaged'}, and training resumes from step {step}."
+            )
         if (first := hosts.on_first(lambda: step)) != step:
             raise MachineError(
                 f"process {hosts.index()} resumes from step {step} of {self.folder} and the first one from step "
                 f"{first}; check that all hosts can read the same folder, and run the same command again."
             )
         return state
-
-    def _newest_whole(self, target: State, say: Callable[[str], None]) -> State | None:
-        damages: dict[int, Damaged] = {}
-        for step in reversed(self.steps()):
-            try:
-                state = self._restore(step, target)
-            except Damaged as damage:
-                damages[step] = damage
-                continue
-            for other, damage in damages.items():
-                self._set_aside(other)
-                say(
-                    f"checkpoint {self.folder / str(other)} is damaged: {damage}; it was moved to "
-                    f"{self.folder / 'damaged'}, and training resumes from step {step}."
-                )
-            return state
-        if damages:
-            step, damage = max(damages.items())
-            raise MachineError(
-                f"every checkpoint in {self.folder} is damaged (the newest, step {step}: {damage}); restore the folder "
-                "from a copy, or start in a new --workdir."
-            )
-        return None
 
     def restore(self, step: int, target: State) -> State:
         """One step, verified. Errors as in `restore_newest`: UserError for another model, MachineError for damage."""
@@ -196,18 +188,21 @@ class Checkpoints:
     def _restore(self, step: int, target: State) -> State:
         record = self._read_record(step)
         # Compared before restoring: Orbax casts silently and does not name the leaf.
-        if difference := first_difference(record["leaves"], target):
-            name, saved, expected = difference
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} is of another model: {name} is {saved} in it and {expected} by "
-                "config.json; restore the config of that run, or give another --workdir."
-            )
+        saved = {name: f"{dtype}{shape}" for name, (dtype, shape, _) in record["leaves"].items()}
+        expected = {name: f"{np.dtype(leaf.dtype)}{[*leaf.shape]}" for name, leaf in _leaves_of(target).items()}
+        for name in [*expected, *sorted(saved.keys() - expected.keys())]:
+            if (of_step := saved.get(name, "missing")) != (by_config := expected.get(name, "missing")):
+                raise UserError(
+                    f"checkpoint {self.folder / str(step)} is of another model: {name} is {of_step} in it and "
+                    f"{by_config} by config.json; restore the config of that run, or give another --workdir."
+                )
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         try:
             state = self._manager.restore(step, args=args).state
         except Exception as error:  # a broken file raises one of a dozen kinds
             raise Damaged(f"it cannot be read ({_first_line(error)})") from error
-        wrong = [name for name, entry in describe(jax.device_get(state)).items() if entry != record["leaves"][name]]
+        restored = _described(_leaves_of(jax.device_get(state)))
+        wrong = [name for name, entry in restored.items() if entry != record["leaves"][name]]
         if wrong:
             raise Damaged(f"{wrong[0]} and {len(wrong) - 1} other arrays differ from their SHA-256")
         self.best = Best(**record["best"]) if record["best"] else None
@@ -219,7 +214,7 @@ class Checkpoints:
             record, digest = saved["record"], saved["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Damaged(f"its record of digests cannot be read ({_first_line(error)})") from error
-        if digest != sha256_of_json(record):
+        if digest != _sha256_of_json(record):
             raise Damaged("its record of digests differs from its own SHA-256")
         return record
 
@@ -260,6 +255,24 @@ class Checkpoints:
 def has_steps(folder: Path) -> bool:
     """Whether a folder exists and holds a checkpoint."""
     return folder.is_dir() and bool(Checkpoints(folder, read_only=True).steps())
+
+
+def _leaves_of(tree: Any) -> dict[str, Any]:
+    """Leaves by their path in a tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _described(leaves: dict[str, np.ndarray]) -> dict[str, list]:
+    """{leaf: [dtype, shape, SHA-256]}."""
+    return {
+        name: [leaf.dtype.name, [*leaf.shape], hashlib.sha256(np.ascontiguousarray(leaf)).hexdigest()]
+        for name, leaf in leaves.items()
+    }
+
+
+def _sha256_of_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _first_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from csn_jax.errors import MachineError, Stopped, UserError
+from csn_jax.text import first_sentence
 
 Value = TypeVar("Value")
 FORMS = "leave it out for one process, or give auto (Slurm, TPU pod, GKE) or HOST:PORT,N,ID with 0 <= ID < N"
@@ -33,11 +34,7 @@ class Address(NamedTuple):
 
 
 def parse(text: str) -> Address | None:
-    """Read --distributed; None if it is empty: one process alone.
-
-    Raises:
-        UserError: naming the flag and its forms.
-    """
+    """Read --distributed, or refuse it by a UserError that names its forms. None if it is empty: one process alone."""
     if text in ("", "auto"):
         return Address(None, None, None) if text else None
     parts = text.split(",")
@@ -56,11 +53,8 @@ def joined(text: str) -> Iterator[None]:
     """Inside, be one of several processes, as --distributed says. If it is empty, nothing happens.
 
     The environment can set two times in whole seconds: CSN_JAX_START_UP (120), within which all must join, and
-    CSN_JAX_HEARTBEAT (30), after which a silent process counts as dead and JAX ends the others (SIGABRT).
-
-    Raises:
-        UserError: when the flag cannot be read, or `auto` finds no cluster.
-        MachineError: when not all processes join.
+    CSN_JAX_HEARTBEAT (30), after which a silent process counts as dead and JAX ends the others (SIGABRT). A UserError
+    if the flag cannot be read, or `auto` finds no cluster; a MachineError if not all processes join.
     """
     address = parse(text)
     if address is None:
@@ -144,10 +138,11 @@ def _meet(text: str, address: Address, heartbeat: int, start_up: int) -> None:
             f"--distributed={text}: {group} did not all join within {start_up} s; check that each was started, that "
             "each reaches the coordinator's port, and that none of an earlier start still runs."
         )
-    if failures and address.coordinator is None:
-        raise UserError(f"--distributed=auto finds no cluster ({_first_line(failures[0])}); {FORMS}.")
-    if failures:
-        raise MachineError(f"--distributed={text}: the processes cannot be joined ({_first_line(failures[0])}).")
+    for failure in failures:
+        reason = f"{type(failure).__name__}: {first_sentence(failure)}"
+        if address.coordinator is None:
+            raise UserError(f"--distributed=auto finds no cluster ({reason}); {FORMS}.")
+        raise MachineError(f"--distributed={text}: the processes cannot be joined ({reason}).")
 
 
 def count() -> int:
@@ -171,11 +166,8 @@ def _is_joined() -> bool:
 
 
 def on_first(work: Callable[[], Value]) -> Value:
-    """Do the work on the first process only. All processes return its result, which must survive JSON.
-
-    Raises:
-        UserError, MachineError: on all processes, when the work raises it.
-    """
+    """Do the work on the first process only. All processes return its result, which must survive JSON, or raise its
+    UserError or MachineError."""
     if count() == 1:
         return work()
     key = f"csn_jax/{next(_turns)}"
@@ -194,11 +186,8 @@ def on_first(work: Callable[[], Value]) -> Value:
 
 
 def first_of_all(work: Callable[[], Value]) -> Value:
-    """Do the work on the first process, then on the others, which find what it left (a cache).
-
-    Raises:
-        UserError, MachineError: on all processes, when the first one's work raises it.
-    """
+    """Do the work on the first process, then on the others, which find what it left (a cache). Where it fails on the
+    first, all raise its UserError or MachineError."""
     results: list[Value] = []
     on_first(lambda: results.append(work()))
     return results[0] if results else work()
@@ -217,7 +206,3 @@ def _seconds(name: str, default: int) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise UserError(f"{name}={text} in the environment is not a time; give whole seconds, 1 or more.")
     return int(text)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0].rstrip('.')}" if str(error) else repr(error)

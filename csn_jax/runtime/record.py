@@ -4,7 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
 from csn_jax.errors import UserError
 
@@ -44,9 +44,6 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, tuple):
         return value
     return [part._asdict() if isinstance(part, Condition) else part for part in value]
-
-
-Form = TypeVar("Form", bound=_Form)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +197,7 @@ def read_results(workdir: Path) -> Results | None:
     return _read(path, Results) if path.is_file() else None
 
 
-def _read(path: Path, kind: type[Form]) -> Form:
+def _read(path: Path, kind: type[_Form]) -> Any:
     problem: object = "it does not hold an object"
     try:
         raw = json.loads(path.read_bytes())

@@ -19,12 +19,8 @@ NOTHING = re.compile("(?!)")  # no name is ours: only an empty folder is replace
 
 def check_folder(out: Path, ours: re.Pattern[str] = NOTHING, mark: tuple[str, bytes] = ("", b"")) -> None:
     """Refuse a place where writing a folder would lose anything but an older folder of the same kind: a UserError names
-    what would be lost.
-
-    Args:
-        ours: the names of the files in such a folder.
-        mark: the name of its main file, and bytes which that file contains.
-    """
+    what would be lost. `ours` are the names of the files in such a folder; `mark` is the name of its main file, and
+    bytes which that file contains."""
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir() or out.is_symlink():
@@ -42,11 +38,8 @@ def write_folder(
     out: Path, files: dict[str, bytes], ours: re.Pattern[str] = NOTHING, mark: tuple[str, bytes] = ("", b"")
 ) -> None:
     """Write a folder whole or not at all, in place of an older one of its kind, or of an empty one; `ours` and `mark`
-    as in `check_folder`. A UserError if it cannot be written, a MachineError if the disk is full.
-
-    Args:
-        files: content by name; a name may have a folder before it.
-    """
+    as in `check_folder`. A UserError if it cannot be written, a MachineError if the disk is full. Names of files may
+    have a folder before them."""
     temporary, old = (out.with_name(f".{out.name}.{os.getpid()}.{word}") for word in ("partial", "old"))
     try:
         with writable(out):
@@ -102,13 +95,9 @@ def write_run(
     results: Results | None = None,
     flag: str = "--workdir",
 ) -> None:
-    """Write a workdir as training leaves it, for a model that was imported or adapted. A UserError if the folder holds
-    a model, or another run.
-
-    Args:
-        state: None for specialists, whose networks lie in the folders below.
-        flag: what named the workdir, for messages.
-    """
+    """Write a workdir, which `flag` named, as training leaves it, for a model that was imported or adapted. A UserError
+    if the folder holds a model, or another run. `state` is None for specialists, whose networks lie in the folders
+    below."""
     workdir = open_workdir(workdir)
     with locked(workdir), full_disk_reported(workdir):
         check_free(workdir, flag)

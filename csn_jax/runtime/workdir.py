@@ -53,13 +53,8 @@ def locked(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
     """Hold the folder's lock; of several processes, the first one holds it for all.
 
     The lock dies with the process, also under SIGKILL, so a stale one does not need to be removed. An error that leaves
-    nothing else in the folder removes the lock file too.
-
-    Args:
-        flag: what names the folder, for messages.
-
-    Raises:
-        UserError: when another process writes here, naming its host and process id, or the folder is read-only.
+    nothing else in the folder removes the lock file too. A UserError if the folder, which `flag` named, is read-only,
+    or another process writes here: it names that process and its host.
     """
     with ExitStack() as lock:
         hosts.on_first(lambda: lock.enter_context(_lock(workdir, flag)))
@@ -147,9 +142,8 @@ def open_workdir(workdir: Path) -> Path:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be made ({error.strerror}); give a folder you may write to."
-        ) from None
+        reason = f"cannot be made ({error.strerror})"
+        raise UserError(f"--workdir={workdir} {reason}; give a folder you may write to.") from None
     return workdir
 
 
@@ -165,17 +159,17 @@ def check_config(workdir: Path, config: Config) -> None:
 def claim(workdir: Path, config: Config, record: Record) -> None:
     """Write config.json and data.json, which make the folder this run's; if they exist and differ, a UserError names
     the fields."""
-    hosts.first_of_all(lambda: _claim(workdir, config, record))
 
+    def write_or_check() -> None:
+        check_config(workdir, config)
+        if not (workdir / "config.json").exists():
+            write_atomically(workdir / "config.json", config.to_json().encode())
+        if (workdir / "data.json").exists():
+            read_record(workdir).check(record, workdir)
+        else:
+            write_atomically(workdir / "data.json", to_json(record.as_object()))
 
-def _claim(workdir: Path, config: Config, record: Record) -> None:
-    check_config(workdir, config)
-    if not (workdir / "config.json").exists():
-        write_atomically(workdir / "config.json", config.to_json().encode())
-    if (workdir / "data.json").exists():
-        read_record(workdir).check(record, workdir)
-    else:
-        write_atomically(workdir / "data.json", to_json(record.as_object()))
+    hosts.first_of_all(write_or_check)
 
 
 def read_config(workdir: Path) -> Config:

@@ -31,14 +31,7 @@ class Reasons(NamedTuple):
 def explain(
     index: Index, query: np.ndarray, rows: Sequence[int], weights: Mapping[str, float], exclude: int = -1
 ) -> Reasons:
-    """The reasons for the hits of a query.
-
-    Args:
-        query: [D].
-        rows: [H] of the hits.
-        weights: of the search.
-        exclude: the row of the item that is the query, or -1.
-    """
+    """The reasons for the hits in rows [H] of a query [D]; `exclude`: the row of the item that is the query, or -1."""
     query, rows = np.asarray(query, np.float64), np.asarray(rows, int)
     square = np.square(index.masks, dtype=np.float64)  # [C, D]
     gaps = np.square(query - index.vectors[rows])  # [H, D]
@@ -84,12 +77,8 @@ def _largest(by_dimension: np.ndarray) -> list[int]:
 
 
 def reasons_text(index: Index, searched: Sequence[str], rows: Sequence[int], reasons: Reasons) -> str:
-    """Two lines per hit, then the items at both ends of the dimensions that matter most.
-
-    Args:
-        searched: the conditions of the search.
-        rows: of the hits.
-    """
+    """Two lines per hit, then the items at both ends of the dimensions that matter most. `searched` are the conditions
+    of the search, `rows` those of the hits."""
     lines = [f"why (in brackets: the rank among all {len(index.ids):,} items under that condition alone)"]
     for place, (row, by_condition, by_dimension, ranks) in enumerate(zip(rows, *reasons, strict=True), 1):
         lines.append(f"{place:4}  {index.ids[row]}: {ranks_text(index.conditions, ranks)}")

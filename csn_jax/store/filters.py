@@ -11,16 +11,9 @@ Filters = Mapping[str, str | Sequence[str]]
 
 
 def passing(columns: Mapping[str, np.ndarray], filters: Filters, place: str) -> np.ndarray:
-    """The items that pass every filter: bool [N]. An item passes one with its value, or with a member of its set.
-
-    Args:
-        columns: {name: [N] str}; `;` separates the members of a set.
-        filters: at least one.
-        place: where the columns are, for messages.
-
-    Raises:
-        UserError: for an unknown column, and for a value that no item has.
-    """
+    """The items that pass every filter, of which there is at least one: bool [N]. An item passes one with its value, or
+    with a member of its set, whose members `;` separates. A UserError for an unknown column of `place`, and for a value
+    that no item has."""
     passed = []
     for name, wanted in filters.items():
         check_column(name, columns, place)

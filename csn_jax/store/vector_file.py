@@ -94,12 +94,8 @@ def write_embeddings(path: Path, embeddings: Embeddings, *, by_condition: bool =
 
 
 def read_embeddings(path: Path) -> Embeddings:
-    """Read what `write_embeddings` wrote, and check it against its digest.
-
-    Raises:
-        UserError: when the file is missing or is not a file of vectors.
-        DamagedFile: when it is half-written or damaged.
-    """
+    """Read what `write_embeddings` wrote, and check it against its digest. A UserError if the file is missing or is not
+    a file of vectors; a DamagedFile if it is half-written or damaged."""
     check_path(path, "path")
     if not path.is_file():
         raise UserError(f"{path} is not a file; give one that csn_jax embed wrote.")
