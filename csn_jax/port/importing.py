@@ -25,14 +25,12 @@ REFERENCE_PREPROCESS = PreprocessConfig(112, flip=True, mean=(0.485, 0.456, 0.40
 
 
 def import_released(path: str, workdir: Path, names: Sequence[str] = (), *, rectified: bool = True) -> Sequence[str]:
-    """Make a workdir from a Tripletnet's state dict and return the conditions' names.
+    """Make a workdir from a Tripletnet's state dict and return the conditions' names; a UserError when the file is not
+    such a checkpoint, the names do not fit, or the workdir holds a model.
 
     Args:
         names: for the masks, in order. Empty: the reference's for four masks, else condition_0 and so on.
         rectified: whether the masks are applied behind the rectifier.
-
-    Raises:
-        UserError: when the file is not such a checkpoint, the names do not fit, or the workdir holds a model.
     """
     weights = read_weights(path, "CHECKPOINT")
     tensors = plain_names(weights.tensors, path)
@@ -59,11 +57,8 @@ def import_released(path: str, workdir: Path, names: Sequence[str] = (), *, rect
 
 
 def import_folder(folder: Path, workdir: Path) -> Sequence[str]:
-    """Make a workdir from a folder that `export_folder` wrote and return the conditions' names.
-
-    Raises:
-        UserError: when it is not such a folder, a file in it was changed, or the workdir holds a model.
-    """
+    """Make a workdir from a folder that `export_folder` wrote and return the conditions' names; a UserError when it is
+    not such a folder, a file in it was changed, or the workdir holds a model."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json; give a checkpoint file, or a folder that port export wrote.")
     exported = open_run(folder)
@@ -93,9 +88,8 @@ def _exported_state(run: Run) -> State:
 def _state(config: Config, record: Record, tensors: dict[str, np.ndarray], beta: np.ndarray, path: str) -> State:
     """A state of step 0 with these tensors and masks. Adam's averages, which no export holds, start afresh."""
     network = build_network(config, record.input_shape, len(beta), examples(config, record))
-    params, statistics, _ = from_tensors(
-        config.backbone.name, tensors, network.state.params["backbone"], network.state.statistics, path
-    )
+    initial = (network.state.params["backbone"], network.state.statistics)
+    params, statistics, _ = from_tensors(config.backbone.name, tensors, *initial, path)
     return initial_state(params, statistics, beta, network.optimizer)
 
 

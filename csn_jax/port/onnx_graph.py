@@ -32,7 +32,9 @@ class Part(NamedTuple):
 def to_onnx(
     parts: Sequence[Part], input_shape: Sequence[int], masks: np.ndarray, metadata: Mapping[str, str], producer: str
 ) -> bytes:
-    """A model as an ONNX file.
+    """An ONNX file with the input `input` [B, ...], B free, and the outputs `embedding` [B, D] and `masks` [C, D], both
+    float32. It computes in float32 whatever backbone.dtype was. A UserError without the package onnx, or for a backbone
+    without a graph in NETWORKS.
 
     Args:
         parts: networks over the same input, whose embeddings are concatenated.
@@ -40,86 +42,64 @@ def to_onnx(
         masks: [C, D], as applied.
         metadata: texts to store in the file.
         producer: a name, a space, a version.
-
-    Returns:
-        A model with the input `input` [B, ...], B free, and the outputs `embedding` [B, D] and `masks` [C, D], both
-        float32. It computes in float32 whatever backbone.dtype was.
-
-    Raises:
-        UserError: without the package onnx, or for a backbone without a graph in NETWORKS.
     """
     try:
         import onnx
         from onnx import TensorProto, helper
     except ImportError:
-        raise UserError(
-            "--format=onnx needs the package onnx; run pip install onnx, or choose another --format."
-        ) from None
-    graph, embeddings = Graph(), []
+        hint = "run pip install onnx, or choose another --format"
+        raise UserError(f"--format=onnx needs the package onnx; {hint}.") from None
+    nodes, constants, embeddings = [], [], []
+
+    def node(op: str, *inputs: str, name: str, **attributes: Any) -> str:
+        """Add a node whose output has its own name."""
+        nodes.append(helper.make_node(op, inputs, [name], name, **attributes))
+        return name
+
+    def constant(name: str, value: Any) -> str:
+        constants.append(onnx.numpy_helper.from_array(np.asarray(value, np.float32, order="C"), name))
+        return name
+
     for i, part in enumerate(parts):
         network = NETWORKS.get(part.backbone.name)
         if network is None:
-            raise UserError(
-                f"backbone {part.backbone.name} has no ONNX graph ({', '.join(NETWORKS)} have); export with "
-                "--format=stablehlo."
-            )
-        layers = Layers(graph, part, f"part{i}/" if len(parts) > 1 else "")
+            missing = f"backbone {part.backbone.name} has no ONNX graph ({', '.join(NETWORKS)} have)"
+            raise UserError(f"{missing}; export with --format=stablehlo.")
+        layers = Layers(node, constant, part, f"part{i}/" if len(parts) > 1 else "")
         embeddings.append(network(layers, layers.pixels("input") if len(input_shape) == 3 else "input"))
     if len(parts) > 1:
-        graph.node("Concat", *embeddings, name="embedding", axis=1)
+        node("Concat", *embeddings, name="embedding", axis=1)
     else:
-        graph.node("Identity", *embeddings, name="embedding")
-    graph.node("Identity", graph.constant("masks/applied", masks), name="masks")
+        node("Identity", *embeddings, name="embedding")
+    node("Identity", constant("masks/applied", masks), name="masks")
     dtype = TensorProto.UINT8 if len(input_shape) == 3 else TensorProto.FLOAT
-    width = masks.shape[1]
-    info = helper.make_tensor_value_info
-    made = helper.make_graph(
-        [helper.make_node(op, inputs, [name], name, **attributes) for op, inputs, name, attributes in graph.nodes],
-        "csn_jax",
-        [info("input", dtype, ["batch", *input_shape])],
-        [info("embedding", TensorProto.FLOAT, ["batch", width]), info("masks", TensorProto.FLOAT, masks.shape)],
-        [onnx.numpy_helper.from_array(value, name) for name, value in graph.constants.items()],
-    )
+    info, float32 = helper.make_tensor_value_info, TensorProto.FLOAT
+    inputs = [info("input", dtype, ["batch", *input_shape])]
+    outputs = [info("embedding", float32, ["batch", masks.shape[1]]), info("masks", float32, masks.shape)]
     name, _, version = producer.partition(" ")
     versions = {"opset_imports": [helper.make_opsetid("", OPSET)], "ir_version": IR_VERSION}
+    made = helper.make_graph(nodes, "csn_jax", inputs, outputs, constants)
     model = helper.make_model(made, **versions, producer_name=name, producer_version=version)
     helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
 
 
-class Graph:
-    """Nodes (operator, inputs, name, attributes), each with one output of its own name, and constants by name."""
-
-    def __init__(self):
-        self.nodes: list[tuple[str, tuple[str, ...], str, dict[str, Any]]] = []
-        self.constants: dict[str, np.ndarray] = {}
-
-    def node(self, op: str, *inputs: str, name: str, **attributes: Any) -> str:
-        self.nodes.append((op, inputs, name, attributes))
-        return name
-
-    def constant(self, name: str, value: Any) -> str:
-        self.constants[name] = np.asarray(value, np.float32, order="C")
-        return name
-
-
 class Layers:
-    """The building blocks of networks. Each takes the name of a tensor [B, ch, H, W] or [B, F] and returns another."""
+    """The building blocks of networks. Each takes the name of a tensor [B, ch, H, W] or [B, F] and returns another; it
+    goes into a graph by `add_node` and `add_constant`, under names with a prefix."""
 
-    def __init__(self, graph: Graph, part: Part, prefix: str):
-        self._graph, self._part, self._prefix = graph, part, prefix
+    def __init__(self, add_node: Callable[..., str], add_constant: Callable[[str, Any], str], part: Part, prefix: str):
+        self._add_node, self._add_constant, self._part, self._prefix = add_node, add_constant, part, prefix
         leaves = flat(part.params) | flat(part.statistics)
         self._values = {path: np.asarray(leaf, np.float64) for path, leaf in leaves.items()}
-
-    def has(self, module: str) -> bool:
-        return any(path.startswith(f"{module}/") for path in self._values)
+        self.modules = {path.rpartition("/")[0] for path in leaves}
 
     def _node(self, op: str, *inputs: str, name: str, **attributes: Any) -> str:
-        return self._graph.node(op, *inputs, name=self._prefix + name, **attributes)
+        return self._add_node(op, *inputs, name=self._prefix + name, **attributes)
 
     def _constant(self, name: str, value: Any) -> str:
-        return self._graph.constant(self._prefix + name, value)
+        return self._add_constant(self._prefix + name, value)
 
     def pixels(self, x: str) -> str:
         """uint8 [B, H, W, ch] to normalised pixels [B, ch, H, W]."""
@@ -153,23 +133,23 @@ class Layers:
         return self._node("Conv", x, weight, bias, name=name, **sizes)
 
     def relu(self, x: str) -> str:
-        return self._graph.node("Relu", x, name=f"{x}/relu")
+        return self._add_node("Relu", x, name=f"{x}/relu")
 
     def add_relu(self, x: str, y: str, name: str) -> str:
         return self.relu(self._node("Add", x, y, name=f"{name}/sum"))
 
     def max_pool(self, x: str, window: int, stride: int, padding: int) -> str:
         sizes = {"kernel_shape": [window] * 2, "strides": [stride] * 2, "pads": [padding] * 4}
-        return self._graph.node("MaxPool", x, name=f"{x}/max_pool", **sizes)
+        return self._add_node("MaxPool", x, name=f"{x}/max_pool", **sizes)
 
     def mean(self, x: str) -> str:
         """The mean over all pixels: [B, ch, H, W] -> [B, ch]."""
-        return self._graph.node("ReduceMean", x, name=f"{x}/mean", axes=[2, 3], keepdims=0)
+        return self._add_node("ReduceMean", x, name=f"{x}/mean", axes=[2, 3], keepdims=0)
 
     def flat(self, x: str) -> str:
         """[B, ch, H, W] -> [B, H * W * ch]: channels last, as the parameters have it."""
-        x = self._graph.node("Transpose", x, name=f"{x}/channels_last", perm=[0, 2, 3, 1])
-        return self._graph.node("Flatten", x, name=f"{x}/flat", axis=1)
+        x = self._add_node("Transpose", x, name=f"{x}/channels_last", perm=[0, 2, 3, 1])
+        return self._add_node("Flatten", x, name=f"{x}/flat", axis=1)
 
     def dense(self, x: str, name: str, scale: float = 1) -> str:
         """A linear layer whose output is multiplied by `scale`."""
@@ -194,13 +174,9 @@ def _vgg(layers: Layers, x: str) -> str:
 
 def _resnet(layers: Layers, x: str) -> str:
     x = layers.max_pool(layers.relu(layers.conv(x, "conv1", "bn1", 2, 3)), 3, 2, 1)
-    stage = 1
-    while layers.has(f"layer{stage}_0"):
-        i = 0
-        while layers.has(f"layer{stage}_{i}"):
-            x = _block(layers, x, f"layer{stage}_{i}", 2 if stage > 1 and i == 0 else 1)
-            i += 1
-        stage += 1
+    blocks = sorted({module.partition("/")[0] for module in layers.modules if module.startswith("layer")})
+    for block in blocks:  # layer<stage>_<place>, both of one digit
+        x = _block(layers, x, block, 2 if block.endswith("_0") and block != blocks[0] else 1)
     return layers.dense(layers.mean(x), "fc")
 
 
@@ -210,21 +186,21 @@ def _block(layers: Layers, x: str, name: str, stride: int) -> str:
     def conv(x: str, which: str, norm: str, stride: int, padding: int) -> str:
         return layers.conv(x, f"{name}/{which}", f"{name}/{norm}", stride, padding)
 
-    if layers.has(f"{name}/conv3"):
+    if f"{name}/conv3" in layers.modules:
         y = layers.relu(conv(x, "conv1", "bn1", 1, 0))
         y = layers.relu(conv(y, "conv2", "bn2", stride, 1))
         y = conv(y, "conv3", "bn3", 1, 0)
     else:
         y = layers.relu(conv(x, "conv1", "bn1", stride, 1))
         y = conv(y, "conv2", "bn2", 1, 1)
-    if layers.has(f"{name}/downsample_conv"):
+    if f"{name}/downsample_conv" in layers.modules:
         x = conv(x, "downsample_conv", "downsample_bn", stride, 0)
     return layers.add_relu(x, y, name)
 
 
 def _projection(layers: Layers, x: str) -> str:
     x = layers.norm(x, "bn", projection.MAGNIFIED)
-    if layers.has("hidden"):
+    if "hidden" in layers.modules:
         x = layers.relu(layers.dense(x, "hidden"))
     return layers.dense(x, "fc", projection.SCALE)
 
