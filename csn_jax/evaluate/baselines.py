@@ -19,14 +19,8 @@ def results(items: ItemSet, triplets: dict[str, Triplets], split: str) -> dict[s
 
     euclidean and cosine: of the raw vectors. linear_probe: per condition, the distance between the outputs of a ridge
     regression. It is fitted on the training items to their labels: one output per value or member, rare ones weighted
-    like common ones; or one number. The ridge is the best on the validation triplets.
-
-    Args:
-        items: their inputs are vectors [N, F].
-
-    Returns:
-        {"euclidean" | "cosine" | "linear_probe": {"overall": x, "by_condition": {name: x}}}; None for the
-        probe of a condition without labels.
+    like common ones; or one number. The ridge is the best on the validation triplets. The items' inputs are vectors
+    [N, F]. Each part is {"overall": x, "by_condition": {name: x}}; None for the probe of a condition without labels.
     """
     x = np.asarray(items.inputs, np.float32)
     length = np.linalg.norm(x, axis=1, keepdims=True)
@@ -72,14 +66,9 @@ def probe(
         return None
     known, targets = x[rows], _targets(column, kind, rows)
     gram, moments = (known.T @ known).astype(np.float64), (known.T @ targets).astype(np.float64)
-    best, lowest = None, np.inf
-    for ridge in RIDGES:
-        weights = solve(gram + ridge * len(rows) * np.eye(x.shape[1]), moments, assume_a="pos")
-        answers = x @ weights.astype(np.float32)
-        error = wrong_by(answers, validation).mean()
-        if error < lowest:
-            best, lowest = answers, error
-    return best
+    penalty = len(rows) * np.eye(x.shape[1])
+    weights = (solve(gram + ridge * penalty, moments, assume_a="pos").astype(np.float32) for ridge in RIDGES)
+    return min((x @ matrix for matrix in weights), key=lambda answers: wrong_by(answers, validation).mean())
 
 
 def _targets(column: np.ndarray, kind: str, rows: np.ndarray) -> np.ndarray:

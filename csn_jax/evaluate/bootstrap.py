@@ -7,12 +7,8 @@ DRAWN = 1 << 22  # counts drawn at a time, to bound memory
 
 
 def intervals(sums: np.ndarray, totals: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The 95 % interval of sum / total for each of M measures: float [M, 2].
-
-    Args:
-        sums: [M, G], the share of each of G groups in each measure's numerator.
-        totals: [G], its share in the denominator.
-        seed: seeds the draws, which all measures share.
+    """The 95 % interval of sum / total for each of M measures: float [M, 2]. `sums` [M, G] and `totals` [G] are the
+    shares of each of G groups in numerators and denominator; `seed` is that of the draws, which all measures share.
 
     G groups are drawn with replacement 1,000 times; the interval is from percentile 2.5 to 97.5 of the 1,000 ratios.
     Observations that depend on each other belong in one group, or the interval is too narrow.

@@ -29,11 +29,7 @@ def outcomes(
     chance: the share of all other items that are alike, which is how often a random space is right. Gallery and queries
     are the split's items whose attribute is known. A query with nothing like it is not counted, and an attribute
     without a query is left out. Nothing is fitted: this measures the distance that a search uses. Attributes are all
-    label columns, the conditions' own among them.
-
-    Args:
-        embeddings: [N, D], row i for item i of the ItemSet; only the split's rows are read.
-        masks: [C, D], as applied.
+    label columns, the conditions' own among them. Embeddings [N, D] and masks [C, D] as in `retrieval.outcomes`.
     """
     members = np.flatnonzero(items.split == split)
     embeddings = embeddings[members]
@@ -44,7 +40,7 @@ def outcomes(
         n_known = int(labels.known.sum())
         queries = sample(np.flatnonzero(labels.known), QUERIES)
         for mask, condition in zip(masks, items.conditions, strict=True):
-            parts = [_nearest(keys) for _, keys in key_blocks(embeddings, mask, labels, queries)]
+            parts = [_nearest(keys) for keys in key_blocks(embeddings, mask, labels, queries)]
             if not parts:
                 continue
             right, n_alike = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in range(2))

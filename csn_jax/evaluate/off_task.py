@@ -29,13 +29,6 @@ def fitting_rows(items: ItemSet) -> np.ndarray:
     return sample(np.flatnonzero(items.split == "train"), FITTED_ON)
 
 
-def values_of(column: np.ndarray) -> list[str]:
-    """The values in training labels [N] that a probe learns: frequent ones, the most frequent first."""
-    counts = Counter(column[column != ""].tolist())
-    frequent = sorted((value for value in counts if counts[value] >= LEAST), key=lambda value: (-counts[value], value))
-    return frequent[:VALUES]
-
-
 def fit_probe(x: np.ndarray, y: np.ndarray, n_values: int) -> tuple[np.ndarray, np.ndarray]:
     """Multinomial logistic regression of y [N], integers below n_values, on standardised x [N, D]: (weights [D, V],
     bias [V]) float64, which minimise the mean cross entropy + DECAY / 2 * |weights|^2. Full-batch L-BFGS from zero
@@ -75,7 +68,9 @@ def outcomes(embeddings: np.ndarray, items: ItemSet, split: str) -> dict[str, tu
     fitted, members, found = fitting_rows(items), np.flatnonzero(items.split == split), {}
     for label in off_task_labels(items):
         column = items.labels[label]
-        number = {value: i for i, value in enumerate(values_of(column[fitted]))}
+        counts = Counter(value for value in column[fitted].tolist() if value)
+        frequent = sorted((-n, value) for value, n in counts.items() if n >= LEAST)[:VALUES]
+        number = {value: i for i, (_, value) in enumerate(frequent)}
         train, test = (np.array([row for row in rows if column[row] in number], int) for rows in (fitted, members))
         if len(number) < 2 or not len(test):
             continue

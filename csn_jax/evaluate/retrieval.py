@@ -21,10 +21,8 @@ LAST = np.uint32(0xFFFFFFFE)  # a key behind every distance, and not alike
 
 
 class Likeness(NamedTuple):
-    """Labels as integers: item g is like query q where low[q, a] <= code[g, b] < high[q, a] for any a and b.
-
-    One column for single values; for sets, as many as the largest set has members.
-    """
+    """Labels as integers: item g is like query q where low[q, a] <= code[g, b] < high[q, a] for any a and b. One column
+    for single values; for sets, as many as the largest set has members."""
 
     known: np.ndarray  # [N] bool
     low: np.ndarray  # [N, L] int32
@@ -37,11 +35,9 @@ class Likeness(NamedTuple):
 
 
 def likeness(column: np.ndarray, kind: str) -> Likeness:
-    """Encode labels [N] str by the kind of their condition; the empty string is unknown.
-
-    Items are alike if their values are equal, their sets share a member, or their numbers differ by less than a tenth
-    of the range, the clear difference of triplets.
-    """
+    """Encode labels [N] str by the kind of their condition; the empty string is unknown. Items are alike if their
+    values are equal, their sets share a member, or their numbers differ by less than a tenth of the range, the clear
+    difference of triplets."""
     known = column != ""
     if kind == "set":
         members = [[name for name in text.split(";") if name] for text in column.tolist()]
@@ -96,10 +92,8 @@ def _keys(x: jax.Array, squares: jax.Array, labels: Likeness, rows: jax.Array) -
     return jnp.where(other, (bits << 1) | alike.astype(jnp.uint32), LAST)
 
 
-def key_blocks(
-    embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queries: np.ndarray
-) -> Iterator[tuple[np.ndarray, jax.Array]]:
-    """(queries [q], keys [q, N] on the device) over all queries, in blocks that bound the memory."""
+def key_blocks(embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queries: np.ndarray) -> Iterator[jax.Array]:
+    """Keys [q, N] on the device over all queries, in blocks of q that bound the memory."""
     if not len(queries):
         return
     x, squares = _masked(jax.device_put(embeddings), jax.device_put(mask))
@@ -108,20 +102,17 @@ def key_blocks(
     for start in range(0, len(queries), size):
         rows = queries[start : start + size]
         padded = np.concatenate([rows, np.full(size - len(rows), rows[0])]).astype(np.int32)  # one program serves all
-        yield rows, _keys(x, squares, labels, padded)[: len(rows)]
+        yield _keys(x, squares, labels, padded)[: len(rows)]
 
 
 def measure(embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queries: np.ndarray) -> np.ndarray:
     """METRICS per query that has another item like it: float64 [M, Q]. Other queries are not counted.
 
-    Args:
-        embeddings: [N, D], both queries and gallery; a query is never its own hit.
-        mask: [D], as applied.
-        labels: of the N items; an item with an unknown label is not in the gallery.
-        queries: [Q] positions of items whose label is known.
+    Embeddings [N, D] are both queries and gallery; a query is never its own hit. The mask [D] is as applied. An item
+    with an unknown label is not in the gallery. Queries [Q] are positions of items whose label is known.
     """
     parts, n_others = [], int(labels.known.sum()) - 1
-    for _, keys in key_blocks(embeddings, mask, labels, queries):
+    for keys in key_blocks(embeddings, mask, labels, queries):
         keys = np.asarray(keys)  # [Q, N]
         n_alike = (keys & 1).sum(axis=1)  # [Q]: R
         keys, n_alike = keys[n_alike > 0], n_alike[n_alike > 0]
@@ -157,10 +148,8 @@ def outcomes(
     alike items, R-precision: the share of the nearest R that are alike; MAP@R: the mean over the nearest R of the
     precision up to each alike one, 0 for the others. At equal distance the item that is not alike comes first.
 
-    Args:
-        embeddings: [N, D], row i for item i of the ItemSet; only the split's rows are read.
-        masks: [C, D], as applied.
-        limit: the most queries per condition, drawn with a fixed seed; the gallery stays whole.
+    Embeddings [N, D] have row i for item i of the ItemSet; only the split's rows are read. Masks [C, D] are as applied.
+    limit: the most queries per condition, drawn with a fixed seed; the gallery stays whole.
     """
     members = np.flatnonzero(items.split == split)
     embeddings, found = embeddings[members], {}

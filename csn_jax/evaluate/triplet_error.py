@@ -54,12 +54,9 @@ def _parts(items: ItemSet, triplets: Triplets) -> list[tuple[str, slice | np.nda
 
 
 def interval(wrong: np.ndarray, together: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the error of triplets [T], by a bootstrap over the groups of `together` [T]. Triplets of one
-    anchor depend on each other and form a group.
-
-    With fewer than 30 groups it is at least as wide as Wilson's interval for as many independent triplets: if none of a
-    few is wrong, a bootstrap would claim an error of exactly 0.
-    """
+    """95 % interval of the error of triplets [T], by a bootstrap over the groups of `together` [T]: those of one anchor
+    depend on each other. With fewer than 30 groups it is at least as wide as Wilson's interval for as many independent
+    triplets: if none of a few is wrong, a bootstrap would claim an error of exactly 0."""
     _, group = np.unique(together, return_inverse=True)
     low, high = intervals(np.bincount(group, weights=wrong)[None], np.bincount(group), seed)[0]
     n, error = group.max() + 1, wrong.mean()
@@ -74,14 +71,11 @@ def interval(wrong: np.ndarray, together: np.ndarray, seed: int = 0) -> tuple[fl
 def difference(
     wrong: np.ndarray, other: np.ndarray, items: ItemSet, triplets: Triplets, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """`difference`, another model's error minus this one's on the same triplets, and its 95 % interval `ci95` by a
-    bootstrap over anchor items; each {"overall": x, "by_condition": {name: x}}.
+    """`difference`, another model's error minus this one's, and its 95 % interval `ci95` by a bootstrap over anchor
+    items, from which triplets each has wrong, bool [T]; each {"overall": x, "by_condition": {name: x}}.
 
     Two models often fail on the same triplets. So their difference is known far better than either error, and
     overlapping intervals do not show that two models are equally good.
-
-    Args:
-        wrong, other: bool [T], which triplets each model has wrong.
     """
     more = other.astype(float) - wrong
     values, ranges = {}, {}
