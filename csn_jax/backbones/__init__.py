@@ -10,10 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from csn_jax.backbones.norm import BatchNorm
-from csn_jax.backbones.projection import Projection
+from csn_jax.backbones.plain import VGG, Projection, Small
 from csn_jax.backbones.resnet import resnet18, resnet18_csn, resnet50, stage_of
-from csn_jax.backbones.small import Small
-from csn_jax.backbones.vgg import VGG
 from csn_jax.config import STAGES, BackboneConfig
 
 HEAD = "fc"  # the last linear layer of every backbone: pretrained weights may lack it, and it is never frozen

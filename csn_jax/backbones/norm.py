@@ -48,6 +48,16 @@ class BatchNorm(nn.Module):
         return y
 
 
+def conv_norm(
+    x: jax.Array, layer: tuple[int, int, int], names: tuple[str, str], dtype: Any, *, relu: bool = True, **mode: Any
+) -> jax.Array:
+    """A convolution without bias and its batch norm. layer: features, kernel size, stride; mode: `train`, `valid`."""
+    features, kernel, stride = layer
+    # Explicit padding: 'SAME' at stride 2 pads one side only, which is another function.
+    options = {"padding": kernel // 2, "use_bias": False, "dtype": dtype, "name": names[0]}
+    return BatchNorm(relu=relu, name=names[1])(nn.Conv(features, (kernel, kernel), stride, **options)(x), **mode)
+
+
 def _count(x: jax.Array, valid: jax.Array, dtype: Any) -> jax.Array:
     """The number of values per channel in the valid rows, [] in dtype."""
     pixels = x.size // (x.shape[0] * x.shape[-1])

@@ -8,52 +8,30 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from csn_jax.backbones.norm import BatchNorm, kept, max_pool, widen
+from csn_jax.backbones.norm import conv_norm, kept, max_pool, widen
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut. The shortcut is a 1x1 convolution where the shape changes."""
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut, or convolutions 1x1, 3x3 and 1x1 to four times the features ("bottleneck").
+
+    The shortcut is a 1x1 convolution where the shape changes. A bottleneck's stride is in the 3x3 ("v1.5"), as in
+    torchvision and timm; the paper has it in the first 1x1.
+    """
 
     features: int
     stride: int
+    bottleneck: bool
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array | None) -> jax.Array:
-        # Explicit padding: 'SAME' at stride 2 pads one side only, which is another function.
-        conv = partial(nn.Conv, self.features, use_bias=False, dtype=self.dtype)
-        norm = partial(BatchNorm, relu=False)
-        y = conv((3, 3), self.stride, padding=1, name="conv1")(x)
-        y = norm(relu=True, name="bn1")(y, train=train, valid=valid)
-        y = conv((3, 3), 1, padding=1, name="conv2")(y)
-        y = norm(name="bn2")(y, train=train, valid=valid)
+        n, stride, y = self.features, self.stride, x
+        layers = [(n, 1, 1), (n, 3, stride), (4 * n, 1, 1)] if self.bottleneck else [(n, 3, stride), (n, 3, 1)]
+        norm = partial(conv_norm, dtype=self.dtype, train=train, valid=valid)
+        for i, layer in enumerate(layers, start=1):
+            y = norm(y, layer, (f"conv{i}", f"bn{i}"), relu=i < len(layers))
         if x.shape != y.shape:
-            x = conv((1, 1), self.stride, padding=0, name="downsample_conv")(x)
-            x = norm(name="downsample_bn")(x, train=train, valid=valid)
-        y = jax.nn.relu(x + y)
-        return kept(y) if train else y
-
-
-class Bottleneck(nn.Module):
-    """Convolutions 1x1, 3x3 and 1x1 to four times the features, and a shortcut. The stride is in the 3x3 ("v1.5"), as
-    in torchvision and timm; the paper has it in the first 1x1."""
-
-    features: int
-    stride: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array | None) -> jax.Array:
-        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype)
-        y = conv(self.features, (1, 1), padding=0, name="conv1")(x)
-        y = BatchNorm(relu=True, name="bn1")(y, train=train, valid=valid)
-        y = conv(self.features, (3, 3), self.stride, padding=1, name="conv2")(y)
-        y = BatchNorm(relu=True, name="bn2")(y, train=train, valid=valid)
-        y = conv(4 * self.features, (1, 1), padding=0, name="conv3")(y)
-        y = BatchNorm(name="bn3")(y, train=train, valid=valid)
-        if x.shape != y.shape:
-            x = conv(4 * self.features, (1, 1), self.stride, padding=0, name="downsample_conv")(x)
-            x = BatchNorm(name="downsample_bn")(x, train=train, valid=valid)
+            x = norm(x, (y.shape[-1], 1, stride), ("downsample_conv", "downsample_bn"), relu=False)
         y = jax.nn.relu(x + y)
         return kept(y) if train else y
 
@@ -66,27 +44,26 @@ class ResNet(nn.Module):
 
     embedding_dim: int
     dtype: Any = None
-    block: type[nn.Module] = BasicBlock
+    bottleneck: bool = False
     depths: tuple[int, ...] = (2, 2, 2)  # blocks per stage; each stage doubles the features
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array | None = None) -> jax.Array:
-        x = nn.Conv(64, (7, 7), 2, padding=3, use_bias=False, dtype=self.dtype, name="conv1")(x)
-        x = BatchNorm(relu=True, name="bn1")(x, train=train, valid=valid)
+        x = conv_norm(x, (64, 7, 2), ("conv1", "bn1"), self.dtype, train=train, valid=valid)
         x = max_pool(x, 3, 2, 1)
         x = kept(x) if train else x
         for stage, depth in enumerate(self.depths, start=1):
             for i in range(depth):
                 stride = 2 if stage > 1 and i == 0 else 1
-                block = self.block(32 * 2**stage, stride, self.dtype, name=f"layer{stage}_{i}")
+                block = Block(32 * 2**stage, stride, self.bottleneck, self.dtype, name=f"layer{stage}_{i}")
                 x = block(x, train=train, valid=valid)
         x = jnp.mean(widen(x), axis=(1, 2))  # [B, 256], or 512 or 2048 after a fourth stage
         return nn.Dense(self.embedding_dim, name="fc")(x)
 
 
-resnet18_csn = partial(ResNet, block=BasicBlock, depths=(2, 2, 2))
-resnet18 = partial(ResNet, block=BasicBlock, depths=(2, 2, 2, 2))
-resnet50 = partial(ResNet, block=Bottleneck, depths=(3, 4, 6, 3))
+resnet18_csn = ResNet
+resnet18 = partial(ResNet, depths=(2, 2, 2, 2))
+resnet50 = partial(ResNet, bottleneck=True, depths=(3, 4, 6, 3))
 
 
 def stage_of(module: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from csn_jax.backbones import projection, small, vgg
+from csn_jax.backbones import plain
 from csn_jax.backbones.norm import EPSILON
 from csn_jax.backbones.tensors import flat
 from csn_jax.config import BackboneConfig, PreprocessConfig
@@ -159,13 +159,13 @@ class Layers:
 
 
 def _small(layers: Layers, x: str) -> str:
-    for i, (kernel, _) in enumerate(small.LAYERS):
+    for i, (kernel, _) in enumerate(plain.SMALL_LAYERS):
         x = layers.relu(layers.conv(x, f"conv{i}", f"bn{i}", 2, kernel // 2))
-    return layers.dense(layers.flat(x), "fc", small.SCALE)
+    return layers.dense(layers.flat(x), "fc", plain.SMALL_SCALE)
 
 
 def _vgg(layers: Layers, x: str) -> str:
-    for stage, widths in enumerate(vgg.STAGES):
+    for stage, widths in enumerate(plain.VGG_STAGES):
         for i in range(len(widths)):
             x = layers.relu(layers.conv(x, f"conv{stage}_{i}", f"bn{stage}_{i}", 1, 1))
         x = layers.max_pool(x, 2, 2, 0)
@@ -181,7 +181,7 @@ def _resnet(layers: Layers, x: str) -> str:
 
 
 def _block(layers: Layers, x: str, name: str, stride: int) -> str:
-    """A BasicBlock, or a Bottleneck: three convolutions, the stride in the second."""
+    """A residual block, or a bottleneck: three convolutions, the stride in the second."""
 
     def conv(x: str, which: str, norm: str, stride: int, padding: int) -> str:
         return layers.conv(x, f"{name}/{which}", f"{name}/{norm}", stride, padding)
@@ -199,10 +199,10 @@ def _block(layers: Layers, x: str, name: str, stride: int) -> str:
 
 
 def _projection(layers: Layers, x: str) -> str:
-    x = layers.norm(x, "bn", projection.MAGNIFIED)
+    x = layers.norm(x, "bn", plain.MAGNIFIED)
     if "hidden" in layers.modules:
         x = layers.relu(layers.dense(x, "hidden"))
-    return layers.dense(x, "fc", projection.SCALE)
+    return layers.dense(x, "fc", plain.PROJECTION_SCALE)
 
 
 NETWORKS: dict[str, Callable[[Layers, str], str]] = {

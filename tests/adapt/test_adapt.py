@@ -22,7 +22,7 @@ from csn_jax.adapt.lesson import Items
 from csn_jax.adapt.people import group_triplets
 from csn_jax.adapt.report import summary
 from csn_jax.adapt.sources import find_lesson
-from csn_jax.backbones.projection import MAGNIFIED, SCALE
+from csn_jax.backbones.plain import MAGNIFIED, PROJECTION_SCALE
 from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig
 from csn_jax.core.steps import initial_state
 from csn_jax.data.columns import Columns
@@ -64,7 +64,7 @@ def known_run(workdir: Path, data: DataConfig) -> Path:
         record = load_dataset(config).record
     network = build_network(config, (12,), 2, 100)
     params, statistics = network.state.params["backbone"], network.state.statistics
-    params["fc"] = {"kernel": np.eye(12, dtype=np.float32) / SCALE, "bias": np.zeros(12, np.float32)}
+    params["fc"] = {"kernel": np.eye(12, dtype=np.float32) / PROJECTION_SCALE, "bias": np.zeros(12, np.float32)}
     statistics["bn"]["var"] = np.full(12, MAGNIFIED**2, np.float32)
     beta = np.random.default_rng(0).normal(0.5, 0.5, (2, 12)).astype(np.float32)
     write_run(workdir, config, record, initial_state(params, statistics, beta, network.optimizer))
