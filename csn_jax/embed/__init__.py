@@ -55,8 +55,7 @@ def main(argv: Sequence[str]) -> None:
     args = cli.parse(Args, argv)
     _check(args)
 
-    from csn_jax.embed.file import check_out, digest, finished_ids, write_vectors
-    from csn_jax.embed.items import find_items
+    from csn_jax.embed.file import check_out, digest, find_items, finished_ids, write_vectors
     from csn_jax.model.run import open_run
     from csn_jax.store.vector_file import check_columns
 

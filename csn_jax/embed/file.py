@@ -1,4 +1,4 @@
-"""The file of vectors that embed writes: its place, what it already holds, and its content, which is embedded chunk by
+"""The file of vectors that embed writes: of which items, where, and what it already holds. Items are embedded chunk by
 chunk, each into a file of its own, so that a killed command resumes."""
 
 import hashlib
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from csn_jax.data import to_embed
+from csn_jax.data.sources.table import SPLIT
 from csn_jax.data.to_embed import Chunk, ToEmbed
 from csn_jax.errors import MachineError, UserError
 from csn_jax.model.model import Model
@@ -30,6 +31,47 @@ NAMED = 20  # unreadable images that are named one by one
 
 # Vectors [k, D] of the readable items of a chunk, and what is wrong with each item of the chunk, or None.
 Part = tuple[np.ndarray, list[str | None]]
+
+
+def find_items(args: "Args", run: Run) -> ToEmbed:
+    """The items that --split, --images or --table names."""
+    shape = run.record.input_shape
+    if args.split:
+        return _from_split(run, args.split)
+    if args.images:
+        if len(shape) == 1:
+            raise UserError(
+                f"--images={args.images}: the model of {run.workdir} embeds vectors of {shape[0]} numbers, not images; "
+                "give a --table of vectors."
+            )
+        return to_embed.from_folder(Path(args.images).expanduser(), *shape[1:])
+    data = to_embed.overridden(run.config.data, args.image, args.id, args.vectors)
+    return to_embed.from_table(Path(args.table).expanduser(), data, shape)
+
+
+def _from_split(run: Run, split: str) -> ToEmbed:
+    """The run's own items: those of one split, or all with their split as a column. A UserError if the data is missing
+    or is other data, or the split is empty."""
+    dataset = run.dataset()
+    items = dataset.items
+    rows = np.arange(len(items.ids)) if split == "all" else np.flatnonzero(items.split == split)
+    if not len(rows):
+        raise UserError(f"the split {split} of {run.workdir} has no items; choose another one, or all.")
+    columns = {name: column[rows] for name, column in items.labels.items()}
+    if split == "all":
+        columns[SPLIT] = items.split
+    pictures = {"kind": "split", "root": str(run.workdir)} if items.inputs.ndim == 4 else {}
+    if items.pictures:
+        pictures, names = items.pictures
+        if names is not None:
+            columns[pictures["image"]] = names[rows]
+    return ToEmbed(
+        ids=items.ids[rows],
+        columns=columns,
+        pictures=pictures,
+        chunks=lambda start: to_embed.from_array(items.inputs, rows, start),
+        made_from=["split", split, dataset.record.items_sha256],
+    )
 
 
 def check_out(args: "Args") -> Path:

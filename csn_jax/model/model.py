@@ -16,7 +16,6 @@ from csn_jax.core.masks import blocks, rectify
 from csn_jax.core.steps import State, make_embed_step, make_features_step
 from csn_jax.errors import UserError
 from csn_jax.model.network import Network
-from csn_jax.model.pixels import check_normalised
 from csn_jax.runtime.compiler import jit
 from csn_jax.runtime.sharding import Shardings, fetch, place
 from csn_jax.runtime.writer import Progress
@@ -44,7 +43,7 @@ class Model:
     _features: Callable[[np.ndarray], jax.Array]  # [B, ...] -> [B, F]
     _digest: Callable[[], str]
     _shardings: Shardings
-    _preprocess: PreprocessConfig | None = None  # None: floats are not checked
+    _preprocess: PreprocessConfig
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -99,9 +98,9 @@ class Model:
         if not jnp.issubdtype(inputs.dtype, jnp.floating) and not (images and inputs.dtype == np.uint8):
             fix = "pixels as uint8, or as floats that are normalised" if images else "feature vectors as floats"
             raise UserError(f"the inputs have type {inputs.dtype}; give {fix}.")
-        if images and inputs.dtype != np.uint8 and self._preprocess:
+        if images and inputs.dtype != np.uint8:
             for start in range(0, len(inputs), CHUNK):
-                check_normalised(inputs[start : start + CHUNK], self._preprocess)
+                _check_normalised(inputs[start : start + CHUNK], self._preprocess)
         return inputs
 
     def _in_chunks(
@@ -150,6 +149,43 @@ class Model:
         x, y = np.asarray(x), np.asarray(y)
         mask = np.broadcast_to(self.mask(condition), np.broadcast_shapes(x.shape, y.shape))
         return np.asarray(losses.distance(np.broadcast_to(x, mask.shape), np.broadcast_to(y, mask.shape), mask))
+
+
+def _check_normalised(x: np.ndarray, preprocess: PreprocessConfig) -> None:
+    """Refuse float images [B, H, W, ch] that are certainly not normalised; see `Model.embed`."""
+    if not x.size:
+        return
+    mean, std = np.array(preprocess.mean), np.array(preprocess.std)  # [ch], [ch]
+    eps = float(jnp.finfo(x.dtype).eps)
+    rows = x.reshape(-1, x.shape[2] * x.shape[3])  # long rows: NumPy reduces an axis of 3 channels slowly
+    with np.errstate(invalid="ignore"):  # bfloat16 warns of NaN
+        ends = rows.min(axis=0), rows.max(axis=0)
+    lowest, highest = (end.astype(np.float64).reshape(-1, x.shape[3]) for end in ends)
+    lowest, highest, low, high = np.broadcast_arrays(
+        lowest.min(axis=0), highest.max(axis=0), -mean / std, (1 - mean) / std
+    )  # [ch] each
+    slack = 1e-3 * (high - low) + eps * np.maximum(abs(low), abs(high))
+    wrong = np.flatnonzero(~((lowest >= low - slack) & (highest <= high + slack)))  # NaN is wrong too
+    if len(wrong):
+        ch = wrong[0]
+        raise UserError(
+            f"the inputs are floats from {lowest[ch]:.4g} to {highest[ch]:.4g} in channel {ch}, but normalised "
+            f"pixels are from {low[ch]:.4g} to {high[ch]:.4g}; give pixels as uint8, which are normalised here."
+        )
+    constant, coarse = lowest.min() == highest.max(), 255 * eps > 0.25  # bfloat16 rounds all to multiples of 1/255
+    if lowest.min() < 0 or highest.max() > 1 or constant or coarse:
+        return
+    wide = x.astype(np.result_type(x.dtype, np.float32), copy=False)
+    divided = _whole(255 * wide, 1e-3 + 255 * eps)
+    if divided and not _whole(255 * (wide * std + mean), 1e-3 + 255 * eps * std.max()):
+        raise UserError(
+            f"the inputs are pixels divided by 255, but normalised pixels are from {low.min():.4g} to "
+            f"{high.max():.4g}; give pixels as uint8, which are normalised here."
+        )
+
+
+def _whole(values: np.ndarray, slack: float) -> bool:
+    return bool((abs(values - np.rint(values)) <= slack).all())
 
 
 class Programs(NamedTuple):

@@ -9,17 +9,9 @@ import struct
 import time
 from pathlib import Path
 
-
-def _crc_table() -> list[int]:
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)  # Castagnoli's polynomial, reflected
-        table.append(byte)
-    return table
-
-
-TABLE = _crc_table()
+TABLE = list(range(256))  # of the checksum of each byte
+for _ in range(8):
+    TABLE = [crc >> 1 ^ (0x82F63B78 if crc & 1 else 0) for crc in TABLE]  # Castagnoli's polynomial, reflected
 
 
 class EventFile:

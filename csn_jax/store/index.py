@@ -158,11 +158,8 @@ class Index:
         return rows, squares
 
     def weight(self, weights: Mapping[str, float]) -> np.ndarray:
-        """The weight of each dimension under {condition: weight}: float64 [D].
-
-        Raises:
-            UserError: for unknown conditions, and weights that are all zero or not finite.
-        """
+        """The weight of each dimension under {condition: weight}: float64 [D]. A UserError for unknown conditions, and
+        weights that are all zero or not finite."""
         for name, weight in weights.items():
             if name not in self.conditions:
                 near = did_you_mean(name, self.conditions)

@@ -1,5 +1,6 @@
 """Arrays that searches of the same vectors compute once and share between threads. Without an accelerator: no JAX."""
 
+import functools
 import threading
 from typing import Any
 
@@ -14,28 +15,18 @@ class SearchCache:
 
     def __init__(self, vectors: np.ndarray):
         self.vectors, self._lock = vectors, threading.Lock()
-        self._squares: dict[bytes, tuple[np.ndarray, float]] = {}
+        self._squares = functools.lru_cache(REMEMBERED)(functools.partial(_squares, vectors))
         self._on_device: Any = None
 
     def __reduce__(self):
         return SearchCache, (self.vectors,)  # copies start empty: a lock cannot be copied
 
     def squares(self, w: np.ndarray) -> tuple[np.ndarray, float]:
-        """(the sum of w * x^2 per vector, float32 [N]; the largest sum of |w| * x^2).
+        """(the sum of w * x^2 per vector, float32 [N]; the largest sum of |w| * x^2), for w float64 [D].
 
-        The newest weightings are kept. Threads that need the same new weighting at once each compute it.
+        The last weightings are kept. Threads that need the same new weighting at once each compute it.
         """
-        key = w.tobytes()
-        with self._lock:
-            squares = self._squares.get(key)
-        if squares is None:
-            sums = _weighted_squares(self.vectors, np.stack([w, np.abs(w)]) if (w < 0).any() else w[None])
-            squares = sums[0], float(sums[-1].max(initial=0))
-            with self._lock:
-                self._squares[key] = squares
-                while len(self._squares) > REMEMBERED:
-                    del self._squares[next(iter(self._squares))]
-        return squares
+        return self._squares(w.tobytes())
 
     def on_device(self) -> Any:
         """The vectors as a JAX array on the default device."""
@@ -45,6 +36,13 @@ class SearchCache:
             if self._on_device is None:
                 self._on_device = jax.device_put(self.vectors)
             return self._on_device
+
+
+def _squares(vectors: np.ndarray, weights: bytes) -> tuple[np.ndarray, float]:
+    """`SearchCache.squares` of weights as bytes, by which a cache can find them."""
+    w = np.frombuffer(weights)
+    sums = _weighted_squares(vectors, np.stack([w, np.abs(w)]) if (w < 0).any() else w[None])
+    return sums[0], float(sums[-1].max(initial=0))
 
 
 def _weighted_squares(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -105,7 +105,7 @@ def test_hits_depend_neither_on_pieces_nor_on_earlier_searches(monkeypatch):
         np.testing.assert_array_equal(array, expected)
     for weight in range(1, 30):
         index.search(queries[:1], {"a": weight, "b": 1}, 5)
-    assert len(index._cache._squares) == search_cache.REMEMBERED
+    assert index._cache._squares.cache_info().currsize == search_cache.REMEMBERED
     for array, expected in zip(index.nearest(queries, {"a": 1}, 5), whole, strict=True):
         np.testing.assert_array_equal(array, expected)
 
@@ -137,7 +137,7 @@ def test_threads_share_an_index(accelerator, hasty_threads, monkeypatch):
         index = make(60)
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(search, [index] * 8, range(8)))
-        assert len(index._cache._squares) == search_cache.REMEMBERED
+        assert index._cache._squares.cache_info().currsize == search_cache.REMEMBERED
 
 
 @pytest.mark.parametrize("accelerator", [False, True])
