@@ -24,7 +24,8 @@ def parse(
     positional: bool = False,
     everyday: Sequence[str] = (),
 ) -> Args:
-    """Read a command's arguments; exits 0 after --help.
+    """Read a command's arguments; exits 0 after --help. A UserError names what is wrong and the valid choices, or
+    suggests what was meant.
 
     Args:
         args_type: a dataclass. A field `config` takes a preset as --config=NAME or FILE.py[:FUNCTION], which
@@ -33,9 +34,6 @@ def parse(
         prog: the command as messages name it; `csn_jax MODULE` when empty.
         positional: words that belong to no flag are values of the first field.
         everyday: the flags that --help shows where --help-all shows all; all when empty.
-
-    Raises:
-        UserError: naming what is wrong and the valid choices, or suggesting what was meant.
     """
     prog = prog or f"csn_jax {args_type.__module__.rpartition('.')[2]}"
     flags = {flag.name: flag for flag in flags_of(args_type)}
@@ -113,8 +111,8 @@ def _given(
 def _meant(name: str, flags: dict[str, Flag]) -> str:
     """` (did you mean --config.steps?)` for `steps`, or for what is spelt alike."""
     leaves: dict[str, list[str]] = {}
-    for flag in flags:
-        leaves.setdefault(flag.rpartition(".")[2], []).append(flag)
+    for flag in flags.values():
+        leaves.setdefault(flag.leaf, []).append(flag.name)
     leaf = name.rpartition(".")[2]
     near = difflib.get_close_matches(name, flags, n=1)
     if leaf in leaves and not (near and near[0].rpartition(".")[2] == leaf):

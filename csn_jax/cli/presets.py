@@ -28,11 +28,8 @@ def preset_words() -> list[str]:
 
 
 def load_preset(reference: str) -> Config:
-    """The Config that NAME[:FUNCTION] or FILE.py[:FUNCTION] returns; FUNCTION is `default` unless named.
-
-    Raises:
-        UserError: when the name, the file, the function or its result is not what it should be.
-    """
+    """The Config that NAME[:FUNCTION] or FILE.py[:FUNCTION] returns; FUNCTION is `default` unless named. A UserError
+    when the name, the file, the function or its result is not what it should be."""
     name, _, function = reference.partition(":")
     function, known = function or "default", preset_files()
     path = known.get(name) or Path(name).expanduser()

@@ -14,15 +14,11 @@ from csn_jax import cli
 from csn_jax.config import Config
 
 # The settings that --help shows; --help-all shows the rest.
-EVERYDAY = tuple(
+EVERYDAY = [
     f"config.{name}"
-    for name in (
-        *("variant", "seed", "batch_size", "steps", "learning_rate", "feed", "eval_every"),
-        *("backbone.name", "backbone.init"),
-        *("data.source", "data.path", "data.conditions", "data.triplets", "data.split_by"),
-        *("loss.name", "loss.margin"),
-    )
-)
+    for name in """variant seed batch_size steps learning_rate feed eval_every backbone.name backbone.init data.source
+    data.path data.conditions data.triplets data.split_by loss.name loss.margin""".split()
+]
 
 
 @dataclass(frozen=True)

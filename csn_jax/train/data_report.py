@@ -84,9 +84,8 @@ def _near_duplicates(dataset: Dataset) -> list[str]:
 
 def _codes(column: np.ndarray, kind: str) -> np.ndarray:
     """Labels as integers [N], -1 if missing; numbers by tenths of their range."""
-    if kind == "numeric":
-        return np.where(column == "", -1, scale_of(column, kind).bins)
-    return np.where(column == "", -1, np.unique(column, return_inverse=True)[1])
+    numbers = scale_of(column, kind).bins if kind == "numeric" else np.unique(column, return_inverse=True)[1]
+    return np.where(column == "", -1, numbers)
 
 
 def normalised_mutual_information(x: np.ndarray, y: np.ndarray) -> float:

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -121,13 +120,18 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
     network = build_network(config, items.inputs.shape[1:], len(names), examples(config, dataset.record))
     checkpoints, state = _first_state(config, workdir, dataset, network, shardings, stop)
     start = int(state.step)
-    train_step = jit(repeatable(_make_step(config, network)), donate_argnums=0)
+    parts = (network.backbone, network.preprocess, network.optimizer, config.loss)
+    shared = config.batch_statistics == "shared"
+    step_of = make_train_step(*parts, train_masks=network.masks.trained, seed=config.seed, shared_statistics=shared)
+    train_step = jit(repeatable(step_of), donate_argnums=0)
     programs = make_programs(network)
     from_device = config.feed == "device" or (config.feed == "auto" and fits(items.inputs))
     on_device = place(items.inputs, shardings.state) if from_device else None
-    batch_at = _batches(config, dataset, shardings)
+    of_triplets = config.loss.name == "triplet"
+    plan = (config.seed, config.batch_size, shardings.padded(config.batch_size))
+    batch_at = triplet_batches(dataset.triplets["train"], *plan) if of_triplets else labelled_batches(items, *plan)
     writer, pending = open_writer(workdir, start), Pending(batch_at, items.ids, workdir, start)
-    images = config.batch_size * (3 if config.loss.name == "triplet" else 1)  # per step
+    images = config.batch_size * (3 if of_triplets else 1)  # per step
     unit = "image" if items.inputs.ndim == 4 else "vector"
     progress = Progress("training", config.steps * images, start * images, unit=unit, compiles=True)
     began = time.perf_counter()
@@ -192,21 +196,6 @@ def _first_state(
         return checkpoints, place(initial, shardings.state)
     say(f"resuming from step {int(state.step)}")
     return checkpoints, state
-
-
-def _make_step(config: Config, network: Network) -> Callable:
-    """The training step that the config's loss needs, see core/steps.py."""
-    parts = (network.backbone, network.preprocess, network.optimizer, config.loss)
-    shared = config.batch_statistics == "shared"
-    return make_train_step(*parts, train_masks=network.masks.trained, seed=config.seed, shared_statistics=shared)
-
-
-def _batches(config: Config, dataset: Dataset, shardings: Shardings) -> BatchAt:
-    """batch_at(step), as positions of items: what the feeds send."""
-    plan = (config.seed, config.batch_size, shardings.padded(config.batch_size))
-    if config.loss.name == "triplet":
-        return triplet_batches(dataset.triplets["train"], *plan)
-    return labelled_batches(dataset.items, *plan)
 
 
 def _feed(

@@ -27,11 +27,8 @@ class Pending:
         self._metrics.append(metrics)
 
     def take(self) -> dict[str, float]:
-        """Fetch everything, check that it is finite, and return the newest step's metrics.
-
-        Raises:
-            MachineError: naming the first step whose loss or gradient is not finite, and its items.
-        """
+        """Fetch everything, check that it is finite, and return the newest step's metrics. A MachineError names the
+        first step whose loss or gradient is not finite, and its items."""
         fetched = jax.device_get(self._metrics)  # one wait for all of them
         for metrics in (step for call in fetched for step in by_step(call)):
             self._step += 1
