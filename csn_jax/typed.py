@@ -9,11 +9,8 @@ from csn_jax.text import did_you_mean
 
 
 def check_types(node: Any, name: str) -> None:
-    """Check that each field has its declared type, inside nested dataclasses too.
-
-    Raises:
-        UserError: naming the field by its path from `name`, the value, and the type or the choices.
-    """
+    """Check that each field has its declared type, inside nested dataclasses too. The UserError names the field by its
+    path from `name`, the value, and the type or the choices."""
     hints = get_type_hints(type(node))
     for item in dataclasses.fields(node):
         value, hint, place = getattr(node, item.name), hints[item.name], f"{name}.{item.name}"
@@ -41,11 +38,8 @@ def _is(value: Any, kind: type | types.UnionType) -> bool:
 
 
 def from_object(kind: type, raw: Any, where: str, name: str) -> Any:
-    """A dataclass, with those inside it, from an object read from JSON. Missing fields take their defaults.
-
-    Raises:
-        UserError: naming `where` it was read, when a field is unknown or should be an object and is not.
-    """
+    """A dataclass, with those inside it, from an object read from JSON. Missing fields take their defaults. UserError,
+    naming `where` it was read, if a field is unknown or should be an object and is not."""
     if not isinstance(raw, dict):
         raise UserError(f"{where}: {name} is a {type(raw).__name__}; it should be an object of named fields.")
     hints = get_type_hints(kind)
@@ -53,11 +47,8 @@ def from_object(kind: type, raw: Any, where: str, name: str) -> Any:
         if key not in hints:
             place, near = f"{name}.{' '.join(key.split())}", did_you_mean(key, hints)
             raise UserError(f"{where}: {place} is not a field{near}; choose one of {', '.join(hints)}.")
-    values = {}
-    for key, value in raw.items():
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    for key in values:
         if dataclasses.is_dataclass(hints[key]):
-            value = from_object(hints[key], value, where, f"{name}.{key}")
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[key] = value
+            values[key] = from_object(hints[key], raw[key], where, f"{name}.{key}")
     return kind(**values)

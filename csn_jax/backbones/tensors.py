@@ -33,11 +33,7 @@ class Loaded(NamedTuple):
 def plain_names(tensors: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
     """Tensors under their backbone's names: without `module.` of PyTorch's DataParallel, without `embeddingnet.` of the
     reference's wrappers, and without counters of batches. The last layer is `fc`, as in torchvision; released
-    checkpoints name it `fc_embed`.
-
-    Raises:
-        UserError: when two tensors get the same name.
-    """
+    checkpoints name it `fc_embed`. UserError if two tensors get the same name."""
     plain: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
         short = re.sub(r"^((module|embeddingnet)\.)*(fc_embed\.)?", lambda match: "fc." if match[3] else "", name)

@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from csn_jax.errors import MachineError
 from csn_jax.runtime.workdir import cache_folder, write_atomically
+from csn_jax.runtime.writer import Progress
 
 
 def file_digest(path: Path) -> str:
@@ -31,7 +33,10 @@ Made = Sequence[tuple[str | None, Any]]
 
 
 def cached(
-    key: Any, shape: tuple[int, ...], produce: Callable[[Made], Iterable[tuple[np.ndarray | None, Any]]]
+    key: Any,
+    shape: tuple[int, ...],
+    produce: Callable[[Made], Iterable[tuple[np.ndarray | None, Any]]],
+    work: tuple[str, str] = ("reading images", "image"),
 ) -> tuple[np.ndarray, list[Any]]:
     """Produce blocks of images with their notes once; later read them from disk.
 
@@ -40,6 +45,7 @@ def cached(
         shape: (blocks, ...); the number of blocks is an upper bound.
         produce: takes the blocks that an earlier process made, and yields (uint8 block [...] or None, note) for the
             blocks after them, in order. Notes are JSON.
+        work: what is done and the name of a block, for the progress that is shown.
 
     Returns:
         (images, notes): uint8 [blocks that exist, ...], memory-mapped, and the notes of all blocks.
@@ -56,7 +62,7 @@ def cached(
             folder.mkdir(parents=True, exist_ok=True)
             with open(folder / f"{name}.lock", "wb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits, then reads what the first one made
-                entry = _read(pixels, index) or _write(pixels, index, journal, shape, produce)
+                entry = _read(pixels, index) or _write(pixels, index, journal, shape, produce, work)
         except OSError as error:
             raise MachineError(
                 f"cannot write the image cache {folder} ({error.strerror or error}); free some space, or set "
@@ -78,19 +84,21 @@ def _read(pixels: Path, index: Path) -> tuple[np.ndarray, list[Any]] | None:
 
 
 def _write(
-    pixels: Path, index: Path, journal: Path, shape: tuple[int, ...], produce: Callable[[Made], Iterable]
+    pixels: Path, index: Path, journal: Path, shape: tuple[int, ...], produce: Callable, work: tuple[str, str]
 ) -> tuple[np.ndarray, list[Any]]:
     """Write each block as it comes, first to the array, then to the journal. Renaming the array comes last."""
     temporary, header = pixels.with_suffix(".tmp"), _header(shape)
     try:
         made, journal_bytes = _made(temporary, journal, len(header), math.prod(shape[1:]))
         notes, kept = [note for _, note in made], sum(digest is not None for digest, _ in made)
-        with open(temporary, "ab") as file, open(journal, "ab") as lines:
+        progress = Progress(work[0], shape[0], len(made), unit=work[1])
+        with open(temporary, "ab") as file, open(journal, "ab") as lines, closing(progress):
             file.truncate(len(header) + kept * math.prod(shape[1:]) if made else 0)
             lines.truncate(journal_bytes)
             if not made:
                 file.write(header)
             for block, note in produce(made):
+                progress.advance(1)
                 digest = None
                 if block is not None:
                     data = np.ascontiguousarray(block, np.uint8)

@@ -33,11 +33,7 @@ class Dataset(NamedTuple):
 
 
 def read_rows(config: Config) -> Rows:
-    """All items of a config's source, not yet split.
-
-    Raises:
-        UserError: for a missing or unusable source.
-    """
+    """All items of a config's source, not yet split. UserError for a missing or unusable source."""
     data = config.data
     if data.source == "imported":
         raise UserError(
@@ -56,11 +52,8 @@ def read_rows(config: Config) -> Rows:
 
 def load_dataset(config: Config) -> Dataset:
     """Read the items of a config, split them, and draw or read the triplets of each split. Of several processes, the
-    first decodes the images and the others read its cache.
-
-    Raises:
-        UserError: for an unusable source, an unknown condition or column, or a condition without triplets.
-    """
+    first decodes the images and the others read its cache. UserError for an unusable source, an unknown condition or
+    column, or a condition without triplets."""
     return hosts.first_of_all(lambda: _load(config))
 
 

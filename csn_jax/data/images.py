@@ -3,19 +3,18 @@
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
 from csn_jax.config import Config
-from csn_jax.data.cache import Made, cached, file_digest
+from csn_jax.data.cache import cached, file_digest
 from csn_jax.data.workers import read_in_workers, usable_cores
 from csn_jax.errors import UserError
-from csn_jax.runtime.writer import Progress, say
+from csn_jax.runtime.writer import say
 from csn_jax.text import first_sentence
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -48,8 +47,12 @@ def decode_files(paths: Sequence[Path], size: int, channels: int) -> tuple[np.nd
         digests = list(pool.map(digest_or_error, paths))
     # Another version of a decoder may give other pixels.
     versions = ["images-2", Image.__version__, *(features.version(name) for name in ("jpg", "zlib", "webp"))]
-    key = [versions, size, channels, digests]
-    return cached(key, (len(paths), size, size, channels), partial(_decode_all, paths, size, channels))
+    tasks = [(str(path), size, channels) for path in paths]
+    return cached(
+        [versions, size, channels, digests],
+        (len(paths), size, size, channels),
+        lambda made: read_in_workers(decode_file, tasks[len(made) :]),
+    )
 
 
 def decode_usable(
@@ -83,17 +86,6 @@ def decode_usable(
     notes = [f"left out {line}" for line in bad[:NAMED]]
     notes += [f"left out {len(bad) - NAMED:,} more"] if len(bad) > NAMED else []
     return images, np.array([row for row, fault in enumerate(faults) if fault is None], int), tuple(notes)
-
-
-def _decode_all(
-    paths: Sequence[Path], size: int, channels: int, made: Made
-) -> Iterator[tuple[np.ndarray | None, str | None]]:
-    progress = Progress("reading images", len(paths), len(made), unit="image")
-    tasks = [(str(path), size, channels) for path in paths[len(made) :]]
-    for picture, fault in read_in_workers(decode_file, tasks):
-        progress.advance(1)
-        yield picture, fault
-    progress.close()
 
 
 def decode_file(task: tuple[str, int, int]) -> np.ndarray | str:

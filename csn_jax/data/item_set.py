@@ -68,12 +68,8 @@ class ItemSet:
 def choose_conditions(
     labels: dict[str, np.ndarray], available: tuple[Condition, ...], wanted: tuple[str, ...]
 ) -> tuple[Condition, ...]:
-    """The wanted conditions in the wanted order; all available ones if none is wanted.
-
-    Raises:
-        UserError: for an unknown or repeated name, for a name that cannot name a picture and a folder, and for a
-            labelled condition with fewer than two values.
-    """
+    """The wanted conditions in the wanted order; all available ones if none is wanted. UserError for an unknown or
+    repeated name, one that cannot name a picture and a folder, and a labelled condition with fewer than two values."""
     by_name = {condition.name: condition for condition in available}
     for name in wanted:
         if name not in by_name:

@@ -43,11 +43,8 @@ class OwnTriplets(NamedTuple):
 
 
 def read_own_triplets(path: Path, rows: Rows) -> OwnTriplets:
-    """Read a triplet file, or a folder of the reference's lists, about the items of a source.
-
-    Raises:
-        UserError: for an unknown id or split, or an item that a triplet names twice.
-    """
+    """Read a triplet file, or a folder of the reference's lists, about the items of a source. UserError for an unknown
+    id or split, or an item that a triplet names twice."""
     index = {name: i for i, name in enumerate(rows.ids.tolist())}
     if path.is_dir():
         names, columns, split, where = _read_lists(path, index)
@@ -66,11 +63,8 @@ def read_own_triplets(path: Path, rows: Rows) -> OwnTriplets:
 
 
 def split_from_triplets(own: OwnTriplets, n_items: int) -> np.ndarray:
-    """The split [N] of each item, taken from the triplets that name it. Other items go to training.
-
-    Raises:
-        UserError: when triplets of two splits name the same item.
-    """
+    """The split [N] of each item, taken from the triplets that name it. Other items go to training. UserError if
+    triplets of two splits name the same item."""
     code = np.array([SPLITS.index(name) for name in own.split.tolist()])
     items = np.stack(own.columns[:3], axis=1)  # [T, 3]
     home = np.full(n_items, -1)
@@ -112,7 +106,11 @@ def split_triplets(own: OwnTriplets, items: ItemSet, items_are_split: bool, seed
                 "set data.split_by to a column whose items stay together."
             )
     else:
-        split = _split_apart(own, seed)
+        split = np.empty(len(own.columns.condition), "<U10")
+        for row in range(len(own.conditions)):  # judgements on the same three items stay together
+            chosen = own.columns.condition == row
+            unit = same_three(*(role[chosen] for role in own.columns[:3]))
+            split[chosen] = split_items(len(unit), unit, seed)
     row_of = {condition.name: row for row, condition in enumerate(items.conditions)}
     rows = np.array([row_of.get(condition.name, -1) for condition in own.conditions])
     condition = rows[own.columns.condition]
@@ -128,16 +126,6 @@ def split_triplets(own: OwnTriplets, items: ItemSet, items_are_split: bool, seed
                     "remove the condition from config.data.conditions."
                 )
     return by_split
-
-
-def _split_apart(own: OwnTriplets, seed: int) -> np.ndarray:
-    """Split the triplets of each condition: [T]. Judgements on the same three items stay together."""
-    split = np.empty(len(own.columns.condition), "<U10")
-    for row in range(len(own.conditions)):
-        chosen = own.columns.condition == row
-        unit = same_three(*(role[chosen] for role in own.columns[:3]))
-        split[chosen] = split_items(len(unit), unit, seed)
-    return split
 
 
 def same_three(anchor: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
@@ -228,11 +216,8 @@ def _read_list(path: Path, items: np.ndarray, names: list[str]) -> np.ndarray:
 
 def write_lists(folder: Path, items: ItemSet, triplets: dict[str, Triplets], seed: int) -> None:
     """Write drawn triplets as the reference's lists, which `read_own_triplets` reads. A further file, triplets.json,
-    holds the seed of the draw and the digests.
-
-    Raises:
-        UserError: when the folder is not empty or cannot be made, or an id is not a single line.
-    """
+    holds the seed of the draw and the digests. UserError if the folder is not empty or cannot be made, or an id is not
+    a single line."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--write_triplets={folder} is not empty; give a new folder.")
     ids = items.ids.tolist()

@@ -38,10 +38,7 @@ class ToEmbed(NamedTuple):
 
 def from_folder(folder: Path, size: int, channels: int, flag: str = "--images") -> ToEmbed:
     """The JPEG, PNG and WebP files in a folder and below it, without hidden ones. Ids are their relative paths.
-
-    Raises:
-        UserError: when it is not a folder or holds no image file.
-    """
+    UserError if it is not a folder or holds no image file."""
     if not folder.is_dir():
         raise UserError(f"{flag}={folder} is not a folder; give one that holds image files.")
     folder = folder.resolve()
@@ -76,11 +73,8 @@ def from_folder(folder: Path, size: int, channels: int, flag: str = "--images") 
 
 def from_table(path: Path, data: DataConfig, input_shape: Sequence[int]) -> ToEmbed:
     """The rows of a CSV or Parquet table by the rules of training: images from the column `data.image`, or vectors from
-    `data.vectors`; ids from `data.id`. All other columns but long texts are attributes.
-
-    Raises:
-        UserError: when table or columns cannot be used, or the model takes vectors of another length.
-    """
+    `data.vectors`; ids from `data.id`. All other columns but long texts are attributes. UserError if table or columns
+    cannot be used, or the model takes vectors of another length."""
     if not path.is_file():
         raise UserError(f"--table={path} is not a file; give a CSV or Parquet table.")
     table = read_columns(path)

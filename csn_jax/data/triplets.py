@@ -61,11 +61,8 @@ def scale_of(labels: np.ndarray, kind: str) -> Scale:
 
 
 def draw_triplets(items: ItemSet, split: str, per_condition: int, seed: int, remedy: str = REMEDY) -> Triplets:
-    """Draw triplets for each condition from the items of one split that have a value.
-
-    Raises:
-        UserError: with the remedy, when a condition has no possible triplet in this split.
-    """
+    """Draw triplets for each condition from the items of one split that have a value. UserError, with the remedy, for
+    a condition that has no possible triplet in this split."""
     members = np.flatnonzero(items.split == split)
     parts = []
     for row, (name, kind) in enumerate(items.conditions):
@@ -156,7 +153,7 @@ def by_gap(values: np.ndarray, step: float, bins: np.ndarray, n: int, rng: np.ra
 
 
 class _Sets(NamedTuple):
-    """The U different sets among K labels."""
+    """The U different sets among K labels, and which of them share a member."""
 
     code: np.ndarray  # [K] the set of each item
     members: list[np.ndarray]  # of each set

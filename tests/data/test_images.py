@@ -153,13 +153,13 @@ def test_the_cache_knows_files_by_their_content(tmp_path, monkeypatch):
     monkeypatch.setenv("CSN_JAX_CACHE", str(tmp_path / "cache"))
     times = []
 
-    def once(paths, size, channels, made):
-        times.append(size)
-        for path in paths:
-            result = decode_file((str(path), size, channels))
+    def once(function, tasks):
+        times.append(tasks)
+        for task in tasks:
+            result = function(task)
             yield (None, result) if isinstance(result, str) else (result, None)
 
-    monkeypatch.setattr(images, "_decode_all", once)
+    monkeypatch.setattr(images, "read_in_workers", once)
     a, b = tmp_path / "a.png", tmp_path / "b.png"
     Image.fromarray(noise()).save(a)
     b.write_bytes(a.read_bytes())

@@ -16,7 +16,7 @@ from csn_jax.data.item_set import Rows
 from csn_jax.data.workers import read_in_workers
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
-from csn_jax.runtime.writer import Progress, say
+from csn_jax.runtime.writer import say
 
 CHARACTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits  # the paper's 62
 SUFFIXES = (".ttf", ".otf", ".ttc", ".woff", ".woff2")
@@ -176,7 +176,8 @@ def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
     # Another version of FreeType may draw other pixels.
     versions = ["fonts-2", features.version("freetype2")]
     key = [versions, [[name, digest_or_error(path)] for name, path in files.items()]]
-    images, notes = cached(key, (len(files), len(CHARACTERS), size, size), partial(render_all, files, size))
+    shape, work = (len(files), len(CHARACTERS), size, size), ("rendering fonts", "font")
+    images, notes = cached(key, shape, partial(render_all, files, size), work)
     faults = {name: fault for name, fault, _ in notes if fault}
     twins = {name: twin for name, _, twin in notes if twin}
     for name, fault, twin in sorted(notes, key=lambda note: not note[1]):  # the faults first
@@ -206,14 +207,11 @@ def render_all(
 ) -> Iterator[tuple[np.ndarray | None, list[str | None]]]:
     """(images or None, [name, fault, twin]) of each font after those already made. A twin is an earlier font that draws
     the same pixels, such as a copy of the file. Only one of the two is used: no network could separate their labels."""
-    progress = Progress("rendering fonts", len(files), len(made), unit="font")
     first = {digest: name for digest, (name, _, _) in made if digest}
     files = dict(list(files.items())[len(made) :])
     for name, images, fault in render_files(files, size):
-        progress.advance(1)
         twin = None
         if images is not None:
             earlier = first.setdefault(hashlib.sha256(images).hexdigest(), name)
             images, twin = (images, None) if earlier == name else (None, earlier)
         yield images, [name, fault, twin]
-    progress.close()

@@ -26,7 +26,7 @@ from csn_jax.data.images import as_shown, resize_and_crop
 from csn_jax.data.item_set import SPLITS, Rows
 from csn_jax.data.sources.table import attributes, item_ids
 from csn_jax.errors import UserError
-from csn_jax.runtime.writer import Progress, say
+from csn_jax.runtime.writer import say
 from csn_jax.text import did_you_mean, first_sentence, listed
 
 ALL_DIFFER = "all_differ"  # metadata of a data set whose equal-looking items are not duplicates: an l in two fonts
@@ -197,7 +197,6 @@ def _decode_all(
 ) -> Iterator[tuple[np.ndarray, list[Any]]]:
     """(pixels, [split, texts of the labels]) of each example after those already made."""
     tfds = _tensorflow_datasets()
-    progress = Progress("reading images", shape[0], len(made), unit="image")
     before = len(made)
     for split, part in parts.items():
         skipped = max(0, min(before, int(part.cardinality())))  # some cardinalities are negative: unknown
@@ -209,7 +208,5 @@ def _decode_all(
             if pixels.dtype == np.uint16:
                 pixels = (pixels >> 8).astype(np.uint8)
             picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-            progress.advance(1)
             texts = [label.text(reduce(getitem, label.path, example)) for label in labels]
             yield resize_and_crop(as_shown(picture), shape[1], shape[3]), [split, texts]
-    progress.close()

@@ -72,11 +72,8 @@ def read(config: Config) -> Rows:
 
 
 def read_catalogue(folder: Path, skip_bad: bool = False) -> tuple[list[Shoe], list[str]]:
-    """(shoes of meta-data.csv with their files and labels, notes on what was left out or is unknown).
-
-    Raises:
-        UserError: when a part of the data set is missing, or a row has no image unless skip_bad.
-    """
+    """(shoes of meta-data.csv with their files and labels, notes on what was left out or is unknown). UserError if a
+    part of the data set is missing, or a row has no image unless skip_bad."""
     for part, exists in ((IMAGES, (folder / IMAGES).is_dir()), (TABLE, (folder / TABLE).is_file())):
         if not exists:
             raise UserError(
