@@ -14,15 +14,11 @@ class Masks(NamedTuple):
 
 
 def initial_masks(variant: str, n_conditions: int, embedding_dim: int, seed: int) -> Masks:
-    """Masks of a variant before training.
+    """Masks of a variant before training, of C conditions and D dimensions.
 
-    Args:
-        variant: `standard` and each network of `specialists` use all dimensions. `fixed` gives each condition its own
-            block of floor(D / C) dimensions; no condition gets the rest. `learned` starts from a normal draw with mean
-            0.9 and standard deviation 0.7; `learned_disjoint` starts from the blocks, with 0.1 outside.
-        n_conditions: C.
-        embedding_dim: D.
-        seed: seeds the normal draw.
+    `standard` and each network of `specialists` use all dimensions. `fixed` gives each condition its own block of
+    floor(D / C) dimensions; no condition gets the rest. `learned` starts from a seeded normal draw with mean 0.9 and
+    standard deviation 0.7; `learned_disjoint` starts from the blocks, with 0.1 outside.
     """
     shape = (n_conditions, embedding_dim)
     if variant in ("standard", "specialists"):

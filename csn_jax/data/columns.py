@@ -168,14 +168,8 @@ def parse_kinds(kinds: tuple[str, ...], columns: Columns) -> dict[str, str]:
 
 
 def attribute_of(columns: Columns, name: str, forced: str | None, setting: str = "") -> Attribute | None:
-    """A column as an attribute, of the forced kind or an inferred one; None for long texts.
-
-    Args:
-        setting: what a user writes before a kind to force it, for messages.
-
-    Raises:
-        UserError: when the forced kind needs numbers and a value is not a number.
-    """
+    """A column as an attribute, of the forced kind or an inferred one; None for long texts. UserError if the forced
+    kind needs numbers and a value is not a number. setting: what a user writes before a kind to force it."""
     values = columns.text[name]
     if max(map(len, values), default=0) > LONGEST:
         return None

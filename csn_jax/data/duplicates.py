@@ -22,13 +22,10 @@ class Duplicates(NamedTuple):
 
 
 def find_duplicates(inputs: np.ndarray) -> Duplicates:
-    """Group the items that look alike.
+    """Group the items that look alike: [N, H, W, ch] uint8 pixels or [N, F] float vectors, perhaps memory-mapped.
 
     Two pictures are compared if the 64-bit hashes of their brightness gradients (9 x 8 grey) differ in few bits. They
     are nearly equal if small colour copies differ little. Vectors count only if they are equal.
-
-    Args:
-        inputs: [N, H, W, ch] uint8 pixels or [N, F] float vectors, perhaps memory-mapped.
     """
     first: dict[bytes, int] = {}
     root = np.array([first.setdefault(hashlib.sha256(item.tobytes()).digest(), i) for i, item in enumerate(inputs)])

@@ -51,9 +51,8 @@ def read_own_triplets(path: Path, rows: Rows) -> OwnTriplets:
     elif path.is_file():
         names, columns, split, where = _read_table(path, index)
     else:
-        raise UserError(
-            f"config.data.triplets is {str(path)!r}, which does not exist; give a file or a folder of lists."
-        )
+        setting = f"config.data.triplets is {str(path)!r}"
+        raise UserError(f"{setting}, which does not exist; give a file or a folder of lists.")
     anchor, positive, negative, _ = columns
     for t in np.flatnonzero((anchor == positive) | (anchor == negative) | (positive == negative))[:1].tolist():
         raise UserError(f"{where(t)} names an item twice; give three different items per triplet.")
@@ -79,16 +78,10 @@ def split_from_triplets(own: OwnTriplets, n_items: int) -> np.ndarray:
 
 
 def split_triplets(own: OwnTriplets, items: ItemSet, items_are_split: bool, seed: int) -> dict[str, Triplets]:
-    """The triplets of the chosen conditions, by split.
+    """The triplets of the items' conditions, by split. `condition` becomes a position among these conditions.
 
-    Args:
-        own: all triplets.
-        items: with the chosen conditions; `condition` becomes a position among them.
-        items_are_split: whether to use the split of the items; else the triplets are split here.
-        seed: of that split.
-
-    Raises:
-        UserError: for a triplet across splits, or a condition without triplets in a split.
+    The split is that of the items, or else the triplets are split here, by the seed. UserError for a triplet across
+    splits, or a condition without triplets in a split.
     """
     if items_are_split:
         split = items.split[own.columns.anchor]
@@ -96,10 +89,8 @@ def split_triplets(own: OwnTriplets, items: ItemSet, items_are_split: bool, seed
         if own.split is not None:
             across |= own.split != split
         for t in np.flatnonzero(across)[:1].tolist():
-            named = ", ".join(
-                f"{role} {items.ids[i]} of {items.split[i]}"
-                for role, i in zip(ROLES, (column[t] for column in own.columns[:3]), strict=True)
-            )
+            of_roles = zip(ROLES, [column[t] for column in own.columns[:3]], strict=True)
+            named = ", ".join(f"{role} {items.ids[i]} of {items.split[i]}" for role, i in of_roles)
             its_split = f"it is of {own.split[t]} and " if own.split is not None else ""
             raise UserError(
                 f"{own.where(t)} is a triplet across splits: {its_split}it names {named}; name items of one split, or "
@@ -170,9 +161,8 @@ def _read_lists(folder: Path, index: dict[str, int]) -> Read:
         ) from None
     items = np.array([index.get(name, -1) for name in names], np.int64)
     lists = folder / "tripletlists" if (folder / "tripletlists").is_dir() else folder
-    files = sorted(
-        (*match.groups(), lists / match[0]) for path in lists.iterdir() if (match := LIST.fullmatch(path.name))
-    )
+    matches = [match for path in lists.iterdir() if (match := LIST.fullmatch(path.name))]
+    files = sorted((*match.groups(), lists / match[0]) for match in matches)
     if not files:
         raise UserError(f"{lists} has no list of triplets; give CONDITION_tripletlist_train.txt, _val and _test.")
     conditions = tuple(dict.fromkeys(condition for condition, _, _ in files))
@@ -195,9 +185,8 @@ def _read_list(path: Path, items: np.ndarray, names: list[str]) -> np.ndarray:
     lines = [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
     for number, words in enumerate(lines, start=1):
         if len(words) != 3 or not all(word.isascii() and word.isdecimal() and len(word) < 10 for word in words):
-            raise UserError(
-                f"{path}, line {number} is {' '.join(words)!r}; give three whole numbers, anchor far close."
-            )
+            line = f"{path}, line {number} is {' '.join(words)!r}"
+            raise UserError(f"{line}; give three whole numbers, anchor far close.")
     listed = np.array(lines, np.int64).reshape(-1, 3)
     for t, role in np.argwhere(listed >= len(names))[:1].tolist():
         raise UserError(

@@ -44,10 +44,8 @@ class Scale(NamedTuple):
 
 
 def scale_of(labels: np.ndarray, kind: str) -> Scale:
-    """The scale of a numeric or ordinal column [N]. All items define it, so every split has the same scale.
-
-    Ordinal values count by their position among the levels that occur. One level is a clear difference.
-    """
+    """The scale of a numeric or ordinal column [N]. All items define it, so every split has the same scale. Ordinal
+    values count by their position among the levels that occur. One level is a clear difference."""
     values = np.full(len(labels), np.nan)
     known = labels != ""
     values[known] = labels[known].astype(float)
@@ -117,18 +115,14 @@ def by_value(labels: np.ndarray, n: int, rng: np.random.Generator) -> Roles | No
 
 
 def by_gap(values: np.ndarray, step: float, bins: np.ndarray, n: int, rng: np.random.Generator) -> Roles | None:
-    """Draw n triplets of a numeric or ordinal condition; None if there are none.
+    """Draw n triplets of a numeric or ordinal condition, whose values [K], step and bins [K] are as in Scale; None if
+    there are none.
 
     The gap of the negative to the anchor exceeds that of the positive by at least `step`. Each triplet draws a bin
     uniformly among those with a possible anchor, then an anchor, then a positive near enough to leave room for a
     negative, then a negative that is far enough.
-
-    Args:
-        values: [K] numbers.
-        step: 0 if all values are equal, which allows no triplet.
-        bins: [K] int, growing with the values.
     """
-    if len(values) < 3 or step <= 0:
+    if len(values) < 3 or step <= 0:  # the step is 0 if all values are equal
         return None
     order = np.argsort(values, kind="stable")
     v = values[order] - values[order[0]]  # from 0, where floats are finest
@@ -181,13 +175,10 @@ def _sets_of(labels: np.ndarray) -> _Sets:
 
 
 def by_members(labels: np.ndarray, n: int, rng: np.random.Generator) -> Roles | None:
-    """Draw n triplets of a condition of sets; None if there are none.
+    """Draw n triplets of a condition of sets, members with `;` between them; None if there are none.
 
     Each triplet draws a member uniformly among those of two items or more, then two different items that have it, and a
     negative uniformly among the items that share no member with the anchor.
-
-    Args:
-        labels: [K] members with `;` between them.
     """
     if len(labels) < 3:
         return None
