@@ -26,11 +26,8 @@ def fit(gain: np.ndarray, strength: float, start: np.ndarray | None = None) -> n
     distance. For few triplets it matters that weights shrink to the unmasked distance and not to zero. The choice of
     the loss hardly matters (test errors within 0.5 % on product photos).
 
-    Newton's method on the weights that are not held at 0 (Bertsekas 1982), which takes about ten steps.
-
-    Args:
-        gain: [T, D], with a mean square near 1, which gives strength its scale.
-        start: [D], weights to begin with, such as those of a similar strength.
+    Newton's method on the weights that are not held at 0 (Bertsekas 1982), which takes about ten steps. A mean square
+    near 1 of gain [T, D] gives strength its scale. It begins at `start` [D], such as weights of a similar strength.
     """
     n, width = gain.shape
 
@@ -91,8 +88,7 @@ def learn(gain: np.ndarray, group: np.ndarray, validation: np.ndarray | None = N
     26.7 % and the worst 27.9 %, against 27.1 and 29.7 % when the error chose.
 
     Args:
-        gain: [T, D].
-        group: [T], at least two different ones; a fold never separates triplets of one group.
+        gain, group: [T, D]; [T], at least two different ones. A fold never separates triplets of one group.
         validation: gains of the other triplets; None cross-validates `gain`.
     """
     weights = path(gain)

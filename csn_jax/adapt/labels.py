@@ -94,12 +94,9 @@ def from_table(
     """A lesson from a column of labels. Triplets are drawn within each split.
 
     Items keep the split of `items`. Without one, the table's column `split` gives it. Without that column, items are
-    split 70 / 10 / 20 %, equal vectors together. Training with this condition draws the same triplets.
-
-    Args:
-        ids: of the rows of the table; `items` include them all.
-        name: of the column, and of the new condition.
-        data: numbers of triplets, and seed.
+    split 70 / 10 / 20 %, equal vectors together. Training with this condition draws the same triplets: `data` has their
+    numbers and seed. `ids` are those of the rows of the table, which `items` must include; `name` is that of the column
+    and the condition.
     """
     attribute = attribute_in(columns, name, kind)
     row_of = {item: row for row, item in enumerate(items.ids.tolist())}

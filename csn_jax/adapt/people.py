@@ -32,11 +32,8 @@ def from_triplets(columns: Columns, name: str, items: Items | None, model: Model
     """A lesson from triplets: columns anchor, positive and negative, and optionally condition and split.
 
     Rows of another `condition` are left out. If there is a column `split`, its test triplets are held out. Otherwise a
-    fifth is held out of more than FEW triplets, and none of fewer. Triplets of one group stay together.
-
-    Args:
-        items: cells may name these by id.
-        model: embeds image files that cells name instead, relative to the table; None if they may not.
+    fifth is held out of more than FEW triplets, and none of fewer. Triplets of one group stay together. Cells may name
+    `items` by id; or image files relative to the table, which `model` embeds, unless it is None.
     """
     chosen = _rows_of(columns, name)
     cells = np.array([columns.text[role] for role in ROLES], object)[:, chosen]  # [3, T]

@@ -100,7 +100,7 @@ def write_adapted(out: Path, run: Run, model: Model, lesson: Lesson, mask: np.nd
         results, embeddings = measure(wider, dataset, "test", config.variant)
     if results:
         results = dataclasses.replace(results, adapted=record.adapted)
-    write_run(out, config, record, state, results, "--out")
+    write_run(out, config, record, state, results)
     if dataset:
         sheets.draw_all(out, wider, embeddings, dataset)
     else:

@@ -59,7 +59,7 @@ def find_lesson(args: "Args", run: Run, model: Model) -> Lesson:
             "people or with an in-batch loss, or adapted by other data since); give --table."
         )
     if items is None:
-        columns, ids, items = _of_table(columns, run, data, model)
+        columns, items = _of_table(columns, run, data, model)
     return labels.from_table(columns, ids or _ids_of(columns, data), name, kind, items, run.config.data)
 
 
@@ -71,10 +71,10 @@ def _of_run(run: Run, model: Model) -> Items | None:
         return None
 
 
-def _of_table(columns: Columns, run: Run, data: DataConfig, model: Model) -> tuple[Columns, list[str], Items]:
-    """The usable rows of a table, their ids, and their items: those that the table has images or vectors of, else those
-    of the run. A table of images beside the run's own table may name items of the run only. Then these are meant, and
-    they keep their split."""
+def _of_table(columns: Columns, run: Run, data: DataConfig, model: Model) -> tuple[Columns, Items]:
+    """The usable rows of a table, and their items: those that the table has images or vectors of, else those of the
+    run. A table of images beside the run's own table may name items of the run only. Then these are meant, and they
+    keep their split."""
     images, beside, own_table = len(model.input_shape) == 3, False, _table_of(run)
     if images:
         has_inputs = data.image in columns.text
@@ -83,15 +83,14 @@ def _of_table(columns: Columns, run: Run, data: DataConfig, model: Model) -> tup
         in_column = columns.arrow is not None and data.vectors in columns.arrow.column_names
         has_inputs = in_column or data.vectors.endswith((".npy", ".npz"))
     if not has_inputs:
-        return columns, _ids_of(columns, data), own_items(run.dataset(), model)
-    if beside:
-        items, ids = _of_run(run, model), _ids_of(columns, data)
-        if items and set(ids) <= set(items.ids.tolist()):
-            return columns, ids, items
+        return columns, own_items(run.dataset(), model)
+    items = _of_run(run, model) if beside else None
+    if items and set(_ids_of(columns, data)) <= set(items.ids.tolist()):
+        return columns, items
     return _embedded(columns, data, model)
 
 
-def _embedded(columns: Columns, data: DataConfig, model: Model) -> tuple[Columns, list[str], Items]:
+def _embedded(columns: Columns, data: DataConfig, model: Model) -> tuple[Columns, Items]:
     """`_of_table` for a table with inputs of its own, which are embedded here. Unreadable images are left out."""
     source = from_table(columns.path, data, model.input_shape)
     unit, vectors, faults = "image" if source.pictures else "vector", [], []
@@ -109,7 +108,7 @@ def _embedded(columns: Columns, data: DataConfig, model: Model) -> tuple[Columns
     text = {name: [values[row] for row in kept] for name, values in columns.text.items()}
     lines = [columns.lines[row] for row in kept] if columns.lines else None
     items = Items(source.ids[kept], None, str(columns.path), np.concatenate(vectors))
-    return Columns(columns.path, text, lines, None), items.ids.tolist(), items
+    return Columns(columns.path, text, lines, None), items
 
 
 def _table_of(run: Run) -> Path | None:

@@ -149,16 +149,11 @@ def _parts(out: Path) -> Path:
 def embed_in_parts(
     folder: Path, made_from: str, items: ToEmbed, function: Callable[[np.ndarray], np.ndarray], dtype: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embed all readable items, without the parts that an earlier process left in a folder.
+    """Embed all readable items, without the parts that an earlier process left in a folder: (vectors [M, D],
+    memory-mapped; positions [M] of their items).
 
-    Parts of another request than `made_from` are dropped. int8 is rounded later, as its scale depends on all vectors.
-
-    Returns:
-        (vectors [M, D], memory-mapped; positions [M] of their items).
-
-    Raises:
-        UserError: when no item can be read, or a vector does not fit float16.
-        MachineError: when a vector is not finite.
+    Parts of another request than `made_from` are dropped. int8 is rounded later, as its scale depends on all vectors. A
+    UserError if no item can be read, or a vector does not fit float16; a MachineError if one is not finite.
     """
     plan, n, size = folder / "plan", len(items.ids), to_embed.CHUNK
     if not plan.is_file() or plan.read_text() != made_from:

@@ -5,6 +5,7 @@ tensors and dictionaries need, and calls nothing: it refuses names that are not 
 checks sizes before allocating. Tensors are read-only views of the file's bytes.
 """
 
+import functools
 import io
 import math
 import pickletools
@@ -71,11 +72,8 @@ class _Tensor:
 def read_tensors(data: bytes) -> dict[str, np.ndarray]:
     """The named tensors of a checkpoint: of its `state_dict` or `model`, or else of the top-level dictionary.
 
-    Args:
-        data: the file, in the zip format of PyTorch 1.6 or the format before it.
-
-    Raises:
-        Refused: when it has another format, is damaged, or asks for anything but tensors.
+    `data` is the file, in the zip format of PyTorch 1.6 or the format before it; anything else is Refused, as are
+    damage and what asks for anything but tensors.
     """
     try:
         if data.startswith(b"PK"):
@@ -107,32 +105,23 @@ def _open_zip(data: bytes) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
     pickles = [name for name in archive.namelist() if name.split("/")[-1] == "data.pkl"]
     if len(pickles) != 1:
         raise Refused(f"is a zip archive with {len(pickles)} data.pkl, where torch.save writes one")
+    for info in archive.infolist():
+        # torch.save never compresses. Refusing compressed members also rules out zip bombs.
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+            raise Refused(f"is not an archive of torch.save: {_shown(info.filename)} is compressed")
+    if sum(info.file_size for info in archive.infolist()) > len(data):
+        raise Refused("is damaged: its members are larger than the file")
     root, names = pickles[0].removesuffix("data.pkl"), set(archive.namelist())
-    read: dict[str, bytes] = {}
-    left = len(data)
-
-    def member(name: str) -> bytes:
-        nonlocal left
-        if name not in read:
-            info = archive.getinfo(name)
-            # torch.save never compresses. Refusing compressed members also rules out zip bombs.
-            if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-                raise Refused(f"is not an archive of torch.save: {_shown(name)} is compressed")
-            left -= info.file_size
-            if left < 0:
-                raise Refused("is damaged: its members are larger than the file")
-            read[name] = archive.read(info)
-        return read[name]
-
-    if f"{root}byteorder" in names and member(f"{root}byteorder") != b"little":
+    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
         raise Refused("was written on a big-endian machine", "save it again on a little-endian one")
-    tree, _, _ = _unpickle(member(pickles[0]), 0)
+    tree, _, _ = _unpickle(archive.read(pickles[0]), 0)
 
+    @functools.cache  # tensors may share a storage
     def storage(wanted: _Storage) -> np.ndarray:
         name = f"{root}data/{wanted.key}"
         if name not in names:
             raise Refused(f"is damaged: storage {_shown(wanted.key)} is missing")
-        content = member(name)
+        content = archive.read(name)
         if len(content) != wanted.size * wanted.dtype.itemsize:
             raise Refused(
                 f"is damaged: storage {_shown(wanted.key)} has {len(content):,} bytes, not {wanted.size:,} values"

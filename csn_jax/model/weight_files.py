@@ -33,10 +33,8 @@ def read_weights(source: str, place: str) -> Weights:
     """Read every tensor of a file, without running code in it and without PyTorch. A UserError if the file does not
     exist, has another format, is damaged, or asks to run code.
 
-    Args:
-        source: a path that ends in .safetensors, .pth, .pt or .pth.tar; or hf:OWNER/NAME, whose model.safetensors
-            huggingface_hub downloads once.
-        place: the flag or config field that named the source, for error messages.
+    `source` is a path that ends in .safetensors, .pth, .pt or .pth.tar; or hf:OWNER/NAME, whose model.safetensors
+    huggingface_hub downloads once. `place` is the flag or config field that named it, for messages.
     """
     path = _from_hub(source, place) if source.startswith("hf:") else Path(source).expanduser()
     name = path.name.lower()

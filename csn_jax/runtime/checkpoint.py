@@ -121,14 +121,11 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def restore_newest(self, target: State, say: Callable[[str], None] = print) -> State | None:
-        """The newest whole step, or None when there is no step. `say` takes one sentence per skipped step.
+        """The newest whole step, or None when there is no step. `say` takes one sentence per skipped step. `target` is
+        a State of jax.ShapeDtypeStruct with shardings; another number of devices than at saving is fine.
 
-        Args:
-            target: a State of jax.ShapeDtypeStruct with shardings. Another number of devices than at saving is fine.
-
-        Raises:
-            UserError: when the checkpoint is of another model, naming leaf, both values and remedy.
-            MachineError: when there are steps and none is whole, or processes find different ones.
+        A UserError if the checkpoint is of another model: it names leaf, both values and remedy. A MachineError if
+        there are steps and none is whole, or processes find different ones.
         """
         state: State | None = None
         damages: dict[int, Damaged] = {}

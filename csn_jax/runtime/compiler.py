@@ -20,8 +20,7 @@ CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 def compiler_options(platform: str) -> dict[str, str] | None:
     """Options for `jax.jit(compiler_options=...)`. Not XLA_FLAGS: an unknown flag there ends the process, while an
     unknown option here raises, so an older or newer compiler is detected."""
-    options = {"cpu": CPU_OPTIONS}.get(platform)
-    return options if options and accepted(options) else None
+    return CPU_OPTIONS if platform == "cpu" and accepted(CPU_OPTIONS) else None
 
 
 def accepted(options: dict[str, str]) -> bool:

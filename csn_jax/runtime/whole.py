@@ -88,19 +88,13 @@ def check_free(workdir: Path, flag: str = "--workdir") -> None:
 
 
 def write_run(
-    workdir: Path,
-    config: Config,
-    record: Record,
-    state: State | None,
-    results: Results | None = None,
-    flag: str = "--workdir",
+    workdir: Path, config: Config, record: Record, state: State | None, results: Results | None = None
 ) -> None:
-    """Write a workdir, which `flag` named, as training leaves it, for a model that was imported or adapted. A UserError
-    if the folder holds a model, or another run. `state` is None for specialists, whose networks lie in the folders
-    below."""
+    """Write a workdir as training leaves it, for a model that was imported or adapted. A UserError if the folder holds
+    a model, or another run. `state` is None for specialists, whose networks lie in the folders below."""
     workdir = open_workdir(workdir)
     with locked(workdir), full_disk_reported(workdir):
-        check_free(workdir, flag)
+        check_free(workdir)
         claim(workdir, config, record)
         if state is not None:
             with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:

@@ -157,10 +157,7 @@ def say(text: str) -> None:
 
 def next_step(*words: object) -> None:
     """One line on standard error with the command to run next, ready to paste: `next: csn_jax evaluate --workdir=run`.
-
-    Args:
-        words: a command of csn_jax and its arguments; or, when the first is `python`, any program of this Python.
-    """
+    Words are a command of csn_jax and its arguments; or, when the first is `python`, any program of this Python."""
     first, *rest = map(str, words)
     start = [_from_here(Path(sys.executable)), *rest] if first == "python" else [*_csn_jax(), first, *rest]
     say(f"next: {shlex.join(start)}")

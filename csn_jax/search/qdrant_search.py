@@ -125,8 +125,9 @@ class Collection:
             filters: {column: values}. An item must have one of the values in each column.
             candidates: per condition; k if that is more.
         """
+        from qdrant_client import models
+
         w = self.empty.weight(weights)  # [D]
-        passing, limit = self.filter_conditions(filters), max(k, candidates)
         if min(weights.values()) < 0:
             vectors = {WHOLE: np.concatenate([2 * w * queries, np.broadcast_to(-w, queries.shape)], axis=1)}
         else:
@@ -134,12 +135,18 @@ class Collection:
             vectors = {
                 vector_name(name): cut(queries, mask) for name, mask in masks if weights.get(name) and mask.any()
             }
+        passing, limit = self.filter_conditions(filters) or None, max(k, candidates)
+        themselves = [[models.HasIdCondition(has_id=[point_id(item)])] if item else None for item in own]
+        allowed = [models.Filter(must=passing, must_not=itself) for itself in themselves]
         points: set[str] = set()
         for vector, lines in vectors.items():
-            for start in range(0, len(queries), BATCH):
-                piece = slice(start, start + BATCH)
-                requests = _requests(vector, lines[piece], own[piece], passing, limit)
-                for answer in self.client.query_batch_points(self.name, requests):
+            params = models.SearchParams(exact=True) if vector == WHOLE else None
+            requests = [
+                models.QueryRequest(query=line, using=vector, limit=limit, params=params, filter=condition)
+                for line, condition in zip(lines.astype(np.float32).tolist(), allowed, strict=True)
+            ]
+            for start in range(0, len(requests), BATCH):
+                for answer in self.client.query_batch_points(self.name, requests[start : start + BATCH]):
                     points |= {str(point.id) for point in answer.points}
         items = self._fetched(sorted(points))
         row_of = {item: row for row, item in enumerate(items.ids.tolist())}
@@ -182,26 +189,6 @@ class Collection:
         }
         ids = np.array([payload["id"] for payload in payloads], object)
         return self.empty.items._replace(ids=ids, vectors=vectors, columns=columns)
-
-
-def _requests(
-    vector: str, queries: np.ndarray, own: Sequence[str], passing: list["models.Filter"], limit: int
-) -> list["models.QueryRequest"]:
-    from qdrant_client import models
-
-    return [
-        models.QueryRequest(
-            query=query,
-            using=vector,
-            limit=limit,
-            params=models.SearchParams(exact=True) if vector == WHOLE else None,
-            filter=models.Filter(
-                must=passing or None,
-                must_not=[models.HasIdCondition(has_id=[point_id(item)])] if item else None,
-            ),
-        )
-        for query, item in zip(queries.astype(np.float32).tolist(), own, strict=True)
-    ]
 
 
 def _has_value(column: str, value: str) -> Any:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 KEY = "csn_jax"  # our key in a collection's metadata
 WHOLE = "vector_and_squares"  # the name of the unmasked vector followed by its squares
+FLAG = "--to_qdrant"  # gives the place to write to
 BATCH = 256  # points sent or fetched at a time
 SECONDS = 60  # to wait for an answer
 NAMESPACE = uuid.UUID("6c8d8f8b-3a3c-5d0c-9a55-0f2f6b7a1c11")  # of point ids; another would duplicate stored items
@@ -89,25 +90,25 @@ def _folder(where: str, place: str, create: bool) -> Path:
     return folder
 
 
-def check_place(where: str, name: str, model_sha256: str, flag: str = "--to_qdrant", *, rebuild: bool = False) -> None:
+def check_place(where: str, name: str, model_sha256: str, *, rebuild: bool = False) -> None:
     """Raise what `upload` of a model's embeddings would raise, as far as that can be known without them."""
     if re.search(r'[<>:"/\\|?*\x00-\x1f]', name) or not 0 < len(name) < 200:
         raise UserError(f"--collection={name!r} cannot name a collection; use letters, digits, - and _.")
-    with connected(where, flag, create=True) as client:
+    with connected(where, FLAG, create=True) as client:
         if client.collection_exists(name):
-            head = read_head(client, name, f"{flag}={where}")
+            head = read_head(client, name, f"{FLAG}={where}")
             if head["model_sha256"] != model_sha256 and not rebuild:
-                raise _holds_other(f"{flag}={where}", name, "another model")
+                raise _holds_other(where, name, "another model")
 
 
-def _holds_other(place: str, name: str, other: str) -> UserError:
+def _holds_other(where: str, name: str, other: str) -> UserError:
     return UserError(
-        f"{place}: the collection {name!r} exists and holds vectors of {other}; give another --collection, or "
+        f"{FLAG}={where}: the collection {name!r} exists and holds vectors of {other}; give another --collection, or "
         "--rebuild to replace it."
     )
 
 
-def upload(embeddings: Embeddings, where: str, name: str, flag: str = "--to_qdrant", *, rebuild: bool = False) -> bool:
+def upload(embeddings: Embeddings, where: str, name: str, *, rebuild: bool = False) -> bool:
     """Make a collection hold these embeddings by adding what it lacks. Returns whether anything was sent.
 
     Each point has the named vectors `vec_CONDITION` (the vector times the mask, without the dimensions of weight 0, for
@@ -115,8 +116,8 @@ def upload(embeddings: Embeddings, where: str, name: str, flag: str = "--to_qdra
     the attributes; a set, with semicolons, is a list. Point ids are computed from item ids. The collection's metadata
     hold model, masks and conditions.
 
-    `where` and `flag` are as for `connected`. A collection of other embeddings is replaced with `rebuild`, and else a
-    UserError, as is a column by whose name Qdrant cannot filter.
+    A collection of other embeddings is replaced with `rebuild`, and else a UserError, as is a column by whose name
+    Qdrant cannot filter. Further errors as for `connected`, which takes `where`.
     """
     from qdrant_client import models
 
@@ -125,11 +126,11 @@ def upload(embeddings: Embeddings, where: str, name: str, flag: str = "--to_qdra
             raise UserError(f"column {column!r} has a quote in its name, by which Qdrant cannot filter; rename it.")
     head = {name: value for name, value in head_of(embeddings).items() if name not in ("dtype", "shape", "scale")}
     head["items"] = len(embeddings.ids)
-    with connected(where, flag, create=True) as client:
+    with connected(where, FLAG, create=True) as client:
         if client.collection_exists(name):
-            other = _difference(read_head(client, name, f"{flag}={where}"), head)
+            other = _difference(read_head(client, name, f"{FLAG}={where}"), head)
             if other and not rebuild:
-                raise _holds_other(f"{flag}={where}", name, other)
+                raise _holds_other(where, name, other)
             if other:
                 client.delete_collection(name)
         if not client.collection_exists(name):
@@ -145,7 +146,7 @@ def upload(embeddings: Embeddings, where: str, name: str, flag: str = "--to_qdra
                 on_disk=True,
             )
             client.create_collection(name, vectors_config=vectors, metadata={KEY: head})
-            read_head(client, name, f"{flag}={where}")  # an old server drops the metadata silently
+            read_head(client, name, f"{FLAG}={where}")  # an old server drops the metadata silently
             if where.startswith("http"):  # embedded, Qdrant has no indexes
                 for column in ("id", *embeddings.columns):
                     client.create_payload_index(name, json_path(column), models.PayloadSchemaType.KEYWORD)

@@ -70,15 +70,13 @@ def write_embeddings(path: Path, embeddings: Embeddings, *, by_condition: bool =
     arrays `ids`, `column_NAME` and `vectors`. Both store the other fields and a digest of everything as JSON named
     `csn_jax`; its `scale` exists for int8 only.
 
+    An existing file is replaced. A UserError for another suffix, a reserved column name, or a folder that cannot be
+    written; a MachineError if the disk is full.
+
     Args:
-        path: ends in .parquet or .npz. An existing file is replaced.
         embeddings: vectors may be memory-mapped; they are read in pieces.
         by_condition: add `vec_NAME` per condition: the vector times the mask, without the dimensions of weight 0. A
             condition whose weights are all 0 gets none.
-
-    Raises:
-        UserError: for another suffix, a reserved column name, or a folder that cannot be written.
-        MachineError: when the disk is full.
     """
     check_path(path, "path")
     check_columns(embeddings.columns)
