@@ -1,84 +1,66 @@
 """Results as tables for people."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from csn_jax.runtime.record import Results, at
 from csn_jax.text import table
 
-Rows = Iterator[tuple[str, ...]]
-
 
 def results_table(results: Results) -> str:
     """All that was measured, in tables."""
-    parts = [f"{results.variant} masks, {results.split} split, step {results.step:,}\n{table([*_errors(results)])}"]
-    if results.against:
-        parts.append(f"against {results.against['workdir']}\n{table([*_against(results)])}")
-    if results.adapted:
-        parts.append(table([*_adapted(results)]))
-    if results.baselines:
-        parts.append(table([*_baselines(results)]))
-    if results.retrieval and results.retrieval["by_condition"]:
-        parts.append(table([*_retrieval(results.retrieval)]))
-        if results.retrieval.get("seen_in_training"):
-            parts.append("Training saw these items: triplets were split, not items (see config.data.split_by).")
-    if results.leakage:
-        parts.append(table([*_leakage(results.leakage)]))
-    if results.off_task and results.off_task.get("by_label"):
-        parts.append(table([*_off_task(results.off_task)]))
-    return "\n\n".join(parts)
+    return "\n\n".join(_tables(results))
 
 
-def _errors(results: Results) -> Rows:
-    yield "condition", "triplet error", "95 % interval", "triplets"
-    for name in (*results.conditions, "overall"):
+def _tables(results: Results) -> Iterator[str]:
+    names = (*results.conditions, "overall")
+    rows = [("condition", "triplet error", "95 % interval", "triplets")]
+    for name in names:
         value, low, high, n = results.figure(name)
-        yield name, f"{value:.2%}", f"{low:.2%} to {high:.2%}", f"{n:,}"
+        rows.append((name, f"{value:.2%}", _range(low, high), f"{n:,}"))
+    yield f"{results.variant} masks, {results.split} split, step {results.step:,}\n{table(rows)}"
+    if results.against:
+        rows = [("condition", "higher by", "95 % interval")]
+        for name in names:
+            value, (low, high) = (at(results.against[part], name) for part in ("difference", "ci95"))
+            rows.append((name, f"{value * 100:.2f} points", f"{low * 100:.2f} to {high * 100:.2f}"))
+        yield f"against {results.against['workdir']}\n{table(rows)}"
+    if results.adapted:
+        rows = [("learned by adapt", "error", "95 % interval", "unmasked", "triplets", "from")]
+        for report in results.adapted:
+            figures = (_percent(report["triplet_error"]), _range(*report["ci95"]))
+            plain = _percent(report["unmasked"]["triplet_error"])
+            rows.append((report["condition"], *figures, plain, f"{report['n_triplets']:,}", report["learned_from"]))
+        yield table(rows)
+    if results.baselines:
+        errors = [results.triplet_error, *(results.baselines[key] for key in ("euclidean", "cosine", "linear_probe"))]
+        head = ("error under", "these masks", "raw Euclidean", "raw cosine", "linear probe")
+        yield table([head, *((name, *(_percent(at(part, name)) for part in errors)) for name in names)])
+    if results.retrieval and results.retrieval["by_condition"]:
+        found = results.retrieval
+        chance = found.get("chance", {}).get("by_condition", {})  # older results have neither it nor precision
+        rows = [("retrieval", "recall@1", "prec.@10", "by chance", "R-prec.", "MAP@R", "queries")]
+        for name, values in found["by_condition"].items():
+            shown = (values["recall@1"], values.get("precision@10"), chance.get(name), values["r_precision"])
+            rows.append((name, *map(_percent, (*shown, values["map@r"])), f"{at(found['n_queries'], name):,}"))
+        yield table(rows)
+        if found.get("seen_in_training"):
+            yield "Training saw these items: triplets were split, not items (see config.data.split_by)."
+    if results.leakage:
+        chance = results.leakage["chance"]["by_attribute"]
+        rows = [("nearest is alike in", *chance)]
+        for name, values in results.leakage["by_condition"].items():
+            rows.append((f"by {name}", *(f"{values[attribute] + chance[attribute]:.1%}" for attribute in chance)))
+        yield table([*rows, ("by chance", *(f"{value:.1%}" for value in chance.values()))])
+    if results.off_task and results.off_task.get("by_label"):
+        rows = [("off-task probe", "top-1", "95 % interval", "chance", "items")]
+        for name, value in results.off_task["by_label"].items():
+            ends, chance, n = (results.off_task[part]["by_label"][name] for part in ("ci95", "chance", "n_items"))
+            rows.append((name, _percent(value), _range(*ends), _percent(chance), f"{n:,}"))
+        yield table(rows)
 
 
-def _against(results: Results) -> Rows:
-    yield "condition", "higher by", "95 % interval"
-    for name in (*results.conditions, "overall"):
-        value, (low, high) = (at(results.against[part], name) for part in ("difference", "ci95"))
-        yield name, f"{value * 100:.2f} points", f"{low * 100:.2f} to {high * 100:.2f}"
-
-
-def _adapted(results: Results) -> Rows:
-    yield "learned by adapt", "error", "95 % interval", "unmasked", "triplets", "from"
-    for report in results.adapted:
-        (low, high), plain = report["ci95"], report["unmasked"]["triplet_error"]
-        figures = (f"{report['triplet_error']:.2%}", f"{low:.2%} to {high:.2%}", f"{plain:.2%}")
-        yield report["condition"], *figures, f"{report['n_triplets']:,}", report["learned_from"]
-
-
-def _baselines(results: Results) -> Rows:
-    yield "error under", "these masks", "raw Euclidean", "raw cosine", "linear probe"
-    measured = [results.triplet_error, *(results.baselines[name] for name in ("euclidean", "cosine", "linear_probe"))]
-    for name in (*results.conditions, "overall"):
-        yield name, *(_percent(at(part, name)) for part in measured)
-
-
-def _retrieval(found: dict[str, Any]) -> Rows:
-    yield "retrieval", "recall@1", "prec.@10", "by chance", "R-prec.", "MAP@R", "queries"
-    chance = found.get("chance", {}).get("by_condition", {})  # older results have neither it nor precision
-    for name, values in found["by_condition"].items():
-        shown = (values["recall@1"], values.get("precision@10"), chance.get(name), values["r_precision"])
-        yield name, *map(_percent, (*shown, values["map@r"])), f"{found['n_queries']['by_condition'][name]:,}"
-
-
-def _leakage(found: dict[str, Any]) -> Rows:
-    chance = found["chance"]["by_attribute"]
-    yield "nearest is alike in", *chance
-    for name, values in found["by_condition"].items():
-        yield f"by {name}", *(f"{values[attribute] + chance[attribute]:.1%}" for attribute in chance)
-    yield "by chance", *(f"{value:.1%}" for value in chance.values())
-
-
-def _off_task(found: dict[str, Any]) -> Rows:
-    yield "off-task probe", "top-1", "95 % interval", "chance", "items"
-    for name, value in found["by_label"].items():
-        (low, high), chance, n = (found[part]["by_label"][name] for part in ("ci95", "chance", "n_items"))
-        yield name, f"{value:.2%}", f"{low:.2%} to {high:.2%}", f"{chance:.2%}", f"{n:,}"
+def _range(low: float, high: float) -> str:
+    return f"{low:.2%} to {high:.2%}"
 
 
 def _percent(value: float | None) -> str:

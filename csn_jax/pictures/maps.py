@@ -33,12 +33,10 @@ def draw_maps(vectors: np.ndarray, masks: np.ndarray, names: Sequence[str]) -> n
         maps.append(places)
         progress.advance(len(vectors), drawn=name)
     progress.close()
-    scaled = []
-    for places in maps:
-        low, high = places.min(axis=0), places.max(axis=0)
-        side = (high - low).max()
-        scaled.append(np.clip((places - (low + high) / 2) / (side or 1) + 0.5, 0, 1))  # rounding may leave -1e-16
-    return np.stack(scaled)
+    maps = np.stack(maps)
+    low, high = maps.min(axis=1, keepdims=True), maps.max(axis=1, keepdims=True)  # [C, 1, 2]
+    side = (high - low).max(axis=2, keepdims=True)
+    return np.clip((maps - (low + high) / 2) / np.where(side > 0, side, 1) + 0.5, 0, 1)  # rounding may leave -1e-16
 
 
 def place(masked: np.ndarray) -> np.ndarray:

@@ -48,11 +48,8 @@ def export_folder(run: Run, out: Path) -> list[str]:
 
 def export_file(run: Run, out: Path, form: str) -> tuple[dict[str, Any], int]:
     """Write one file that embeds, and return its input ({"dtype": ..., "shape": [...], ...}) and the embedding's width.
-    A UserError when a file exists or cannot be written, and as in `onnx_graph.to_onnx`.
-
-    Args:
-        form: `onnx`, or `stablehlo`, which has no place for masks and description: these go to FILE.json beside it.
-    """
+    `form`: onnx, or stablehlo, which has no place for masks and description: these go to FILE.json beside it. A
+    UserError when a file exists or cannot be written, and as in `onnx_graph.to_onnx`."""
     beside = out.with_name(f"{out.name}.json")
     for path in (out, beside) if form == "stablehlo" else (out,):
         if path.exists():

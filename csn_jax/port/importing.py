@@ -26,12 +26,9 @@ REFERENCE_PREPROCESS = PreprocessConfig(112, flip=True, mean=(0.485, 0.456, 0.40
 
 def import_released(path: str, workdir: Path, names: Sequence[str] = (), *, rectified: bool = True) -> Sequence[str]:
     """Make a workdir from a Tripletnet's state dict and return the conditions' names; a UserError when the file is not
-    such a checkpoint, the names do not fit, or the workdir holds a model.
-
-    Args:
-        names: for the masks, in order. Empty: the reference's for four masks, else condition_0 and so on.
-        rectified: whether the masks are applied behind the rectifier.
-    """
+    such a checkpoint, the names do not fit, or the workdir holds a model. `names`: for the masks, in order; empty: the
+    reference's for four masks, else condition_0 and so on. `rectified`: whether the masks are applied behind the
+    rectifier."""
     weights = read_weights(path, "CHECKPOINT")
     tensors = plain_names(weights.tensors, path)
     beta = _masks(tensors.pop(MASKS, None), path)
@@ -96,10 +93,8 @@ def _state(config: Config, record: Record, tensors: dict[str, np.ndarray], beta:
 def _masks(beta: np.ndarray | None, path: str) -> np.ndarray:
     """The masks [C, D] of a file, as float32."""
     if beta is None or beta.ndim != 2 or beta.dtype.kind != "f" or not (beta.size and np.isfinite(beta).all()):
-        raise UserError(
-            f"{path} has no masks (a tensor masks.weight [conditions, dimensions] of finite floats); give a checkpoint "
-            "of a Conditional Similarity Network."
-        )
+        needed = "a tensor masks.weight [conditions, dimensions] of finite floats"
+        raise UserError(f"{path} has no masks ({needed}); give a checkpoint of a Conditional Similarity Network.")
     return beta.astype(np.float32)
 
 

@@ -21,14 +21,11 @@ def model_card(name: str, run: Run, results: str) -> str:
     data |= {name: value for name, value in fields.items() if "sha256" in name}
     made = _block("bash", shlex.join(_command(run)))
     for mask in record.adapted:
-        made += (
-            f"\n\nThen csn_jax adapt added a mask for {_cell(mask['condition'])}, from {_cell(mask['learned_from'])}."
-        )
+        added, learned_from = _cell(mask["condition"]), _cell(mask["learned_from"])
+        made += f"\n\nThen csn_jax adapt added a mask for {added}, from {learned_from}."
     workdir = f"runs/{name}"
-    use = (
-        f"model = csn_jax.load({workdir!r})\nembeddings = model.embed(inputs)\n"
-        f"model.distance(embeddings[0], embeddings[1], {record.names[0]!r})"
-    )
+    distance = f"model.distance(embeddings[0], embeddings[1], {record.names[0]!r})"
+    use = f"model = csn_jax.load({workdir!r})\nembeddings = model.embed(inputs)\n{distance}"
     return f"""\
 ---
 library_name: csn_jax

@@ -149,12 +149,11 @@ def draw_errors(section: Section) -> bytes:
                 axes.plot(at, [100 * run.results.figure(name).value for name in names], **look, ms=3, alpha=0.6)
             axes.plot(at, means, **look, ms=8)
     axes.set_xticks(range(len(names)), map(_short, names))
-    axes.set_xlim(-0.5, len(names) - 0.5)
     for edge in range(1, len(names)):
         axes.axvline(edge - 0.5, color="#dddddd", lw=1)
     axes.grid(False, axis="x")
     axes.tick_params(axis="x", length=0)
-    axes.set(ylim=(0, None))
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(0, None))
     axes.set_title(_error_title(section), size=10)
     return _with_legend(figure_, looks, markers=True, lines=False)
 

@@ -132,10 +132,8 @@ def _rows(runs: Sequence[Finished]) -> list[Row]:
         group.sort(key=lambda finished: finished.config.seed)
         for first, second in pairwise(group):
             if first.config.seed == second.config.seed:
-                raise UserError(
-                    f"{first.name} and {second.name} are the same run, seed {first.config.seed} of the same config on "
-                    "the same data; give one of them."
-                )
+                same = f"seed {first.config.seed} of the same config on the same data"
+                raise UserError(f"{first.name} and {second.name} are the same run, {same}; give one of them.")
     settings = [_settings(group[0]) for group in groups.values()]
     names = {name for values in settings for name in values}
     differ = [name for name in sorted(names) if len({json.dumps(values.get(name)) for values in settings}) > 1]
@@ -194,12 +192,11 @@ def _read_curve(path: Path, metric: str) -> tuple[list[int], list[float]]:
     try:
         for line in path.read_bytes().splitlines():
             entry = json.loads(line)
-            if metric in entry:
+            if metric in entry and math.isfinite(value := float(entry[metric])):
                 steps.append(int(entry["step"]))
-                values.append(float(entry[metric]))
+                values.append(value)
     except FileNotFoundError:
         pass  # the run was not trained here: it was adapted or imported
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it from a copy.") from None
-    kept = [i for i, value in enumerate(values) if math.isfinite(value)]
-    return [steps[i] for i in kept], [values[i] for i in kept]
+    return steps, values

@@ -40,12 +40,8 @@ def markdown(sections: Sequence[Section], pictures: Sequence[Sequence[Picture]],
             same = caption == before
             parts += [f"### {_text(title)}", *([] if same else [_text(caption)]), f"![{_text(title)}]({quote(file)})"]
             before = caption
-    commands = [
-        shlex.join(["csn_jax", "train", *flags(run.config), f"--workdir={run.name}"])
-        for section in sections
-        for row in section.rows
-        for run in row.runs
-    ]
+    runs = [run for section in sections for row in section.rows for run in row.runs]
+    commands = [shlex.join(["csn_jax", "train", *flags(run.config), f"--workdir={run.name}"]) for run in runs]
     parts += ["## The commands that made these runs", "\n".join(["```bash", *commands, "```"])]
     parts.append("All figures, unrounded: [table.csv](table.csv), and of every run [runs.csv](runs.csv).")
     return "\n\n".join(parts) + "\n"
@@ -67,7 +63,7 @@ def _section(section: Section, number: str) -> list[str]:
         f"`{record.triplets_sha256[split][:12]}`.",
         f"### Triplet error on {split}",
         _table(["masks", "seeds", *names], lines),
-        "Lower is better." + _legend(section.rows),
+        "Lower is better. " + _legend(section.rows),
     ]
     for measure in shared_measures(section):
         if measure in SHOWN:
@@ -115,14 +111,10 @@ def _percent(figure: Summary) -> str:
 
 
 def _legend(rows: Sequence[Row]) -> str:
-    legend = ""
-    if any(len(row.runs) == 1 for row in rows):
-        legend = (
-            " In brackets: the 95 % interval of a single run, by a bootstrap over anchors (retrieval: over queries)."
-        )
-    if any(len(row.runs) > 1 for row in rows):
-        legend += " ±: the standard deviation over the seeds, which share one test."
-    return legend
+    single = "In brackets: the 95 % interval of a single run, by a bootstrap over anchors (retrieval: over queries)."
+    several = "±: the standard deviation over the seeds, which share one test."
+    averaged = {len(row.runs) > 1 for row in rows}
+    return " ".join(text for text, over_seeds in ((single, False), (several, True)) if over_seeds in averaged)
 
 
 def _table(head: Sequence[str], lines: Sequence[tuple[str, Any, Sequence[str]]]) -> str:

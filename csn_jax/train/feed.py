@@ -32,13 +32,9 @@ SHARE = 4  # items may take a quarter of a device's memory; network, activations
 def fits(inputs: np.ndarray) -> bool:
     """Whether all items may lie on the device, by the first process's memory: in a quarter of the device's, or of the
     machine's if it is a CPU."""
-
-    def fit_here() -> bool:
-        memory = jax.local_devices()[0].memory_stats() or {}
-        limit = memory.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return inputs.nbytes * SHARE <= limit
-
-    return hosts.on_first(fit_here)
+    memory = jax.local_devices()[0].memory_stats() or {}
+    limit = memory.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return hosts.on_first(lambda: inputs.nbytes * SHARE <= limit)
 
 
 class Watched(Generic[AnyBatch]):

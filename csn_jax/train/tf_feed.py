@@ -16,10 +16,8 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 try:
     import tensorflow as tf
 except ImportError as error:
-    raise UserError(
-        f"the feed is tfdata and TensorFlow cannot be imported ({error}); "
-        "install tensorflow, or use --config.feed=device."
-    ) from None
+    fix = "install tensorflow, or use --config.feed=device"
+    raise UserError(f"the feed is tfdata and TensorFlow cannot be imported ({error}); {fix}.") from None
 
 AHEAD = 2  # batches ready on the host, and again on the device
 

@@ -5,6 +5,5 @@ import sys
 
 from csn_jax.benchmark.suites import serve
 
-if __name__ == "__main__":
-    suite, number = sys.argv[1:3]
-    serve(importlib.import_module(f"csn_jax.benchmark.suites.{suite}").CASES[int(number)].make, "--tiny" in sys.argv)
+suite, number = sys.argv[1:3]
+serve(importlib.import_module(f"csn_jax.benchmark.suites.{suite}").CASES[int(number)].make, "--tiny" in sys.argv)

@@ -1,5 +1,6 @@
 """Time to a triplet error: from the command to the first validation at or below it."""
 
+import itertools
 import json
 import sys
 import tempfile
@@ -20,11 +21,10 @@ def make(tiny: bool, flags: tuple[str, ...]) -> Callable[[], float]:
     flags = (*flags, f"--config.eval_every={EVERY}")
     if tiny:
         flags = (*flags, "--config.eval_every=2", "--config.steps=4", "--config.batch_size=32")
-    target, seed = 1.0 if tiny else TARGET, -1
+    target, seeds = 1.0 if tiny else TARGET, itertools.count()
 
     def measure() -> float:
-        nonlocal seed
-        seed += 1
+        seed = next(seeds)
         workdir = Path(temporary.name) / str(seed)
         command = [sys.executable, "-m", "csn_jax.train", f"--workdir={workdir}", f"--config.seed={seed}", *flags]
         reached = lambda: best(workdir / "metrics.jsonl") <= target  # noqa: E731
