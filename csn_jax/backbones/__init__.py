@@ -43,9 +43,9 @@ def _frozen(config: BackboneConfig) -> Callable[[str], bool]:
     """A function of a module's name: whether the module keeps its initial values."""
     if config.freeze == "all":
         return lambda module: module != HEAD
-    stages = STAGES[config.name] if config.freeze else ()
-    frozen = stages[: stages.index(config.freeze) + 1] if stages else ()
-    return lambda module: bool(frozen) and stage_of(module) in frozen
+    stages = STAGES.get(config.name, ())
+    frozen = stages[: stages.index(config.freeze) + 1] if config.freeze else ()
+    return lambda module: stage_of(module) in frozen
 
 
 def from_module(module: nn.Module, frozen: Callable[[str], bool] = lambda module: False) -> Backbone:
