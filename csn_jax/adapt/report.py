@@ -22,8 +22,8 @@ from csn_jax.text import table
 
 
 def learn_mask(lesson: Lesson, vectors: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """(the new mask [D], its report for data.json), from vectors [N, D], of which only the rows that triplets name are
-    read, and the masks [C, D] of the other conditions."""
+    """(the new mask [D], its report for data.json), from vectors [N, D] and the masks [C, D] of the other conditions.
+    Only the vectors that triplets name are read."""
     train, group, validation = lesson.triplets["train"], lesson.groups["train"], lesson.triplets.get("validation")
     gain = fit.gains(vectors, *train[:3])
     weights, strength = fit.learn(gain, group, fit.gains(vectors, *validation[:3]) if validation else None)

@@ -1,4 +1,4 @@
-"""The file of vectors that embed writes: of which items, where, and what it already holds. Items are embedded chunk by
+"""The file of vectors that embed writes: its items, its place, and what it already holds. Items are embedded chunk by
 chunk, each into a file of its own, so that a killed command resumes."""
 
 import hashlib

@@ -11,8 +11,8 @@ Filters = Mapping[str, str | Sequence[str]]
 
 
 def passing(columns: Mapping[str, np.ndarray], filters: Filters, place: str) -> np.ndarray:
-    """The items that pass every filter, of which there is at least one: bool [N]. An item passes one with its value, or
-    with a member of its set, whose members `;` separates. A UserError for an unknown column of `place`, and for a value
+    """The items that pass every filter: bool [N]. An item passes one with its value, or with a member of its set; `;`
+    separates the members. There is at least one filter. A UserError for an unknown column of `place`, and for a value
     that no item has."""
     passed = []
     for name, wanted in filters.items():
