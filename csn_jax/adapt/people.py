@@ -127,7 +127,7 @@ def _image_files(names: list[str], folder: Path, model: Model, places: dict[str,
     paths = [resolve(folder.resolve(), name) for name in names]
     if not any(path and path.is_file() for path in paths):
         return None
-    images, faults = decode_files([path or folder for path in paths], *model.input_shape[1:])
+    images, faults = decode_files([path or folder for path in paths], *model.form)
     for name, path, fault in zip(names, paths, faults, strict=True):
         if path is None:
             raise UserError(f"{places[name]} {name!r} lies outside {folder}; put the table above its images.")

@@ -92,7 +92,7 @@ def _of_table(columns: Columns, run: Run, data: DataConfig, model: Model) -> tup
 
 def _embedded(columns: Columns, data: DataConfig, model: Model) -> tuple[Columns, Items]:
     """`_of_table` for a table with inputs of its own, which are embedded here. Unreadable images are left out."""
-    source = from_table(columns.path, data, model.input_shape)
+    source = from_table(columns.path, data, model.input_shape, model.form)
     unit, vectors, faults = "image" if source.pictures else "vector", [], []
     with closing(Progress("embedding", len(source.ids), unit=unit)) as progress:
         for inputs, chunk_faults in source.chunks(0):

@@ -12,13 +12,14 @@ import numpy as np
 from csn_jax.config import DataConfig
 from csn_jax.data.cache import file_digest
 from csn_jax.data.columns import attribute_of, read_columns
-from csn_jax.data.images import decode_file, resolve
+from csn_jax.data.images import Source, decode_file, resolve, tasks_of
 from csn_jax.data.sources.table import item_ids
 from csn_jax.data.sources.vectors import read_vectors
 from csn_jax.data.workers import read_in_workers
 from csn_jax.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
+Form = tuple[int, int, str]  # PreprocessConfig.form
 CHUNK = 512  # items read and embedded together
 
 # [k, ...] uint8 or float32 of the readable items of a chunk, and what is wrong with each item of the chunk, or None.
@@ -36,8 +37,8 @@ class ToEmbed(NamedTuple):
     notes: tuple[str, ...] = ()  # what the user should know, one line each
 
 
-def from_folder(folder: Path, size: int, channels: int, flag: str = "--images") -> ToEmbed:
-    """The JPEG, PNG and WebP files in a folder and below it, without hidden ones. Ids are their relative paths.
+def from_folder(folder: Path, form: Form, flag: str = "--images") -> ToEmbed:
+    """The image files in a folder and below it, without hidden ones. Ids are their relative paths.
     UserError if it is not a folder or holds no image file."""
     if not folder.is_dir():
         raise UserError(f"{flag}={folder} is not a folder; give one that holds image files.")
@@ -65,13 +66,13 @@ def from_folder(folder: Path, size: int, channels: int, flag: str = "--images") 
         ids=np.array(ids, object),
         columns={},
         pictures={"kind": "folder", "root": str(folder)},
-        chunks=lambda start: decoded(paths, faults, size, channels, start),
+        chunks=lambda start: decoded(paths, faults, form, start),
         made_from=["folder", ids, _stamps(paths)],
         notes=notes + tuple(f"skipped {link}, which is a link to a folder" for link in links),
     )
 
 
-def from_table(path: Path, data: DataConfig, input_shape: Sequence[int]) -> ToEmbed:
+def from_table(path: Path, data: DataConfig, input_shape: Sequence[int], form: Form) -> ToEmbed:
     """The rows of a CSV or Parquet table by the rules of training: images from the column `data.image`, or vectors from
     `data.vectors`; ids from `data.id`. All other columns but long texts are attributes. UserError if table or columns
     cannot be used, or the model takes vectors of another length."""
@@ -108,7 +109,7 @@ def from_table(path: Path, data: DataConfig, input_shape: Sequence[int]) -> ToEm
         if id_column != data.image:
             columns[data.image], pictures["image"] = np.array(names, object), data.image
         made_from = ["table", file_digest(path), data.image, data.id, _stamps(paths)]
-        chunks = lambda start: decoded(paths, faults, *input_shape[1:], start)  # noqa: E731
+        chunks = lambda start: decoded(paths, faults, form, start)  # noqa: E731
     return ToEmbed(np.array(ids, object), columns, pictures, chunks, made_from)
 
 
@@ -127,15 +128,12 @@ def from_array(inputs: np.ndarray, rows: np.ndarray, start: int) -> Iterator[Chu
         yield inputs[chunk], [None] * len(chunk)
 
 
-def decoded(
-    paths: list[Path | None], faults: list[str | None], size: int, channels: int, start: int
-) -> Iterator[Chunk]:
-    """Chunks of image files, decoded in worker processes that may die. Files with a fault are not opened."""
-    tasks = [
-        (str(path), size, channels) for path, fault in zip(paths[start:], faults[start:], strict=True) if not fault
-    ]
-    with closing(read_in_workers(decode_file, tasks)) as pictures:
-        for first in range(start, len(paths), CHUNK):
+def decoded(sources: Sequence[Source], faults: list[str | None], form: Form, start: int) -> Iterator[Chunk]:
+    """Chunks of images, decoded in worker processes that may die. Those with a fault are not opened."""
+    size, channels, _ = form
+    usable = [source for source, fault in zip(sources[start:], faults[start:], strict=True) if not fault]
+    with closing(read_in_workers(decode_file, tasks_of(usable, *form))) as pictures:
+        for first in range(start, len(sources), CHUNK):
             results = [(None, fault) if fault else next(pictures) for fault in faults[first : first + CHUNK]]
             images = [image for image, _ in results if image is not None]
             yield np.array(images, np.uint8).reshape(-1, size, size, channels), [fault for _, fault in results]

@@ -9,6 +9,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
+from itertools import islice
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, NamedTuple
 
@@ -68,7 +69,8 @@ def isolated_map(
         RuntimeError: when the function raises, with the worker's traceback.
         MachineError: when no worker can start.
     """
-    queue = deque(enumerate(items))
+    rest = enumerate(items)
+    queue = deque(islice(rest, workers))  # items may be large: few are held
     crew: dict[Connection, subprocess.Popen] = {}
     tasks: dict[Connection, tuple[int, Any]] = {}  # (position, item) per worker; none before it reports ready
     retried: set[int] = set()
@@ -84,7 +86,7 @@ def isolated_map(
         return crew.pop(pipe).wait()
 
     try:
-        for _ in range(min(workers, len(queue))):
+        for _ in range(len(queue)):
             hire()
         while crew:
             for pipe in wait(list(crew)):
@@ -109,6 +111,7 @@ def isolated_map(
                 if pipe in tasks:
                     yield tasks.pop(pipe)[0], result
                 if queue:
+                    queue.extend(islice(rest, 1))
                     tasks[pipe] = queue.popleft()
                     _send(pipe, tasks[pipe][1])
                 else:

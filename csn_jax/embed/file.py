@@ -44,9 +44,9 @@ def find_items(args: "Args", run: Run) -> ToEmbed:
                 f"--images={args.images}: the model of {run.workdir} embeds vectors of {shape[0]} numbers, not images; "
                 "give a --table of vectors."
             )
-        return to_embed.from_folder(Path(args.images).expanduser(), *shape[1:])
+        return to_embed.from_folder(Path(args.images).expanduser(), run.config.preprocess.form)
     data = to_embed.overridden(run.config.data, args.image, args.id, args.vectors)
-    return to_embed.from_table(Path(args.table).expanduser(), data, shape)
+    return to_embed.from_table(Path(args.table).expanduser(), data, shape, run.config.preprocess.form)
 
 
 def _from_split(run: Run, split: str) -> ToEmbed:

@@ -51,6 +51,11 @@ class Model:
         preprocessing. Masks are left out: stored embeddings stay valid under other masks."""
         return self._digest()
 
+    @property
+    def form(self) -> tuple[int, int, str]:
+        """The form of the pictures that it takes: (size, channels, `crop` or `pad`)."""
+        return self._preprocess.form
+
     def embed(self, inputs: np.ndarray, rows: np.ndarray | None = None, *, progress: bool = False) -> np.ndarray:
         """Embed any number of inputs.
 
@@ -231,7 +236,8 @@ def make_model(
 def _digest(config: Config, params: Any, statistics: Any) -> str:
     # Settings that only training reads are left out. The digest is stored in files of vectors: keep its form.
     network = replace(config.backbone, init="", freeze="", learning_rate_ratio=1.0)
-    hasher = hashlib.sha256(repr((network, replace(config.preprocess, flip=False))).encode())
+    preprocess = repr(replace(config.preprocess, flip=False)).replace(" fit='crop',", "")  # newer than the form
+    hasher = hashlib.sha256(f"({network!r}, {preprocess})".encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path((params, statistics)):
         leaf = np.asarray(leaf)
         hasher.update(repr((jax.tree_util.keystr(path), leaf.shape, leaf.dtype.str)).encode())

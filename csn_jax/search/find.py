@@ -119,21 +119,21 @@ def parse_filters(words: Sequence[str], columns: Container[str]) -> dict[str, li
 def embed_images(path: Path, run: "Run", model: "Model") -> list[Query]:
     """A query for each image of a file or folder. Images that cannot be read are reported and left out; a UserError if
     none can be read, or the model does not embed images."""
-    shape = run.record.input_shape
-    if len(shape) == 1:
+    form = run.config.preprocess.form
+    if len(run.record.input_shape) == 1:
         raise UserError(f"--image={path}: the model of {run.workdir} embeds vectors, not images; search by --id.")
     if path.is_dir():
-        source = to_embed.from_folder(path, *shape[1:], flag="--image")
+        source = to_embed.from_folder(path, form, flag="--image")
         names, chunks = source.ids.tolist(), source.chunks(0)
         paths = [path / name for name in names]
     else:
-        names, paths, chunks = [str(path)], [path], to_embed.decoded([path], [None], *shape[1:], 0)
+        names, paths, chunks = [str(path)], [path], to_embed.decoded([path], [None], form, 0)
     vectors, faults = [], []
     for images, chunk_faults in chunks:
         vectors += list(np.asarray(model.embed(images)))
         faults += chunk_faults
     if all(faults):
-        raise UserError(f"--image={paths[0]} {faults[0]}; give a JPEG, PNG or WebP image.")
+        raise UserError(f"--image={paths[0]} {faults[0]}; give an image file.")
     for name, fault in zip(names, faults, strict=True):
         if fault:
             say(f"left out {name}, which {fault}")

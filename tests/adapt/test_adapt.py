@@ -433,7 +433,7 @@ def test_images_of_a_table(imported, tmp_path, capfd):
     model, report = learn(imported, tmp_path / "labels", f"--table={path}")
     assert_keeps_the_parent(model, imported)
     printed = capfd.readouterr().err
-    assert f"left out {columns['image'][7]}, which is not a JPEG, PNG or WEBP image" in printed
+    assert f"left out {columns['image'][7]}, which is not a JPEG, PNG, WEBP, AVIF, GIF, BMP or TIFF image" in printed
     assert report["learned_from"] == "labels of 119 items in products.csv"
     assert report["n_triplets"] == 100  # as the run's config says
     assert report["triplet_error"] < report["unmasked"]["triplet_error"]

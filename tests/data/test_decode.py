@@ -6,7 +6,7 @@ import pytest
 from oracles import crop_box, resample
 from PIL import Image
 
-from csn_jax.data.images import resize_and_crop
+from csn_jax.data.images import resize_and_crop, resize_and_pad
 
 
 def photo(width, height, mode="RGB", seed=0):
@@ -93,6 +93,31 @@ def test_a_wrong_step_gives_other_bytes(wrong):
     """Another filter, or a half that is rounded up (left 19)."""
     image = photo(136, 102)
     assert not np.array_equal(resize_and_crop(image, 112, 3), reference(image, 112, **wrong))
+
+
+@pytest.mark.parametrize(
+    "width, height, inner, corner",
+    [
+        (60, 20, (32, 11), (0, 10)),  # 32 * 20 / 60 = 10.7; of the other 21 rows, 10 are above
+        (20, 60, (11, 32), (10, 0)),
+        (16, 12, (32, 24), (0, 4)),
+        (32, 32, (32, 32), (0, 0)),
+        (400, 2, (32, 1), (0, 15)),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_padding_keeps_the_whole_picture_on_white(width, height, inner, corner, channels):
+    """The pixels are those of the filter's formula, and all others are white."""
+    image = photo(width, height, {1: "L", 3: "RGB"}[channels])
+    pixels = resize_and_pad(image, 32, channels)
+    assert pixels.dtype == np.uint8 and pixels.shape == (32, 32, channels)
+    whole = np.asarray(image).reshape(height, width, channels)
+    across = lambda pixels: resample(pixels.transpose(1, 0, 2), inner[0]).transpose(1, 0, 2)  # noqa: E731
+    orders = resample(across(whole), inner[1]), across(resample(whole, inner[1]))  # Pillow takes the cheaper one
+    left, top = corner
+    square = np.full((2, 32, 32, channels), 255)
+    square[:, top : top + inner[1], left : left + inner[0]] = orders
+    assert any(np.array_equal(pixels, expected) for expected in square)
 
 
 def test_another_resizer_gives_other_bytes():

@@ -3,11 +3,13 @@
 import io
 import os
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import shop
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from csn_jax.data import images
 from csn_jax.data.images import decode_file, decode_files, resize_and_crop, resolve
@@ -26,12 +28,13 @@ def noise(height=40, width=30, channels=3, seed=0):
     return pixels if channels > 1 else pixels[..., 0]
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "avif", "gif", "bmp", "tif"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pixels_are_those_of_resize_and_crop(tmp_path, suffix, channels):
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(noise()).save(path)
-    expected = resize_and_crop(Image.open(path), 16, channels)
+    with Image.open(path) as image:
+        expected = resize_and_crop(image, 16, channels)
     result = decode_file((str(path), 16, channels))
     np.testing.assert_array_equal(result, expected)
     assert result.dtype == np.uint8 and result.shape == (16, 16, channels)
@@ -70,6 +73,77 @@ def test_sixteen_bits_of_grey_keep_their_range(tmp_path):
     np.testing.assert_array_equal(decode_file((str(tmp_path / "a.png"), 16, 1))[..., 0], deep >> 8)
 
 
+def png(depth, kind, pixels, transparent):
+    """A PNG of 8 x 1 pixels of any depth, with a transparent colour."""
+    chunks = [b"\x89PNG\r\n\x1a\n"]
+    head = struct.pack(">IIBBBBB", 8, 1, depth, kind, 0, 0, 0)
+    for name, data in {
+        b"IHDR": head,
+        b"tRNS": transparent,
+        b"IDAT": zlib.compress(b"\0" + pixels),
+        b"IEND": b"",
+    }.items():
+        chunks.append(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
+    return b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    "depth, kind, pixels, transparent, grey",
+    [
+        (16, 0, b"\x12\x34" * 4 + b"\x56\x78" * 4, b"\x12\x34", 0x56),
+        (16, 0, b"\0\0" * 4 + b"\x12\x34" * 4, b"\0\0", 0x12),
+        (16, 2, b"\x12\x34" * 12 + b"\x56\x78" * 12, b"\x12\x34" * 3, 0x56),
+        (8, 0, b"\x12" * 4 + b"\x56" * 4, b"\0\x12", 0x56),
+        (4, 0, b"\x33\x33\x55\x55", b"\0\x03", 0x55),
+        (2, 0, b"\x55\xaa", b"\0\x01", 0xAA),
+        (1, 0, b"\xf0", b"\0\x01", 0),
+    ],
+)
+def test_a_transparent_colour_of_any_depth_is_white(tmp_path, depth, kind, pixels, transparent, grey):
+    (tmp_path / "a.png").write_bytes(png(depth, kind, pixels, transparent))
+    pixels = decode_file((str(tmp_path / "a.png"), 8, 3, "pad"))[3]
+    assert (pixels[:4] == 255).all() and (pixels[4:] == grey).all()
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "TIFF"])
+def test_newer_formats_are_turned_as_cameras_say(tmp_path, kind):
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:8] = 255  # the upper half becomes the right half
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", kind, exif=exif)
+    result = decode_file((str(tmp_path / "a.jpg"), 16, 1)).astype(int)
+    assert (result[:, 9:] > 230).all() and (result[:, :7] < 25).all()
+
+
+def test_of_an_animation_the_first_picture_counts(tmp_path):
+    """Transparent parts of a GIF are white as well."""
+    first, second = (Image.new("RGB", (9, 9), colour) for colour in ((255, 0, 0), (0, 0, 255)))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
+    assert (decode_file((str(tmp_path / "a.gif"), 8, 3)) == (255, 0, 0)).all()
+    Image.new("P", (9, 9)).save(tmp_path / "b.gif", transparency=0)
+    assert (decode_file((str(tmp_path / "b.gif"), 8, 3)) == 255).all()
+
+
+def test_long_texts_of_a_picture_do_not_matter(tmp_path):
+    """Design tools write their history into PNGs; a text that unpacks to more than the limit is refused."""
+    for n, read in ((3 << 20, True), (65 << 20, False)):
+        text = PngImagePlugin.PngInfo()
+        text.add_text("history", "x" * n, zip=True)
+        Image.new("L", (9, 9), 7).save(tmp_path / "a.png", pnginfo=text)
+        result = decode_file((str(tmp_path / "a.png"), 8, 1))
+        assert (result == 7).all() if read else result.startswith("cannot be decoded (ValueError: Decompressed data")
+
+
+def test_bytes_are_read_as_files_are():
+    """Their content says what they are."""
+    data = saved("WEBP", lossless=True)
+    np.testing.assert_array_equal(decode_file((data, 16, 3)), resize_and_crop(Image.fromarray(noise(200, 200)), 16, 3))
+    assert decode_file((b"", 16, 3)) == "is not a JPEG, PNG, WEBP, AVIF, GIF, BMP or TIFF image but empty"
+    assert "zip archive" in decode_file((b"PK\x03\x04abc", 16, 3))
+    assert decode_file((bytes((64 << 20) + 1), 16, 3)) == "is larger than 64 MB"
+
+
 def saved(kind, **options):
     buffer = io.BytesIO()
     Image.fromarray(noise(200, 200)).save(buffer, kind, **options)
@@ -84,11 +158,14 @@ def sparse(path):
 FAULTS = {
     "missing": (lambda path: None, "is missing"),
     "folder": (lambda path: path.mkdir(), "is a folder"),
-    "empty": (lambda path: path.write_bytes(b""), "is not a JPEG, PNG or WEBP image"),
-    "text": (lambda path: path.write_text("<svg/>"), "is not a JPEG, PNG or WEBP image"),
-    "GIF": (lambda path: path.write_bytes(saved("GIF")), "is not a JPEG, PNG or WEBP image"),
-    "TIFF": (lambda path: path.write_bytes(saved("TIFF")), "is not a JPEG, PNG or WEBP image"),
-    "EPS": (lambda path: path.write_bytes(saved("EPS")), "is not a JPEG, PNG or WEBP image"),
+    "empty": (lambda path: path.write_bytes(b""), "is not a JPEG, PNG, WEBP, AVIF, GIF, BMP or TIFF image"),
+    "text": (lambda path: path.write_text("<svg/>"), "is not a JPEG, PNG, WEBP, AVIF, GIF, BMP or TIFF image"),
+    "HTML": (lambda path: path.write_text("\ufeff\n<!DOCTYPE html>"), ".* TIFF image but HTML, SVG or XML text"),
+    "HEIC": (lambda path: path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"), ".* image but HEIC or a video"),
+    "LFS": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1"), ".* but a pointer of Git LFS"),
+    "floats": (lambda path: Image.fromarray(np.ones((9, 9), "f4")).save(path, "TIFF"), "has 32 bits per pixel .F in T"),
+    "deep": (lambda path: Image.fromarray(np.ones((9, 9), "i4")).save(path, "TIFF"), "has 32 bits per pixel .I in T"),
+    "EPS": (lambda path: path.write_bytes(saved("EPS")), "is not a JPEG, PNG, WEBP, AVIF, GIF, BMP or TIFF image"),
     "half a JPEG": (lambda path: path.write_bytes(saved("JPEG")[:5000]), "is truncated or damaged"),
     "half a JPEG header": (lambda path: path.write_bytes(saved("JPEG")[:500]), "is truncated or damaged"),
     "half a PNG": (lambda path: path.write_bytes(saved("PNG")[:5000]), "is truncated or damaged"),

@@ -94,7 +94,7 @@ def test_a_folder_of_images(of_pictures, shop_runs, tmp_path, capsys):
     printed = capsys.readouterr()
     for name, reason in {
         "broken.jpg": "truncated or damaged",
-        "text.webp": "is not a JPEG, PNG or WEBP",
+        "text.webp": "is not a JPEG, PNG, WEBP",
         "bomb.png": "is ",
         "outside.jpg": "is a link to outside the folder",
         "loop.jpg": "is a link to outside the folder|Too many levels",

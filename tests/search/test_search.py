@@ -264,7 +264,7 @@ def test_mistakes_in_files(index_file, finished, shop_runs, tmp_path, monkeypatc
     (tmp_path / "empty").mkdir()
     (tmp_path / "half.parquet").write_bytes(index_file.read_bytes()[:-1000])
     for argv, words in (
-        ((index, workdir, f"--image={tmp_path / 'q.jpg'}"), ["q.jpg", "JPEG, PNG or WEBP"]),
+        ((index, workdir, f"--image={tmp_path / 'q.jpg'}"), ["q.jpg", "JPEG, PNG, WEBP"]),
         ((index, workdir, f"--image={tmp_path / 'half.png'}"), ["half.png", "truncated"]),
         ((index, workdir, f"--image={tmp_path / 'none.jpg'}"), ["none.jpg", "missing"]),
         ((index, workdir, f"--image={tmp_path / 'empty'}"), ["empty", ".jpg"]),

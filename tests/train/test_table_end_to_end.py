@@ -177,7 +177,7 @@ MISTAKES = {
     "missing image": (bad_image(None), [], ["row 5 (line 6)", "images/004.jpg", "is missing"]),
     "truncated image": (bad_image(lambda p: p.read_bytes()[:-150]), [], ["row 5 (line 6)", "004.jpg", "is truncated"]),
     "bomb": (bad_image(lambda _: shop.bomb(30_000, 30_000)), [], ["row 5 (line 6)", "004.jpg", "decompression bomb"]),
-    "not an image": (bad_image(lambda p: b"hello"), [], ["row 5 (line 6)", "004.jpg", "is not a JPEG, PNG or WEBP"]),
+    "not an image": (bad_image(lambda p: b"hello"), [], ["row 5 (line 6)", "004.jpg", "is not a JPEG, PNG, WEBP"]),
     "outside": (
         spoiled(lambda c, _: c["image"].__setitem__(4, "../x.png")),
         [],

@@ -22,7 +22,7 @@ from csn_jax.config import Config, DataConfig
 from csn_jax.data.cache import Made, cached
 from csn_jax.data.columns import Columns, number_text, set_text
 from csn_jax.data.duplicates import find_duplicates
-from csn_jax.data.images import as_shown, resize_and_crop
+from csn_jax.data.images import as_shown, to_square
 from csn_jax.data.item_set import SPLITS, Rows
 from csn_jax.data.sources.table import attributes, item_ids
 from csn_jax.errors import UserError
@@ -62,12 +62,12 @@ def read(config: Config) -> Rows:
     splits = given or list(builder.info.splits) or ["train"]  # a mocked data set does not know its splits
     parts = {name: builder.as_dataset(split=name, shuffle_files=False) for name in splits}
     sizes = {name: int(part.cardinality()) for name, part in parts.items()}
-    size, channels = config.preprocess.size, len(config.preprocess.mean)
+    size, channels, fit = config.preprocess.form
     info = [builder.info.full_name, str(builder.data_dir), str(builder.info.splits), str(builder.info.metadata)]
     versions = [tf.__version__, Image.__version__]  # of the decoders: others may give other pixels
-    key = ["tfds-1", versions, info, sizes, size, channels, image, [label.path for label in labels]]
+    key = ["tfds-1", versions, info, sizes, size, channels, fit, image, [label.path for label in labels]]
     shape = (sum(sizes.values()), size, size, channels)
-    inputs, notes = cached(key, shape, partial(_decode_all, parts, shape, image, labels))
+    inputs, notes = cached(key, shape, partial(_decode_all, parts, (size, channels, fit), image, labels))
     texts = {label.name: [values[i] for _, values in notes] for i, label in enumerate(labels)}
     columns = Columns(Path(data.name), texts, None, None)
     own_split = [split for split, _ in notes]
@@ -193,7 +193,7 @@ def _members(text: Callable[[Any], str], values: Any) -> str:
 
 
 def _decode_all(
-    parts: dict[str, Any], shape: tuple[int, ...], image: tuple[str, ...], labels: list[Label], made: Made
+    parts: dict[str, Any], form: tuple[int, int, str], image: tuple[str, ...], labels: list[Label], made: Made
 ) -> Iterator[tuple[np.ndarray, list[Any]]]:
     """(pixels, [split, texts of the labels]) of each example after those already made."""
     tfds = _tensorflow_datasets()
@@ -209,4 +209,4 @@ def _decode_all(
                 pixels = (pixels >> 8).astype(np.uint8)
             picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
             texts = [label.text(reduce(getitem, label.path, example)) for label in labels]
-            yield resize_and_crop(as_shown(picture), shape[1], shape[3]), [split, texts]
+            yield to_square(as_shown(picture), *form), [split, texts]

@@ -236,7 +236,7 @@ def test_pictures_are_decoded_once(prepared, monkeypatch):
     def refuse(*_):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(module, "resize_and_crop", refuse)
+    monkeypatch.setattr(module, "to_square", refuse)
     again = module.read(made(prepared, "two"))
     np.testing.assert_array_equal(again.inputs, first.inputs)
     assert isinstance(again.inputs, np.memmap) and again.ids.tolist() == first.ids.tolist()
