@@ -5,6 +5,7 @@ that tests start, share the compiled programs and the trained runs of the sessio
 """
 
 import atexit
+import ctypes
 import fcntl
 import gc
 import os
@@ -112,14 +113,24 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+ROOMY = 1 << 30  # bytes that a process may hold without forgetting
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs() -> Iterator[None]:
-    """Drop the programs of a file after it: all of them together would take some gigabytes. They are on disk."""
-    yield
-    import jax
+    """After a file, drop its programs from a process that has grown: all of them together would take gigabytes.
 
-    jax.clear_caches()
-    gc.collect()
+    They are on disk. glibc returns the memory only when asked.
+    """
+    yield
+    if not os.path.exists("/proc/self/statm"):
+        return
+    if int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > ROOMY:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def once(name: str, make: Callable[[Path], object]) -> Path:

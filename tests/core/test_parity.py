@@ -285,12 +285,14 @@ def float32_tolerance(name):
     )
 
 
+@pytest.mark.slow
 def test_float32_step_equals_torch(in_float32):
     """Losses, gradients and running statistics of one step within the noise of float32."""
     kinds = "loss", "gradient", "statistics"
     assert_close(part(in_float32.ours[0], *kinds), part(in_float32.theirs[0], *kinds), float32_tolerance)
 
 
+@pytest.mark.slow
 def test_float32_embeddings_and_distances_equal_torch(in_float32):
     """Embeddings, and distances under each condition, within the noise of float32."""
     ours, theirs = (side[0] for side in in_float32.embedded)
@@ -482,6 +484,7 @@ def test_the_comparison_detects_padded_rows():
             assert_close(part(run(case).ours[1], name), part(theirs[1], name), EXACT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [NormPerExample, RolesSwapped, MeanOverActive, MaskNotRectified, NormDividedByBatch])
 def test_the_float32_comparison_detects(in_float32, kind):
     """The wider tolerances of float32 still detect mistakes in the loss."""
@@ -491,6 +494,7 @@ def test_the_float32_comparison_detects(in_float32, kind):
         assert_close(part(in_float32.ours[0], "loss"), part(theirs[0], "loss"), float32_tolerance)
 
 
+@pytest.mark.slow
 def test_the_float32_comparison_detects_a_biased_running_variance(in_float32):
     """The wider tolerances of float32 still distinguish the biased from the unbiased variance."""
     case = in_float32.case

@@ -267,7 +267,7 @@ def test_steps_between_two_looks_are_taken_at_once_on_accelerators(monkeypatch):
     assert loop.steps_at_once(csn_jax.Config(log_every=64, eval_every=128, checkpoint_every=256)) == 8
 
 
-@pytest.mark.parametrize("loss", ["triplet", "batch_hard"])
+@pytest.mark.parametrize("loss", ["triplet", pytest.param("batch_hard", marks=pytest.mark.slow)])
 def test_a_run_of_several_steps_in_one_call_is_that_run(train, tmp_path, monkeypatch, capsys, loss):
     """The same lines, measurements and checkpoints as step by step, the 25th alone; stopped, it saves after the call
     that it is in, and goes on to the bits of an unbroken run."""
