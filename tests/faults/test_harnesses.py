@@ -19,7 +19,7 @@ def test_kills_leave_no_trace_in_the_bytes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "number", "kills"), [("pictures", "KILL", 8), ("vectors", "TERM", 8)])
+@pytest.mark.parametrize(("kind", "number", "kills"), [("pictures", "KILL", 4), ("vectors", "TERM", 6)])
 def test_many_random_moments(kind, number, kills):
     report = report_of("kill_training", f"--kills={kills}", f"--on={kind}", f"--signal={number}", "--seed=1")
     assert report["kills"] == kills
@@ -29,9 +29,9 @@ def test_many_random_moments(kind, number, kills):
 
 @pytest.mark.slow
 def test_killing_one_of_two_leaves_no_trace_in_the_bytes():
-    report = report_of("kill_pair", "--kills=4")
-    assert report["kills"] == 4
-    assert sum(n for moment, n in report["moments"].items() if "coordinator" in moment) == 2
+    report = report_of("kill_pair", "--kills=2")
+    assert report["kills"] == 2
+    assert sum(n for moment, n in report["moments"].items() if "coordinator" in moment) == 1
 
 
 @pytest.mark.parametrize(("flips", "least"), [(40, 4), pytest.param(160, 20, marks=pytest.mark.slow)])

@@ -97,7 +97,7 @@ def arrays_of(step: Path) -> Path:
     return max((path for path in step.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-@pytest.mark.parametrize("flips", [2, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("flips", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_flipped_bit_is_harmless_or_detected(three, tmp_path, flips):
     """At random places of every file of the newest step: the right bits or the step before, never wrong weights."""
     rng, outcomes = random.Random(0), {"harmless": 0, "detected": 0}

@@ -252,16 +252,17 @@ def test_a_signal_stops_both_at_one_step(folder, tmp_path, number, to):
 @pytest.mark.slow
 def test_a_run_stopped_on_two_processes_resumes_on_one_and_back(folder, tmp_path):
     """Two processes with two devices, then one with four: the bits of an uninterrupted run."""
-    workdir, longer = tmp_path / "run", "--config.steps=600"
-    whole = run(folder, "whole", "vectors", longer, processes=1, devices=4)
+    workdir = tmp_path / "run"
+    longer = ("--config.steps=600", "--config.eval_every=100", "--config.checkpoint_every=100")
+    whole = run(folder, "whole", "vectors", *longer, processes=1, devices=4)
     for processes in (2, 1, 2):
         lines = len(path.read_bytes().splitlines()) if (path := workdir / "metrics.jsonl").exists() else 0
-        with launched(folder, workdir, "vectors", longer, processes=processes, devices=4 // processes) as process:
+        with launched(folder, workdir, "vectors", *longer, processes=processes, devices=4 // processes) as process:
             training(process, workdir, lines + 2)
             process.send_signal(signal.SIGTERM)
             out, _ = process.communicate(timeout=180)
         assert process.returncode == 143, out
-    process = pair.launch(folder, workdir, "vectors", longer)
+    process = pair.launch(folder, workdir, "vectors", *longer)
     out, _ = process.communicate(timeout=500)
     assert process.returncode == 0 and "resuming from step" in out, out
     assert differing(workdir, whole, 600) == []

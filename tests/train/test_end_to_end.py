@@ -16,7 +16,7 @@ import csn_jax
 from csn_jax import evaluate
 from csn_jax.config import VARIANTS
 
-LONGER = ("--config.steps=240", "--config.eval_every=80", "--config.checkpoint_every=40")
+LONGER = ("--config.steps=160", "--config.eval_every=80", "--config.checkpoint_every=40")
 
 
 def test_a_stopped_command_ends_with_the_bytes_of_an_unbroken_run(on_vectors, tmp_path):
@@ -26,7 +26,7 @@ def test_a_stopped_command_ends_with_the_bytes_of_an_unbroken_run(on_vectors, tm
     flags = (*tiny.ARGUMENTS, *on_vectors, *LONGER, "--config.feed=tfdata")
     argv = [sys.executable, "-m", "csn_jax.train", *flags, f"--workdir={workdir}"]
     process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
-    while not (workdir / "metrics.jsonl").exists() or (workdir / "metrics.jsonl").read_bytes().count(b"\n") < 60:
+    while not (workdir / "metrics.jsonl").exists() or (workdir / "metrics.jsonl").read_bytes().count(b"\n") < 40:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
@@ -36,7 +36,7 @@ def test_a_stopped_command_ends_with_the_bytes_of_an_unbroken_run(on_vectors, tm
     process = subprocess.run(argv, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     assert "resuming from step" in process.stderr
-    ours, theirs = tiny.fingerprint(workdir, 240), tiny.fingerprint(unbroken, 240)
+    ours, theirs = tiny.fingerprint(workdir, 160), tiny.fingerprint(unbroken, 160)
     assert ours.pop("config.json") != theirs.pop("config.json")  # the feed is the only difference
     assert ours == theirs
     assert "learned masks, test split, step" in process.stdout and "overall" in process.stdout
