@@ -18,6 +18,9 @@ STAGES = {
     "resnet18": ("stem", "layer1", "layer2", "layer3", "layer4"),
     "resnet50": ("stem", "layer1", "layer2", "layer3", "layer4"),
 }
+# Texts of an unknown value: of pandas, R, SQL, spreadsheets and people.
+UNKNOWN = ("NA", "N/A", "n/a", "NULL", "Null", "null", "None", "NaN", "NAN", "nan", "-nan", "<NA>", "NaT", "-", "--")
+UNKNOWN += ("#N/A", "#NA", "#VALUE!", "#REF!", "#DIV/0!", "\\N")
 # The least value of each whole number.
 LEAST = dict.fromkeys(("batch_size", "steps", "log_every", "eval_every", "checkpoint_every"), 1)
 LEAST |= dict.fromkeys(("data.train_triplets", "data.validation_triplets", "data.test_triplets"), 1)
@@ -64,16 +67,28 @@ class DataConfig:
     split_by: str = ""
     """A label whose values each stay in one split (font: all test fonts are new); empty: each item by itself."""
     image: str = "image"
-    """table: the column of image paths, relative to the table's folder and inside it. tfds: the feature that holds the
-    image, if there are several."""
+    """table: the column of image paths, relative to the table's folder and inside it, or of the images' bytes; or a
+    template of paths, as images/{id}.jpg. tfds: the feature that holds the image, if there are several."""
     id: str = "id"
     """table, tfds: the column that names each item. Without it, an item's name is its image or its row."""
     vectors: str = ""
-    """table: the column of feature vectors (Parquet), or an .npy or .npz file beside the table; empty: images."""
+    """table: the column of feature vectors, the beginning of the names of one column per dimension, or an .npy or .npz
+    file beside the table; empty: images."""
+    vector_ids: str = ""
+    """table: the array of an .npz file that names its vectors by the table's ids; empty: the array ids."""
     kinds: tuple[str, ...] = ()
-    """table, tfds: NAME=KIND for columns whose kind should not be inferred: categorical, numeric, ordinal or set."""
+    """table, tfds: NAME=KIND for columns whose kind should not be inferred: categorical, numeric, rank (numbers
+    compared by rank), ordinal or set."""
+    unknown: tuple[str, ...] = UNKNOWN
+    """table, tfds: the texts that mean, like an empty cell, that a value is unknown; '' alone: only the empty cell."""
+    notations: Literal["common", "plain"] = "common"
+    """table, tfds: common: money, percent, decimal commas, lists, codes and the texts in unknown are read for what they
+    mean; plain: only numbers such as 1.5 and sets such as a;b, as in runs of version 0.1.0 and before."""
+    encoding: str = ""
+    """table: the encoding of a text file, such as latin-1; empty: found from the file."""
     skip_bad: bool = False
-    """table, zappos50k: leave out rows whose image cannot be read, instead of refusing the table."""
+    """table, zappos50k: leave out rows whose image or vector cannot be used, or with too many or too few cells, instead of
+    refusing the table."""
     triplets: str = ""
     """Your own triplets instead of drawn ones: a CSV or Parquet file with columns anchor, positive, negative and
     condition, or a folder of the reference's integer lists with filenames.json. All are used."""
@@ -212,7 +227,8 @@ class Config:
 
     @staticmethod
     def from_json(text: str, where: str = "config.json") -> "Config":
-        """Read the text of `to_json`. Missing fields take their defaults.
+        """Read the text of `to_json`. Missing fields take their defaults; a table of a run from before there were
+        notations keeps its plain reading.
 
         Raises:
             UserError: when the text is not a JSON object, or a field is unknown or of another type.
@@ -221,6 +237,9 @@ class Config:
             raw = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where} is not JSON ({error}); restore the file or give a new --workdir.") from None
+        data = raw.get("data") if isinstance(raw, dict) else None
+        if isinstance(data, dict) and data.get("source") in ("table", "tfds"):
+            data.setdefault("notations", "plain")
         config = from_object(Config, raw, where, "config")
         try:
             config.validate()

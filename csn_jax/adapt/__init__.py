@@ -39,7 +39,7 @@ class Args:
     """The new workdir. Empty: WORKDIR_CONDITION."""
     index: str = ""
     """A file that csn_jax embed wrote with this model: the items, already embedded."""
-    kind: Literal["inferred", "categorical", "numeric", "ordinal", "set"] = "inferred"
+    kind: Literal["inferred", "categorical", "numeric", "rank", "ordinal", "set"] = "inferred"
     """The kind of the labels, as in --config.data.kinds."""
     image: str = ""
     """The table's column of image paths, relative to its folder. Empty: as in the run's own table, or image."""

@@ -7,7 +7,8 @@ import numpy as np
 
 from csn_jax.adapt.lesson import MOST, Items, Lesson, own_items
 from csn_jax.config import DataConfig
-from csn_jax.data.columns import LONGEST, Attribute, Columns, attribute_of
+from csn_jax.data.attributes import LONGEST, Attribute, attribute_of
+from csn_jax.data.columns import Columns
 from csn_jax.data.dataset import Dataset
 from csn_jax.data.duplicates import find_duplicates
 from csn_jax.data.item_set import SPLITS, Condition, ItemSet, Rows, split_rows
@@ -72,10 +73,10 @@ def _extended(dataset: Dataset, condition: Condition, drawn: dict[str, Triplets]
     return dataset._replace(items=items, triplets=triplets, record=record)
 
 
-def attribute_in(columns: Columns, name: str, kind: str | None) -> Attribute:
+def attribute_in(columns: Columns, name: str, kind: str | None, data: DataConfig) -> Attribute:
     """The column of a table that --condition names. UserError if it cannot separate items."""
     columns.column(name, "--condition")
-    attribute = attribute_of(columns, name, kind, "--kind=")
+    attribute = attribute_of(columns, name, kind, data, "--kind=")
     if attribute is None:
         raise UserError(
             f"column {name!r} of {columns.path} holds texts of more than {LONGEST} characters, which cannot be "
@@ -98,7 +99,7 @@ def from_table(
     numbers and seed. `ids` are those of the rows of the table, which `items` must include; `name` is that of the column
     and the condition.
     """
-    attribute = attribute_in(columns, name, kind)
+    attribute = attribute_in(columns, name, kind, data)
     row_of = {item: row for row, item in enumerate(items.ids.tolist())}
     for i, item in enumerate(ids):
         if item not in row_of:
@@ -121,7 +122,7 @@ def from_table(
     counts = (min(data.train_triplets, MOST), data.validation_triplets, data.test_triplets)
     triplets = _draw(labelled, counts, data.seed)
     source = f"labels of {int((labels != '').sum()):,} items in {columns.path.name}"
-    return Lesson(condition, items, triplets, _anchors(triplets), source, attribute.note)
+    return Lesson(condition, items, triplets, _anchors(triplets), source, "; ".join(attribute.notes))
 
 
 def _draw(items: ItemSet, counts: Sequence[int], seed: int) -> dict[str, Triplets]:

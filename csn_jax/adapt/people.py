@@ -11,7 +11,7 @@ from csn_jax.data.duplicates import components
 from csn_jax.data.images import decode_files, resolve
 from csn_jax.data.item_set import split_items
 from csn_jax.data.own_triplets import ROLES, same_three
-from csn_jax.data.sources.table import SPLIT, split_name
+from csn_jax.data.sources.table import split_header, split_name
 from csn_jax.data.triplets import Triplets
 from csn_jax.errors import UserError
 from csn_jax.model.model import Model
@@ -53,8 +53,8 @@ def from_triplets(columns: Columns, name: str, items: Items | None, model: Model
         raise UserError(f"{columns.where(int(chosen[t]))} names an item twice; a triplet is three different items.")
     group = group_triplets(*roles)
     split = np.full(n, "train", "<U10")
-    if SPLIT in columns.text:
-        split[:] = [split_name(columns.text[SPLIT][i], lambda i=i: columns.where(i)) for i in chosen.tolist()]
+    if header := split_header(columns):
+        split[:] = [split_name(columns.text[header][i], lambda i=i: columns.where(i)) for i in chosen.tolist()]
     elif n > FEW and len(np.unique(group)) >= 2 * LEAST_ANCHORS:
         split = split_items(n, group, seed=0)
     train, test = np.flatnonzero(split != "test"), np.flatnonzero(split == "test")

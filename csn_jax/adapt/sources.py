@@ -12,6 +12,8 @@ from csn_jax.config import DataConfig
 from csn_jax.data.columns import Columns, read_columns
 from csn_jax.data.item_set import SPLITS
 from csn_jax.data.sources.table import SPLIT, item_ids
+from csn_jax.data.sources.vectors import is_file, vector_columns
+from csn_jax.data.table_pictures import pictures_beside
 from csn_jax.data.to_embed import from_table, overridden
 from csn_jax.errors import UserError
 from csn_jax.model.model import Model
@@ -30,9 +32,9 @@ def find_lesson(args: "Args", run: Run, model: Model) -> Lesson:
     data = overridden(run.config.data, args.image, args.id, args.vectors)
     if args.table:
         path = Path(args.table).expanduser()
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"--table={args.table} is not a file; give a CSV or Parquet table.")
-        columns = read_columns(path)
+        columns = read_columns(path, data.encoding, data.skip_bad)
         if len(columns) == 0:
             raise UserError(f"{path} has no row; give one row per item or triplet.")
     if args.index:
@@ -48,7 +50,7 @@ def find_lesson(args: "Args", run: Run, model: Model) -> Lesson:
         embeds_files = len(model.input_shape) == 3 and not args.index
         return people.from_triplets(columns, name, items or _of_run(run, model), model if embeds_files else None)
     if columns is not None:
-        labels.attribute_in(columns, name, kind)  # an unusable column is reported before anything slow
+        labels.attribute_in(columns, name, kind, run.config.data)  # an unusable column is reported before anything slow
     if columns is None or (items is None and columns.path.resolve() == _table_of(run)):
         lesson = labels.from_run(run, model, name, kind)
         if lesson:
@@ -77,11 +79,10 @@ def _of_table(columns: Columns, run: Run, data: DataConfig, model: Model) -> tup
     keep their split."""
     images, beside, own_table = len(model.input_shape) == 3, False, _table_of(run)
     if images:
-        has_inputs = data.image in columns.text
+        has_inputs = pictures_beside(columns, data.image) is not None
         beside = own_table is not None and columns.path.resolve().parent == own_table.parent
     else:
-        in_column = columns.arrow is not None and data.vectors in columns.arrow.column_names
-        has_inputs = in_column or data.vectors.endswith((".npy", ".npz"))
+        has_inputs = is_file(data.vectors) or bool(vector_columns(columns, data.vectors))
     if not has_inputs:
         return columns, own_items(run.dataset(), model)
     items = _of_run(run, model) if beside else None
@@ -93,8 +94,8 @@ def _of_table(columns: Columns, run: Run, data: DataConfig, model: Model) -> tup
 def _embedded(columns: Columns, data: DataConfig, model: Model) -> tuple[Columns, Items]:
     """`_of_table` for a table with inputs of its own, which are embedded here. Unreadable images are left out."""
     source = from_table(columns.path, data, model.input_shape, model.form)
-    unit, vectors, faults = "image" if source.pictures else "vector", [], []
-    with closing(Progress("embedding", len(source.ids), unit=unit)) as progress:
+    vectors, faults = [], []
+    with closing(Progress("embedding", len(source.ids), unit=source.unit)) as progress:
         for inputs, chunk_faults in source.chunks(0):
             vectors += [model.embed(inputs)] if len(inputs) else []
             faults += chunk_faults
@@ -104,7 +105,8 @@ def _embedded(columns: Columns, data: DataConfig, model: Model) -> tuple[Columns
             say(f"left out {name}, which {fault}")
     kept = [row for row, fault in enumerate(faults) if not fault]
     if not kept:
-        raise UserError(f"{columns.path}: none of the {len(faults):,} images can be read; the first {faults[0]}.")
+        n = f"{len(faults):,} {source.unit}s"
+        raise UserError(f"{columns.path}: none of the {n} can be read; the first {faults[0]}.")
     text = {name: [values[row] for row in kept] for name, values in columns.text.items()}
     lines = [columns.lines[row] for row in kept] if columns.lines else None
     items = Items(source.ids[kept], None, str(columns.path), np.concatenate(vectors))
@@ -118,4 +120,5 @@ def _table_of(run: Run) -> Path | None:
 
 
 def _ids_of(columns: Columns, data: DataConfig) -> list[str]:
-    return item_ids(columns, columns.text.get(data.image), data, "--id")[0]
+    pictures = pictures_beside(columns, data.image)
+    return item_ids(columns, pictures and pictures.ids(), data, "--id")[0]

@@ -1,31 +1,35 @@
-"""CSV and Parquet files as columns of text, and the kind of a column. Messages name the row and its line."""
+"""Table files as columns of text. Messages name the row and its line."""
 
-import csv
-import math
-from collections import Counter
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from csn_jax.data.arrow_tables import folder_files, read_arrow, read_folder
+from csn_jax.data.cache import file_digest
+from csn_jax.data.delimited import read_delimited
+from csn_jax.data.file_kinds import kind_of
+from csn_jax.data.json_lines import read_json
 from csn_jax.errors import UserError
-from csn_jax.text import did_you_mean, first_sentence, listed
-
-LONGEST_CELL = 1 << 24  # characters; Python's own limit is 131,072
-KINDS = ("categorical", "numeric", "ordinal", "set")
-LEVELS = 20  # different numbers up to which a column is a scale of levels; above, it is a quantity
-LONGEST = 200  # characters; a column with a longer value is a text about items, not an attribute
+from csn_jax.text import did_you_mean, listed
 
 
 class Columns(NamedTuple):
-    """A table file."""
+    """A table file, or a folder of Parquet files."""
 
     path: Path
     text: dict[str, list[str]]  # {column: N values}, stripped; a blank cell is the empty string
-    lines: list[int] | None  # the line of a CSV file on which each row starts; None for Parquet
-    arrow: Any  # the pyarrow.Table of a Parquet file, for columns other than text; None for CSV
+    lines: Sequence[int] | None  # the line of a text file on which each row starts; None for Parquet
+    arrow: Any  # the pyarrow.Table of a Parquet file, for columns other than text; None for text files
+    notes: tuple[str, ...] = ()  # what was inferred or left out, one line each
 
     def __len__(self) -> int:
-        return len(next(iter(self.text.values()))) if self.text else self.arrow.num_rows
+        return len(next(iter(self.text.values()))) if self.text else self.arrow.num_rows if self.arrow else 0
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the paths in the table start from."""
+        return self.path if self.path.is_dir() else self.path.parent
 
     def where(self, row: int) -> str:
         """The place of a row, counted from 0, for messages, which count from 1."""
@@ -46,12 +50,31 @@ class Columns(NamedTuple):
         )
 
 
-def read_columns(path: Path) -> Columns:
-    """Read a UTF-8 table by its suffix: .parquet or .pq, .tsv, else CSV. A UserError says why it cannot be read."""
-    if path.suffix.lower() in (".parquet", ".pq"):
-        columns = _read_parquet(path)
-    else:
-        columns = _read_csv(path, "\t" if path.suffix.lower() == ".tsv" else ",")
+def read_columns(path: Path, encoding: str = "", skip_bad: bool = False) -> Columns:
+    """Read a table by its content, whatever its name: Parquet, Feather or Arrow, delimited text, JSON lines, or gzip of
+    any of these; or a folder of Parquet files as Hugging Face writes it.
+
+    Args:
+        encoding: of text; empty: found from the text.
+        skip_bad: leave out rows with too many or too few cells.
+
+    Raises:
+        UserError: why it cannot be read.
+    """
+    if path.is_dir():
+        text, arrow, notes = read_folder(path)
+        return _checked(Columns(path, text, None, arrow, tuple(notes)))
+    kind, content = kind_of(path)
+    if kind not in ("text", "json"):
+        text, arrow, notes = read_arrow(path, kind, content)
+        return _checked(Columns(path, text, None, arrow, tuple(notes)))
+    read = read_json if kind == "json" else read_delimited
+    whole = content.getvalue() if content else path.read_bytes()
+    text, lines, notes = read(path, whole, encoding, skip_bad)
+    return _checked(Columns(path, text, lines, None, tuple(notes)))
+
+
+def _checked(columns: Columns) -> Columns:
     for name, values in columns.text.items():
         if "\0" in "".join(values):  # NumPy drops one at the end of a value
             row = next(row for row, value in enumerate(values) if "\0" in value)
@@ -59,179 +82,9 @@ def read_columns(path: Path) -> Columns:
     return columns
 
 
-def _read_csv(path: Path, delimiter: str) -> Columns:
-    rows, lines = [], []
-    csv.field_size_limit(LONGEST_CELL)
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            head = [name.strip() for name in next(reader, [])]
-            start = reader.line_num + 1
-            for cells in reader:
-                if cells:  # a blank line has none
-                    rows.append(cells)
-                    lines.append(start)
-                start = reader.line_num + 1
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8.") from None
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}; fix the quotes.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a CSV or Parquet file.") from None
-    for name in head:
-        if not name or head.count(name) > 1:
-            raise UserError(
-                f"{path} has {'two columns' if name else 'a column'} named {name!r}; give each its own name."
-            )
-    if not head:
-        raise UserError(f"{path} is empty; give a table with column names in its first line and one row per item.")
-    for cells, line in zip(rows, lines, strict=True):
-        if len(cells) != len(head):
-            raise UserError(
-                f"{path}, line {line} has {len(cells)} cells and the first line {len(head)}; quote cells that hold "
-                f"{'tabs' if delimiter != ',' else 'commas'}."
-            )
-    return Columns(path, {name: [cells[i].strip() for cells in rows] for i, name in enumerate(head)}, lines, None)
-
-
-def _read_parquet(path: Path) -> Columns:
-    import pyarrow.parquet  # takes 0.3 s
-    from pyarrow import ArrowException
-
-    try:
-        arrow = pyarrow.parquet.ParquetFile(path).read()
-        names = arrow.column_names
-        text = {name: _as_text(arrow[name]) for name in dict.fromkeys(names) if names.count(name) == 1}
-    except (ArrowException, OSError, UnicodeDecodeError) as error:  # Arrow takes any bytes as text
-        message = first_sentence(error)
-        raise UserError(f"{path} cannot be read as Parquet ({message}); give a whole Parquet file.") from None
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{path} has two columns named {twice!r}; give each its own name.")
-    return Columns(path, {name: values for name, values in text.items() if values is not None}, None, arrow)
-
-
-def _as_text(column: Any) -> list[str] | None:
-    """A Parquet column as text, lists of text with `;` between the members; None for neither text nor numbers."""
-    from pyarrow import types
-
-    if types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    kind = column.type
-    if types.is_null(kind) or types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        return [(value or "").strip() for value in column.to_pylist()]
-    if types.is_boolean(kind):
-        return [{True: "true", False: "false", None: ""}[value] for value in column.to_pylist()]
-    if types.is_floating(kind):
-        return ["" if value is None or value != value else number_text(float(value)) for value in column.to_pylist()]
-    if types.is_list(kind) or types.is_large_list(kind):
-        if not (types.is_string(kind.value_type) or types.is_large_string(kind.value_type)):
-            return None
-        return [";".join(member or "" for member in value or []) for value in column.to_pylist()]
-    if types.is_primitive(kind) or types.is_decimal(kind):  # whole numbers, dates, times
-        return ["" if value is None else str(value) for value in column.to_pylist()]
-    return None
-
-
-def set_text(members: Iterable[str]) -> str:
-    """One spelling per set: its members stripped and sorted, with `;` between them."""
-    return ";".join(sorted({member.strip() for member in members} - {""}))
-
-
-def number_text(value: float) -> str:
-    """One spelling per number: 2012 for 2012.0 and 2.012e3."""
-    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
-
-
-class Attribute(NamedTuple):
-    """A column of a table that can be a condition."""
-
-    kind: str
-    values: list[str]  # N labels: numbers in one spelling, the members of a set sorted
-    by_default: bool  # whether it is a condition when the user names none
-    note: str  # what the user should know about the inferred kind, or the empty string
-
-
-def parse_kinds(kinds: tuple[str, ...], columns: Columns) -> dict[str, str]:
-    """NAME=KIND settings as {name: kind}. A UserError names an unknown kind or column."""
-    parsed = {}
-    for setting in kinds:
-        name, _, kind = setting.rpartition("=")
-        if kind not in KINDS:
-            raise UserError(
-                f"config.data.kinds holds {setting!r}{did_you_mean(kind, KINDS)}; give NAME=KIND, where KIND is one "
-                f"of {', '.join(KINDS)}."
-            )
-        columns.column(name, f"config.data.kinds {setting}")
-        parsed[name] = kind
-    return parsed
-
-
-def attribute_of(columns: Columns, name: str, forced: str | None, setting: str = "") -> Attribute | None:
-    """A column as an attribute, of the forced kind or an inferred one; None for long texts. UserError if the forced
-    kind needs numbers and a value is not a number. setting: what a user writes before a kind to force it."""
-    values = columns.text[name]
-    if max(map(len, values), default=0) > LONGEST:
-        return None
-    setting = setting or f"--config.data.kinds {name}="
-    kind, note = (forced, "") if forced else _infer(name, values, setting)
-    if kind in ("numeric", "ordinal"):
-        return _of_numbers(columns, name, kind, note, setting)
-    if kind == "set":
-        values = [set_text(value.split(";")) for value in values]
-    known = [value for value in values if value]
-    members = Counter(member for value in known for member in (value.split(";") if kind == "set" else [value]))
-    by_default = len(set(known)) >= 2 and max(members.values()) >= 2
-    return Attribute(kind, values, by_default, note)
-
-
-def _infer(name: str, values: list[str], setting: str) -> tuple[str, str]:
-    """(kind, note) from the values of a column."""
-    known = Counter(value for value in values if value)
-    if any(";" in value for value in known):
-        return "set", ""
-    if any(value[0] == "0" and value[1:2].isdigit() for value in known):  # codes such as 00123
-        return "categorical", ""
-    numbers = {value: number for value in known if (number := _number(value)) is not None}
-    if len(numbers) < len(known) or len(known) <= 2:  # two numbers, such as 0 and 1, serve as names
-        wrong = [value for value in known if value not in numbers]
-        if numbers and wrong and sum(known[value] for value in wrong) <= 0.05 * known.total():
-            return "categorical", (
-                f"{name}: almost all values are numbers, but {wrong[0]!r} is not; blank "
-                f"{'it' if len(wrong) == 1 else f'it and {len(wrong) - 1} more'} to make the attribute numeric"
-            )
-        return "categorical", ""
-    levels = len(set(numbers.values()))
-    if levels <= LEVELS:
-        return "ordinal", (
-            f"{name}: {levels} different numbers, used as levels in their order; "
-            f"set {setting}categorical (or numeric) to change this"
-        )
-    return "numeric", ""
-
-
-def _of_numbers(columns: Columns, name: str, kind: str, note: str, setting: str) -> Attribute:
-    values, numbers = [], []
-    for row, value in enumerate(columns.text[name]):
-        number = _number(value) if value else None
-        if value and number is None:
-            raise UserError(
-                f"{columns.where(row)}: {name} is {value!r}, which is not a number, and kind {kind} needs numbers; "
-                f"blank it, or set {setting}categorical."
-            )
-        values.append(number_text(number) if value else "")
-        numbers += [number] if value else []
-    different = set(numbers)
-    # Whole numbers that never repeat are names, such as article numbers.
-    names_items = len(different) == len(numbers) > LEVELS and all(number.is_integer() for number in numbers)
-    if names_items:
-        note = f"{name}: whole numbers that never repeat, so not a condition unless you name it"
-    return Attribute(kind, values, len(different) >= 3 and not names_items, note)
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and "_" not in text else None
+def table_digest(path: Path) -> str:
+    """SHA-256 of the content of a table, in hex; of a folder, of its files and their names."""
+    if not path.is_dir():
+        return file_digest(path)
+    digests = [(file.relative_to(path).as_posix(), file_digest(file)) for file in folder_files(path)]
+    return hashlib.sha256(repr(digests).encode()).hexdigest()

@@ -75,7 +75,9 @@ def _load(config: Config) -> Dataset:
             + ("were moved together" if rows.split is None else "stay so, as the split is given: tests are too easy"),
         )
     conditions = choose_conditions(rows.labels, rows.conditions, data.conditions)
-    items = ItemSet(rows.inputs, rows.ids, rows.labels, split, conditions, attributes, rows.ink, rows.pictures)
+    items = ItemSet(
+        rows.inputs, rows.ids, rows.labels, split, conditions, attributes, rows.ink, rows.pictures, rows.cells
+    )
     if items.inputs.ndim == 4 and items.inputs.shape[-1] != len(config.preprocess.mean):
         raise UserError(
             f"config.preprocess.mean has {len(config.preprocess.mean)} values and images of source {data.source} have "

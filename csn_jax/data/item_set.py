@@ -1,7 +1,9 @@
 """ItemSet: the one form in which training reads data, whatever its source."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +12,11 @@ from csn_jax.config import DataConfig
 from csn_jax.data.duplicates import components
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition, check_name
+from csn_jax.runtime.writer import say
 from csn_jax.text import did_you_mean, listed
 
 SPLITS = ("train", "validation", "test")
+NAMED = 1_000  # unusable rows that are named one by one
 
 
 class Pictures(NamedTuple):
@@ -37,6 +41,8 @@ class Rows(NamedTuple):
     others: tuple[Condition, ...] = ()  # conditions only if the user names them, as far as their kinds are known
     ink: bool = False  # whether pixels are amounts of ink, light on black, as in a drawn character
     pictures: Pictures | None = None  # None if there are no picture files
+    # {column: [N] str}: the source's own text of those attributes whose labels are spelt in another way.
+    cells: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class ItemSet:
     attributes: tuple[Condition, ...] = ()  # the kinds of the label columns; one that is not listed is categorical
     ink: bool = False
     pictures: Pictures | None = None
+    cells: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def digest(self) -> str:
         """SHA-256, in hex, of everything that training and the triplet error read. Attributes that are not conditions
@@ -63,6 +70,27 @@ class ItemSet:
         for column in (self.ids, self.split, *labels):
             hasher.update("\x00".join(column.tolist()).encode("utf-8", "surrogatepass") + b"\x01")
         return hasher.hexdigest()
+
+
+def leave_out(bad: list[str], n: int, what: str, skip_bad: bool, remedy: str) -> tuple[str, ...]:
+    """A note per unusable row of n, and their number. UserError for such rows unless skip_bad, or if no row is usable.
+
+    Args:
+        bad: place and fault of each unusable row.
+        what: each row's images or vectors, for messages.
+        remedy: what to do about them.
+    """
+    if bad and not skip_bad:
+        for line in bad[:NAMED] if len(bad) > 1 else ():
+            say(line)
+        more = f"; {len(bad) - 1} more cannot be read" if len(bad) > 1 else ""
+        raise UserError(f"{bad[0]}{more}; {remedy}, or pass --config.data.skip_bad=True to train without.")
+    if len(bad) == n:
+        first = f"; the first: {bad[0]}" if bad else ""
+        raise UserError(f"none of the {n} {what} can be read{first}; {remedy}.")
+    notes = [f"left out {line}" for line in bad[:NAMED]]
+    notes += [f"left out {len(bad) - NAMED:,} more"] if len(bad) > NAMED else []
+    return (*notes, f"left out {len(bad):,} of {n:,} rows without usable {what}") if len(bad) > 1 else tuple(notes)
 
 
 def choose_conditions(
@@ -108,6 +136,8 @@ def split_rows(rows: Rows, data: DataConfig) -> tuple[np.ndarray, int]:
     check_split_by(rows.labels, data.split_by)
     n = len(rows.ids)
     unit = rows.labels[data.split_by] if data.split_by else None
+    if unit is not None and data.notations != "plain":  # the text itself: 1.10 is another version than 1.1
+        unit = np.where(unit == "", "", rows.cells.get(data.split_by, unit))
     if unit is not None and (unit == "").any():  # each item without a value is a group of its own
         unit = np.where(unit == "", np.char.add("\0", np.arange(n).astype(str)), unit)
     split = split_items(n, unit, data.seed) if rows.split is None else rows.split

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from csn_jax.config import DataConfig
-from csn_jax.data.cache import file_digest
-from csn_jax.data.columns import attribute_of, read_columns
+from csn_jax.data.attributes import LONGEST
+from csn_jax.data.columns import read_columns, table_digest
 from csn_jax.data.images import Source, decode_file, resolve, tasks_of
 from csn_jax.data.sources.table import item_ids
-from csn_jax.data.sources.vectors import read_vectors
+from csn_jax.data.sources.vectors import read_vectors, vector_columns
+from csn_jax.data.table_pictures import find_pictures, pictures_beside
 from csn_jax.data.workers import read_in_workers
 from csn_jax.errors import UserError
 
@@ -35,6 +36,7 @@ class ToEmbed(NamedTuple):
     chunks: Callable[[int], Iterator[Chunk]]  # from a position that is a multiple of CHUNK, in order
     made_from: Any  # JSON that changes when the items do
     notes: tuple[str, ...] = ()  # what the user should know, one line each
+    unit: str = "image"  # what is embedded
 
 
 def from_folder(folder: Path, form: Form, flag: str = "--images") -> ToEmbed:
@@ -76,41 +78,46 @@ def from_table(path: Path, data: DataConfig, input_shape: Sequence[int], form: F
     """The rows of a CSV or Parquet table by the rules of training: images from the column `data.image`, or vectors from
     `data.vectors`; ids from `data.id`. All other columns but long texts are attributes. UserError if table or columns
     cannot be used, or the model takes vectors of another length."""
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"--table={path} is not a file; give a CSV or Parquet table.")
-    table = read_columns(path)
+    table = read_columns(path, data.encoding, data.skip_bad)
     if len(table) == 0:
         raise UserError(f"{path} has no row; give one row per item.")
     of_vectors = len(input_shape) == 1
-    names = table.text.get(data.image) if of_vectors else table.column(data.image, "--image")
-    ids, id_column = item_ids(table, names, data, "--id")
-    columns = {}
-    for name in table.text:
-        if name not in (id_column, data.image, data.vectors) and (attribute := attribute_of(table, name, None)):
-            columns[name] = np.array(attribute.values, object)
+    pictures = pictures_beside(table, data.image) if of_vectors else find_pictures(table, data.image, "--image")
+    ids, id_column = item_ids(table, pictures and pictures.ids(), data, "--id")
+    excluded = {id_column, data.image, *(vector_columns(table, data.vectors) if of_vectors else ())}
+    columns = {
+        name: np.array(cells, object)
+        for name, cells in table.text.items()
+        if name not in excluded and max(map(len, cells)) <= LONGEST
+    }
+    notes = table.notes
     if of_vectors:
-        vectors = read_vectors(table, data.vectors, ids, "--vectors")
-        if vectors.shape[1] != input_shape[0]:
+        vectors, faults, more = read_vectors(table, data, ids, "--vectors")
+        if len(vectors) and vectors.shape[1] != input_shape[0]:
             raise UserError(
                 f"{path} holds vectors of {vectors.shape[1]} numbers and the model takes {input_shape[0]}; give "
                 "vectors of the embedder that it was trained on."
             )
-        stamps = _stamps([path.parent / data.vectors])
-        pictures, made_from = {}, ["vectors", file_digest(path), data.vectors, data.id, stamps]
-        chunks = lambda start: from_array(vectors, np.arange(len(ids)), start)  # noqa: E731
+        notes += more
+        pictures = pictures if pictures and pictures.exist() else None
+        stamps = _stamps([table.folder / data.vectors])
+        made_from = ["vectors", table_digest(path), data.vectors, data.id, stamps]
+        chunks = lambda start: _usable(vectors, faults, start)  # noqa: E731
     else:
-        folder = path.parent.resolve()
-        paths = [resolve(folder, name) for name in names]
+        sources = list(map(pictures.source, range(len(table))))
         faults = [
-            f"has its image {name!r} outside {folder}" if path is None else None if name else "has no image"
-            for name, path in zip(names, paths, strict=True)
+            fault and f"has an image{f' {name!r}' if name else ''} that {fault}"
+            for name, (_, fault) in zip(pictures.names, sources, strict=True)
         ]
-        pictures = {"kind": "table", "root": str(folder)}
-        if id_column != data.image:
-            columns[data.image], pictures["image"] = np.array(names, object), data.image
-        made_from = ["table", file_digest(path), data.image, data.id, _stamps(paths)]
-        chunks = lambda start: decoded(paths, faults, form, start)  # noqa: E731
-    return ToEmbed(np.array(ids, object), columns, pictures, chunks, made_from)
+        made_from = ["table", table_digest(path), data.image, data.id, _stamps([source for source, _ in sources])]
+        chunks = lambda start: decoded([source for source, _ in sources], faults, form, start)  # noqa: E731
+    place, names = pictures.kept(np.arange(len(table)), id_column) if pictures else ({}, None)
+    if names is not None:
+        columns[place["image"]] = names
+    unit = "vector" if of_vectors else "image"
+    return ToEmbed(np.array(ids, object), columns, place, chunks, made_from, notes, unit)
 
 
 def overridden(data: DataConfig, image: str, id_column: str, vectors: str) -> DataConfig:
@@ -128,6 +135,14 @@ def from_array(inputs: np.ndarray, rows: np.ndarray, start: int) -> Iterator[Chu
         yield inputs[chunk], [None] * len(chunk)
 
 
+def _usable(vectors: np.ndarray, faults: list[str | None], start: int) -> Iterator[Chunk]:
+    """Chunks of the vectors [K, F] of items without a fault."""
+    before = np.cumsum([0] + [fault is None for fault in faults])
+    for first in range(start, len(faults), CHUNK):
+        last = min(first + CHUNK, len(faults))
+        yield vectors[before[first] : before[last]], faults[first:last]
+
+
 def decoded(sources: Sequence[Source], faults: list[str | None], form: Form, start: int) -> Iterator[Chunk]:
     """Chunks of images, decoded in worker processes that may die. Those with a fault are not opened."""
     size, channels, _ = form
@@ -139,8 +154,9 @@ def decoded(sources: Sequence[Source], faults: list[str | None], form: Form, sta
             yield np.array(images, np.uint8).reshape(-1, size, size, channels), [fault for _, fault in results]
 
 
-def _stamps(paths: list[Path | None]) -> list[list[int] | None]:
-    """Size and modification time of each file, None if it is missing: a changed file has other stamps."""
+def _stamps(paths: list[Source | None]) -> list[list[int] | None]:
+    """Size and modification time of each file, None if it is missing: a changed file has other stamps. The digest of a
+    table covers the bytes inside it."""
     stamps = []
     for path in paths:
         try:

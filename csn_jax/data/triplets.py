@@ -7,6 +7,7 @@ import numpy as np
 
 from csn_jax.data.item_set import ItemSet
 from csn_jax.errors import UserError
+from csn_jax.runtime.record import NUMBERS
 
 CLEARLY = 0.1  # of the range of a numeric condition: the least difference between the two gaps of a triplet
 REMEDY = "give more items or remove the condition from config.data.conditions"  # for a condition without triplets
@@ -36,7 +37,7 @@ class Triplets(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """A numeric or ordinal condition as numbers."""
+    """A condition of numbers (numeric, rank or ordinal)."""
 
     values: np.ndarray  # [N] float64, NaN where the value is missing
     step: float  # the least difference between the gaps of negative and positive to the anchor
@@ -44,11 +45,18 @@ class Scale(NamedTuple):
 
 
 def scale_of(labels: np.ndarray, kind: str) -> Scale:
-    """The scale of a numeric or ordinal column [N]. All items define it, so every split has the same scale. Ordinal
-    values count by their position among the levels that occur. One level is a clear difference."""
+    """The scale of a column [N] of numbers. All items define it, so every split has the same scale.
+
+    Ordinal values count by their position among the levels that occur. One level is a clear difference. Ranks are
+    shares of the items, from 0 to 1; equal numbers have their middle rank.
+    """
     values = np.full(len(labels), np.nan)
     known = labels != ""
     values[known] = labels[known].astype(float)
+    if kind == "rank":
+        ordered = np.sort(values[known])
+        places = [np.searchsorted(ordered, values[known], side) for side in ("left", "right")]
+        values[known] = np.add(*places) / (2 * max(1, len(ordered)))
     levels = np.unique(values[known])
     if kind == "ordinal":
         position = np.searchsorted(levels, values)
@@ -68,7 +76,7 @@ def draw_triplets(items: ItemSet, split: str, per_condition: int, seed: int, rem
         rng = np.random.default_rng((seed, *f"{split}/{name}".encode()))
         column = items.labels[name]
         known = members[column[members] != ""]
-        if kind in ("numeric", "ordinal"):
+        if kind in NUMBERS:
             scale = scale_of(column, kind)
             roles = by_gap(scale.values[known], scale.step, scale.bins[known], per_condition, rng)
             needs = "an item that is clearly closer to another than a third one is"

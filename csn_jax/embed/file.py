@@ -57,7 +57,7 @@ def _from_split(run: Run, split: str) -> ToEmbed:
     rows = np.arange(len(items.ids)) if split == "all" else np.flatnonzero(items.split == split)
     if not len(rows):
         raise UserError(f"the split {split} of {run.workdir} has no items; choose another one, or all.")
-    columns = {name: column[rows] for name, column in items.labels.items()}
+    columns = {name: column[rows] for name, column in (items.labels | dict(items.cells)).items()}
     if split == "all":
         columns[SPLIT] = items.split
     pictures = {"kind": "split", "root": str(run.workdir)} if items.inputs.ndim == 4 else {}
@@ -71,6 +71,7 @@ def _from_split(run: Run, split: str) -> ToEmbed:
         pictures=pictures,
         chunks=lambda start: to_embed.from_array(items.inputs, rows, start),
         made_from=["split", split, dataset.record.items_sha256],
+        unit="image" if items.inputs.ndim == 4 else "vector",
     )
 
 
@@ -164,8 +165,8 @@ def embed_in_parts(
     done = next((place for place, path in enumerate(paths) if _read(path) is None), len(paths))
     if done:
         say(f"resuming after {min(done * size, n):,} of {n:,}")
-    unit, faults, n_bad = "image" if items.pictures else "vector", [], 0
-    progress = Progress("embedding", n, min(done * size, n), unit, compiles=True)
+    faults, n_bad = [], 0
+    progress = Progress("embedding", n, min(done * size, n), items.unit, compiles=True)
     with full_disk_reported(folder), closing(progress):
         chunks = items.chunks(done * size)
         for place, path in enumerate(paths):
@@ -184,7 +185,7 @@ def embed_in_parts(
             say(f"left out {n_bad - NAMED:,} more")
         kept = np.flatnonzero([not fault for fault in faults])
         if not len(kept):
-            raise UserError(f"none of the {n:,} images could be read; give others.")
+            raise UserError(f"none of the {n:,} {items.unit}s could be read; give others.")
         return _join(folder / "vectors.npy", paths, len(kept)), kept
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from csn_jax.data.item_set import ItemSet
 from csn_jax.data.triplets import Triplets, scale_of
 from csn_jax.evaluate.triplet_error import count, shaped
+from csn_jax.runtime.record import NUMBERS
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # tried on validation, in units of a standardised feature's variance
 VALUES = 500  # the most common values or members of a condition; a probe predicts these
@@ -73,7 +74,7 @@ def probe(
 
 def _targets(column: np.ndarray, kind: str, rows: np.ndarray) -> np.ndarray:
     """The regression targets of some rows, centred: float32 [R, K]."""
-    if kind in ("numeric", "ordinal"):
+    if kind in NUMBERS:
         numbers = scale_of(column, kind).values[rows]
         return ((numbers - numbers.mean()) / max(numbers.std(), 1e-12)).astype(np.float32)[:, None]
     members = [text.split(";") if kind == "set" else [text] for text in column[rows].tolist()]

@@ -12,6 +12,7 @@ from csn_jax.core.losses import EPSILON
 from csn_jax.data.item_set import ItemSet
 from csn_jax.data.triplets import scale_of
 from csn_jax.evaluate.bootstrap import intervals
+from csn_jax.runtime.record import GAPS
 
 KS = (1, 5, 10)
 # `chance` is not a metric: it is the precision of a random order, whatever its length.
@@ -48,10 +49,11 @@ def likeness(column: np.ndarray, kind: str) -> Likeness:
         high = np.where(code < 0, -1, code + 1)  # the range from -1 to -1 is empty: padding is like no other padding
         return Likeness(known, code, high, code)
     low, high, code = (np.zeros((len(column), 1), np.int32) for _ in range(3))
-    values, number = np.unique(column[known].astype(float if kind == "numeric" else str), return_inverse=True)
+    scale = scale_of(column, kind) if kind in GAPS else None
+    values, number = np.unique(scale.values[known] if scale else column[known], return_inverse=True)
     first, end = np.arange(len(values)), np.arange(len(values)) + 1
-    if kind == "numeric" and len(values):
-        near = scale_of(column, kind).step * (1 - 1e-9)  # as in draws: rounding may shorten a whole step
+    if scale and len(values):
+        near = scale.step * (1 - 1e-9)  # as in draws: rounding may shorten a whole step
         values = values - values[0]  # from 0, where rounding is finest
         first = np.minimum(first, np.searchsorted(values, values - near, side="right"))
         end = np.maximum(end, np.searchsorted(values, values + near, side="left"))

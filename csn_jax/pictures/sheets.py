@@ -13,6 +13,7 @@ from csn_jax.core.masks import use_of
 from csn_jax.data.dataset import Dataset
 from csn_jax.data.item_set import ItemSet
 from csn_jax.data.triplets import CLEARLY, scale_of
+from csn_jax.runtime.record import GAPS
 from csn_jax.runtime.workdir import write_atomically
 
 if TYPE_CHECKING:
@@ -156,7 +157,9 @@ def draw_neighbours(items: ItemSet, queries: np.ndarray, masked: np.ndarray, con
 
 def _draw_legend(draw: ImageDraw.ImageDraw, condition: str, kind: str, x: int) -> None:
     font = font_of(15)
-    words = {"set": ("shares a", "shares no"), "numeric": ("near in", "further in")}.get(kind, ("same", "another"))
+    words = {"set": ("shares a", "shares no"), **dict.fromkeys(GAPS, ("near in", "further in"))}.get(
+        kind, ("same", "another")
+    )
     for colour, word in zip((ALIKE, OTHER), words, strict=True):
         text = f"{word} {condition}"
         draw.rectangle((x - 4, 47, x + 10, 61), outline=colour, width=4)
@@ -169,7 +172,7 @@ def _alike(labels: np.ndarray, kind: str, query: int) -> np.ndarray:
     if kind == "set":
         wanted = set(labels[query].split(";"))
         return np.array([not wanted.isdisjoint(label.split(";")) for label in labels.tolist()])
-    if kind == "numeric":
+    if kind in GAPS:
         scale = scale_of(labels, kind)
         return np.abs(scale.values - scale.values[query]) < CLEARLY * np.ptp(scale.values[labels != ""]) * (1 - 1e-9)
     return labels == labels[query]

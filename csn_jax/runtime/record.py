@@ -12,11 +12,15 @@ from csn_jax.errors import UserError
 RESERVED = ("overall", "checkpoints", "config.json", "data.json", "results.json", "metrics.jsonl", "timing.jsonl")
 
 
+NUMBERS = ("numeric", "rank", "ordinal")  # kinds whose labels are numbers
+GAPS = ("numeric", "rank")  # of these, those with a gap that is small or large
+
+
 class Condition(NamedTuple):
     """A condition, and what makes two items alike under it.
 
-    kind: `categorical`: equal values; `numeric`: a small gap between numbers; `ordinal`: few levels between them, the
-    labels being numbers in the levels' order; `set`: a shared member, with `;` between the members; `triplets`: what
+    kind: `categorical`: equal values; `numeric`: a small gap between numbers; `rank`: few items with a number between
+    theirs; `ordinal`: few levels between them, the labels being numbers in the levels' order; `set`: a shared member, with `;` between the members; `triplets`: what
     people said in triplets of their own, without labels.
     """
 

@@ -13,6 +13,7 @@ from csn_jax.data.images import resolve, shrink_file
 from csn_jax.data.workers import read_in_workers
 from csn_jax.errors import UserError
 from csn_jax.pictures.sheets import ALIKE, GREY, OTHER, fit, font_of
+from csn_jax.runtime.record import GAPS
 from csn_jax.runtime.workdir import read_config, write_atomically
 from csn_jax.search.answers import Answers
 from csn_jax.store.vector_file import Embeddings
@@ -41,7 +42,7 @@ def save_sheet(path: Path, answers: Answers) -> None:
         texts: list[tuple[str, bool | None]] = [(str(index.ids[row]), None), (distance, None)]
         for name in named:
             value, wanted = (str(index.columns[name][item]) if item >= 0 else "" for item in (row, query))
-            compared = row != query and value and wanted and kinds.get(name) != "numeric"
+            compared = row != query and value and wanted and kinds.get(name) not in GAPS
             alike = not set(value.split(";")).isdisjoint(wanted.split(";")) if compared else None
             texts.append((value or "-", alike))
         return texts

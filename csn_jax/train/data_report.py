@@ -10,6 +10,7 @@ from csn_jax.config import Config
 from csn_jax.data.dataset import Dataset
 from csn_jax.data.item_set import SPLITS, Condition, ItemSet
 from csn_jax.data.triplets import Triplets, count_by_gap, count_by_members, count_by_value, scale_of
+from csn_jax.runtime.record import GAPS, NUMBERS
 from csn_jax.text import table
 
 RARE = 2  # a value seen at most so often
@@ -46,7 +47,7 @@ def _row(items: ItemSet, condition: Condition, own: list[Triplets] | None) -> tu
         possible = _large(sum(count_possible(column, kind, items.split == split) for split in SPLITS))
     times = Counter(member for value in known.tolist() for member in (value.split(";") if kind == "set" else [value]))
     rarest, values = "-", f"{len(times):,}"
-    if kind == "numeric":
+    if kind in GAPS:
         numbers = known.astype(float)
         values += f" ({numbers.min():g} to {numbers.max():g})"
     else:
@@ -65,7 +66,7 @@ def _share(n: int, total: int) -> str:
 def count_possible(column: np.ndarray, kind: str, members: np.ndarray) -> int:
     """About how many triplets the items of one split, bool [N], allow; exact for few values."""
     known = members & (column != "")
-    if kind in ("numeric", "ordinal"):
+    if kind in NUMBERS:
         scale = scale_of(column, kind)
         return count_by_gap(scale.values[known], scale.step)
     return (count_by_members if kind == "set" else count_by_value)(column[known])
@@ -84,7 +85,7 @@ def _near_duplicates(dataset: Dataset) -> list[str]:
 
 def _codes(column: np.ndarray, kind: str) -> np.ndarray:
     """Labels as integers [N], -1 if missing; numbers by tenths of their range."""
-    numbers = scale_of(column, kind).bins if kind == "numeric" else np.unique(column, return_inverse=True)[1]
+    numbers = scale_of(column, kind).bins if kind in GAPS else np.unique(column, return_inverse=True)[1]
     return np.where(column == "", -1, numbers)
 
 

@@ -7,16 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from csn_jax.config import Config, DataConfig
-from csn_jax.data.columns import LONGEST, Columns, attribute_of, parse_kinds, read_columns
+from csn_jax.data.attributes import LONGEST, attribute_of, parse_kinds
+from csn_jax.data.columns import Columns, read_columns
 from csn_jax.data.duplicates import Duplicates, find_duplicates
-from csn_jax.data.images import decode_usable, resolve
-from csn_jax.data.item_set import SPLITS, Pictures, Rows, check_split_by, choose_conditions
-from csn_jax.data.sources.vectors import read_vectors
+from csn_jax.data.images import decode_usable
+from csn_jax.data.item_set import SPLITS, Rows, check_split_by, choose_conditions, leave_out
+from csn_jax.data.sources.vectors import read_vectors, vector_columns
+from csn_jax.data.table_pictures import TablePictures, find_pictures, pictures_beside
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
 from csn_jax.text import did_you_mean, listed
 
-SPLIT = "split"  # the column with the split of each item
+SPLIT = "split"  # the column with the split of each item, in any case of letters
+# Other names of the splits.
+OTHER_NAMES = {"training": "train", "testing": "test"} | dict.fromkeys(("val", "valid", "dev"), "validation")
 LONGEST_ID = 500  # characters
 
 
@@ -24,32 +28,34 @@ def read(config: Config) -> Rows:
     """The rows of a table as items. All columns are checked before any image is read."""
     data = config.data
     path = Path(data.path).expanduser()
-    if not data.path or not path.is_file():
+    if not data.path or not path.exists():
         raise UserError(f"config.data.path is {data.path!r}, which is not a file; give a CSV or Parquet table.")
-    columns = read_columns(path)
+    columns = read_columns(path, data.encoding, data.skip_bad)
     if len(columns) == 0:
         raise UserError(f"{path} has no row; give one row per item.")
-    names = columns.column(data.image, "config.data.image") if not data.vectors else columns.text.get(data.image)
-    ids, id_column = item_ids(columns, names, data)
-    split = given_split(columns)
+    look = pictures_beside if data.vectors else find_pictures
+    pictures = look(columns, data.image)
+    ids, id_column = item_ids(columns, pictures and pictures.ids(), data)
+    split_name, split = split_header(columns, data), given_split(columns, data)
     if split is not None and data.split_by:
         raise UserError(
-            f"config.data.split_by is {data.split_by} and {path} has a column {SPLIT!r} with the split of each item; "
-            "remove one of the two."
+            f"config.data.split_by is {data.split_by} and {path} has a column {split_name!r} with the split of each "
+            "item; remove one of the two."
         )
-    labels, conditions, others, notes = attributes(columns, data, {id_column, SPLIT, data.image, data.vectors})
+    excluded = {id_column, split_name, data.image, *vector_columns(columns, data.vectors)}
+    labels, cells, conditions, others, notes = attributes(columns, data, excluded)
+    notes = (*columns.notes, *notes)
+    if split_name not in ("", SPLIT):
+        notes += (f"the column {split_name} gives the split of each item",)
     if not data.triplets:  # triplets bring their own conditions
         choose_conditions(labels, conditions, data.conditions)
     check_split_by(labels, data.split_by)
     if data.vectors:
-        inputs, kept, pictures = read_vectors(columns, data.vectors, ids), np.arange(len(columns)), None
+        inputs, kept, more = _vectors(columns, data, ids, pictures)
     else:
-        paths = _image_paths(columns, names)
-        inputs, kept, bad_notes = decode_usable(paths, names, columns.where, config, "fix or remove bad images")
-        notes += bad_notes
-        pictures = Pictures({"kind": "table", "root": str(path.parent.resolve())})
-        if id_column != data.image:
-            pictures = Pictures(pictures.where | {"image": data.image}, np.array(names, object)[kept])
+        sources = list(map(pictures.source, range(len(columns))))
+        remedy = "fix or remove bad images"
+        inputs, kept, more = decode_usable(sources, pictures.names, columns.where, config, remedy)
     alike, ids = find_duplicates(inputs), np.array(ids)[kept]
     return Rows(
         inputs=inputs,
@@ -58,9 +64,10 @@ def read(config: Config) -> Rows:
         conditions=conditions,
         split=None if split is None else split[kept],
         together=alike.group,
-        notes=(*notes, *_duplicates_note(alike, inputs, ids)),
+        notes=(*notes, *more, *_duplicates_note(alike, inputs, ids)),
         others=others,
-        pictures=pictures,
+        pictures=pictures.kept(kept, id_column) if pictures and (not data.vectors or pictures.exist()) else None,
+        cells={name: column[kept] for name, column in cells.items()},
     )
 
 
@@ -90,29 +97,41 @@ def item_ids(
     return ids, source
 
 
-def given_split(columns: Columns) -> np.ndarray | None:
+def split_header(columns: Columns, data: DataConfig | None = None) -> str:
+    """The name of the column of splits: `split`; or this word with capitals, if the column holds names of splits only;
+    empty if there is none."""
+    if SPLIT in columns.text or (data and data.notations == "plain"):
+        return SPLIT if SPLIT in columns.text else ""
+    found = [name for name in columns.text if name.lower() == SPLIT]
+    known = {*SPLITS, *OTHER_NAMES}
+    return next((name for name in found if known.issuperset({value.lower() for value in columns.text[name]})), "")
+
+
+def given_split(columns: Columns, data: DataConfig | None = None) -> np.ndarray | None:
     """The split [N] that the table gives to items, or None."""
-    split = split_column(columns)
+    split, header = split_column(columns, data), split_header(columns, data)
     for name in SPLITS if split is not None else ():
         if name not in split:
             raise UserError(
-                f"column {SPLIT!r} of {columns.path} has no item of {name}; give every split items, or rename the "
+                f"column {header!r} of {columns.path} has no item of {name}; give every split items, or rename the "
                 "column for a split of 70 / 10 / 20 %."
             )
     return split
 
 
-def split_column(columns: Columns) -> np.ndarray | None:
+def split_column(columns: Columns, data: DataConfig | None = None) -> np.ndarray | None:
     """The split of each row [N], or None if the table has no column of splits."""
-    if SPLIT not in columns.text:
+    name = split_header(columns, data)
+    if not name:
         return None
-    values = enumerate(columns.text[SPLIT])
+    values = enumerate(columns.text[name])
     return np.array([split_name(value, partial(columns.where, row)) for row, value in values])
 
 
 def split_name(value: str, where: Callable[[], str]) -> str:
-    """`train`, `validation` (or `val`) or `test`, in any case of letters; else a UserError with the place."""
-    name = {"val": "validation"}.get(value.lower(), value.lower())
+    """`train`, `validation` (or `val`, `valid`, `dev`) or `test`, in any case of letters; else a UserError with the
+    place."""
+    name = OTHER_NAMES.get(value.lower(), value.lower())
     if name not in SPLITS:
         near = did_you_mean(name, (*SPLITS, "val"))
         raise UserError(f"{where()}: {SPLIT} is {value!r}{near}; choose one of {', '.join(SPLITS)}.")
@@ -121,19 +140,20 @@ def split_name(value: str, where: Callable[[], str]) -> str:
 
 def attributes(
     columns: Columns, data: DataConfig, excluded: set[str]
-) -> tuple[dict[str, np.ndarray], tuple[Condition, ...], tuple[Condition, ...], tuple[str, ...]]:
-    """(labels of all columns but the excluded ones, conditions, other attributes, notes for the user).
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], tuple[Condition, ...], tuple[Condition, ...], tuple[str, ...]]:
+    """(labels of all columns but the excluded ones, the cells of those whose text is another one, conditions, other
+    attributes, notes for the user).
 
     If the user names no conditions, all attributes are conditions but these: those whose values are all different,
     those of one value, and the column to split by.
     """
     kinds = parse_kinds(data.kinds, columns)
-    labels, conditions, others, notes, unused = {}, [], [], [], []
+    labels, cells, conditions, others, notes, unused = {}, {}, [], [], [], []
     for name in columns.text:
         if name in excluded:
             continue
         wanted = name in data.conditions
-        attribute = attribute_of(columns, name, kinds.get(name))
+        attribute = attribute_of(columns, name, kinds.get(name), data)
         if attribute is None:
             if wanted or name == data.split_by:
                 raise UserError(
@@ -143,7 +163,9 @@ def attributes(
             unused.append(f"{name} (long texts)")
             continue
         labels[name] = np.array(attribute.values)
-        notes += [attribute.note] if attribute.note else []
+        if attribute.values != columns.text[name]:
+            cells[name] = np.array(columns.text[name])
+        notes += attribute.notes
         learned = wanted or (attribute.by_default and name != data.split_by)
         (conditions if learned else others).append(Condition(name, attribute.kind))
         if not learned or (data.conditions and not wanted):
@@ -162,19 +184,19 @@ def attributes(
         )
     if unused and not data.triplets:
         notes.append(f"not conditions unless data.conditions names them: {listed(unused)}")
-    return labels, tuple(conditions), tuple(others), tuple(notes)
+    return labels, cells, tuple(conditions), tuple(others), tuple(notes)
 
 
-def _image_paths(columns: Columns, names: list[str]) -> list[Path]:
-    folder = columns.path.parent.resolve()
-    paths = [resolve(folder, name) for name in names]
-    if None in paths:
-        row = paths.index(None)
-        raise UserError(
-            f"{columns.where(row)}: image {names[row]!r} lies outside {folder}; move the table to a folder above its "
-            "images and write their paths from there."
-        )
-    return paths
+def _vectors(
+    columns: Columns, data: DataConfig, ids: list[str], pictures: TablePictures | None
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """(vectors [K, F], the rows [K] that they belong to, notes for the user)."""
+    inputs, faults, notes = read_vectors(columns, data, ids)
+    bad = [f"{columns.where(row)} {fault}" for row, fault in enumerate(faults) if fault]
+    notes += leave_out(bad, len(faults), "vectors", data.skip_bad, "embed that item again, or remove it")
+    if pictures and not pictures.exist():
+        notes += (f"pages and sheets will show no pictures, as those in {data.image} cannot be read",)
+    return inputs, np.array([row for row, fault in enumerate(faults) if not fault], int), notes
 
 
 def _duplicates_note(alike: Duplicates, inputs: np.ndarray, ids: np.ndarray) -> tuple[str, ...]:

@@ -20,10 +20,11 @@ from PIL import Image
 
 from csn_jax.config import Config, DataConfig
 from csn_jax.data.cache import Made, cached
-from csn_jax.data.columns import Columns, number_text, set_text
+from csn_jax.data.columns import Columns
 from csn_jax.data.duplicates import find_duplicates
 from csn_jax.data.images import as_shown, to_square
 from csn_jax.data.item_set import SPLITS, Rows
+from csn_jax.data.notations import number_text, set_text
 from csn_jax.data.sources.table import attributes, item_ids
 from csn_jax.errors import UserError
 from csn_jax.runtime.writer import say
@@ -79,7 +80,7 @@ def read(config: Config) -> Rows:
         ids, id_column = item_ids(columns, names, data)
     given_kinds = tuple(f"{label.name}={label.kind}" for label in labels if label.kind)
     data = dataclasses.replace(data, kinds=(*given_kinds, *data.kinds))  # the last setting counts: the user's
-    labels_of, conditions, others, kind_notes = attributes(columns, data, {id_column})
+    labels_of, cells, conditions, others, kind_notes = attributes(columns, data, {id_column})
     return Rows(
         inputs=inputs,
         ids=np.array(ids),
@@ -89,6 +90,7 @@ def read(config: Config) -> Rows:
         together=None if given or (builder.info.metadata or {}).get(ALL_DIFFER) else find_duplicates(inputs).group,
         notes=kind_notes,
         others=others,
+        cells=cells,
     )
 
 

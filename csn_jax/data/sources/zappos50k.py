@@ -12,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from csn_jax.config import Config
-from csn_jax.data.columns import read_columns, set_text
+from csn_jax.data.columns import read_columns
 from csn_jax.data.duplicates import find_duplicates
 from csn_jax.data.images import decode_usable, resolve
 from csn_jax.data.item_set import Pictures, Rows
+from csn_jax.data.notations import set_text
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
 
@@ -55,7 +56,8 @@ def read(config: Config) -> Rows:
         raise UserError(f"config.data.path is empty; give the folder that holds {IMAGES} and {TABLE}.")
     shoes, notes = read_catalogue(folder, data.skip_bad)
     paths, names, place = [shoe.path for shoe in shoes], [shoe.id for shoe in shoes], str(folder / IMAGES)
-    inputs, kept, bad_notes = decode_usable(paths, names, lambda _: place, config, "unpack the archive again")
+    sources, remedy = [(path, None) for path in paths], "unpack the archive again"
+    inputs, kept, bad_notes = decode_usable(sources, names, lambda _: place, config, remedy)
     shoes = [shoes[row] for row in kept]
     named = tuple(condition for condition in OTHERS if condition.name in data.conditions)
     return Rows(

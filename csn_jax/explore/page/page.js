@@ -131,11 +131,31 @@ function alike(column, a, b) {
     const members = new Set(x.split(";"));
     return y.split(";").some((member) => members.has(member));
   }
-  if (column.kind === "numeric") {
-    const [low, high] = rangeOf(column);
-    return Math.abs(Number(x) - Number(y)) < CLEARLY * (high - low);
+  if (isAmount(column)) {
+    const scale = scaleOf(column);
+    return Math.abs(scale.get(x) - scale.get(y)) < CLEARLY * scale.width;
   }
   return x === y;
+}
+
+const isAmount = (column) => column.kind === "numeric" || column.kind === "rank";
+
+// The place of each value of a column on its scale, and the width of the scale: numbers, or their ranks among the items.
+function scaleOf(column) {
+  if (column.scale) return column.scale;
+  const known = column.values.filter((value) => value !== "").sort((a, b) => Number(a) - Number(b));
+  column.scale = new Map(known.map((value) => [value, Number(value)]));
+  if (column.kind === "rank") {
+    const counts = new Map(column.values.map((value) => [value, 0]));
+    for (const code of column.codes) counts.set(column.values[code], counts.get(column.values[code]) + 1);
+    let below = 0;
+    for (const value of known) {
+      column.scale.set(value, below + counts.get(value) / 2);
+      below += counts.get(value);
+    }
+  }
+  column.scale.width = column.scale.get(known.at(-1)) - column.scale.get(known[0]);
+  return column.scale;
 }
 
 function rangeOf(column) {
@@ -151,7 +171,7 @@ function colouringOf(column) {
   const known = column.values.map((value, code) => ({ value, code })).filter(({ value }) => value !== "");
   if (known.length < 2 || column.kind === "set") return null;
   const numbers = known.map(({ value }) => Number(value));
-  const scale = column.kind === "numeric" || (column.kind === "ordinal" && known.length > FEW);
+  const scale = isAmount(column) || (column.kind === "ordinal" && known.length > FEW);
   if (scale && numbers.every(Number.isFinite)) {
     const [low, high] = rangeOf(column);
     if (low === high) return null;
@@ -346,7 +366,7 @@ function showItem() {
     ...conditions.map(({ name, kind }, c) => {
       const column = columnOf.get(name);
       const { list, same, known } = strip(`Nearest by ${name}`, nearest(vectors, D, item, single[c], K), column);
-      const word = kind === "numeric" ? "near" : kind === "set" ? "share a member" : "the same";
+      const word = kind === "numeric" || kind === "rank" ? "near" : kind === "set" ? "share a member" : "the same";
       const section = el(
         "section",
         { className: "strip" },

@@ -1,0 +1,163 @@
+"""Arrow tables (Parquet, Feather, a folder of Hugging Face) as columns of text."""
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from csn_jax.data.file_kinds import kind_of
+from csn_jax.data.notations import number_text
+from csn_jax.errors import UserError
+from csn_jax.text import first_sentence, listed
+
+INDEX = "__index_level_0__"  # the row numbers of pandas
+HIDDEN = re.compile(r"(^|/)(\.|cache-)")  # hidden, and what Hugging Face computed from the data
+NAMES = {"parquet": "Parquet", "arrow": "Arrow or Feather", "arrow stream": "Arrow"}
+# The splits of Hugging Face, in the order in which their rows are read.
+SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation"}
+SPLITS["test"] = "test"
+
+# {column: N values} of all that hold text or numbers, the pyarrow.Table, what was left out, one line each.
+Read = tuple[dict[str, list[str]], Any, list[str]]
+
+
+def read_arrow(path: Path, kind: str, content: io.BytesIO | None) -> Read:
+    """A Parquet, Feather or Arrow file. UserError if it is damaged."""
+    table, notes = _table(path, kind, content), []
+    if INDEX in table.column_names and len(table.column_names) > 1:
+        table, notes = table.drop_columns([INDEX]), ["the index of pandas is left out"]
+    return _columns(path, kind, table), table, notes
+
+
+def read_folder(folder: Path) -> Read:
+    """All files of a folder as one table. Their splits, if they are all three, become a column `split`."""
+    import pyarrow
+
+    files, tables, splits = folder_files(folder), [], []
+    for path in files:
+        kind, content = kind_of(path)
+        if kind not in NAMES:
+            raise UserError(f"{path} is not a Parquet file; remove it from the folder.")
+        tables.append(_table(path, kind, content))
+        splits += [_split_of(path, folder)] * tables[-1].num_rows
+    try:
+        table = pyarrow.concat_tables(tables, promote_options="default")
+    except pyarrow.ArrowException as error:
+        message = first_sentence(error)
+        raise UserError(f"the files of {folder} have different columns ({message}); give one data set.") from None
+    text, notes = _columns(folder, kind, table), [f"read {len(files):,} files of {folder}"]
+    found = set(splits)
+    if found == set(SPLITS.values()) and "split" not in text:
+        text["split"] = splits
+    elif found != {""}:
+        named = listed(sorted(found - {""}))
+        notes.append(f"the folder has the splits {named}, which are not all of three: its items are split anew")
+    return text, table, notes
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """The Parquet and Arrow files in a folder and up to two levels below it, by split and name. UserError if none."""
+    patterns = [f"{deep}.{ending}" for deep in ("*", "*/*", "*/*/*") for ending in ("parquet", "arrow")]
+    found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    found = [path for path in found if not HIDDEN.search(path.relative_to(folder).as_posix())]
+    if not found:
+        raise UserError(f"{folder} is a folder without Parquet files; give a CSV or Parquet table.")
+    order = ["", *dict.fromkeys(SPLITS.values())]
+    return sorted(found, key=lambda path: order.index(_split_of(path, folder)))
+
+
+def _split_of(path: Path, folder: Path) -> str:
+    """The split that the name of a file or of its folder begins with; empty if they name none."""
+    for part in reversed(path.relative_to(folder).parts):
+        if (word := part.lower().partition("-")[0].partition(".")[0]) in SPLITS:
+            return SPLITS[word]
+    return ""
+
+
+def _table(path: Path, kind: str, content: io.BytesIO | None) -> Any:
+    import pyarrow.parquet  # takes 0.3 s
+
+    source = content or str(path)
+    try:
+        if kind == "parquet":
+            return pyarrow.parquet.ParquetFile(source).read()
+        with content or open(path, "rb") as file:
+            return (pyarrow.ipc.open_file if kind == "arrow" else pyarrow.ipc.open_stream)(file).read_all()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _damaged(path, kind, error) from None
+
+
+def _damaged(path: Path, kind: str, error: Exception) -> UserError:
+    return UserError(
+        f"{path} cannot be read as {NAMES[kind]} ({first_sentence(error)}); give a whole {NAMES[kind]} file."
+    )
+
+
+def _columns(path: Path, kind: str, table: Any) -> dict[str, list[str]]:
+    from pyarrow import ArrowException
+
+    names = table.column_names
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{path} has two columns named {twice!r}; give each its own name.")
+    classes = _class_names(table.schema)
+    try:
+        text = {name: as_text(table[name], classes.get(name)) for name in names}
+    except (ArrowException, UnicodeDecodeError, OSError) as error:  # Arrow takes any bytes as text
+        raise _damaged(path, kind, error) from None
+    return {name: values for name, values in text.items() if values is not None}
+
+
+def _class_names(schema: Any) -> dict[str, list[str]]:
+    """{column: the names of its classes}: a data set of Hugging Face stores their numbers."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        kinds = {name: one for name, one in features.items() if isinstance(one, dict)}
+        return {name: list(map(str, one["names"])) for name, one in kinds.items() if one.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def as_text(column: Any, class_names: list[str] | None = None) -> list[str] | None:
+    """An Arrow column as text, lists of text with `;` between the members; None for neither text nor numbers.
+
+    Args:
+        class_names: of the numbers from 0; one outside of them is unknown.
+    """
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if types.is_null(kind) or _is_text(kind) or isinstance(kind, pyarrow.JsonType):
+        return [(value or "").strip() for value in column.to_pylist()]
+    if types.is_boolean(kind):
+        return [{True: "true", False: "false", None: ""}[value] for value in column.to_pylist()]
+    if types.is_floating(kind):
+        return ["" if value is None or value != value else number_text(float(value)) for value in column.to_pylist()]
+    if types.is_integer(kind) and class_names:
+        known = dict(enumerate(class_names))
+        return [known.get(value, "") for value in column.to_pylist()]
+    if types.is_primitive(kind) or types.is_decimal(kind) or isinstance(kind, pyarrow.UuidType):
+        try:  # whole numbers, dates, times
+            return ["" if value is None else str(value) for value in column.to_pylist()]
+        except (ValueError, OverflowError):  # nanoseconds, and years that Python does not have
+            return [value or "" for value in column.cast("string").to_pylist()]
+    if _is_list(kind) and (_is_text(kind.value_type) or types.is_dictionary(kind.value_type)):
+        return [";".join(str(member or "") for member in value or []) for value in column.to_pylist()]
+    return None
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _is_list(kind: Any) -> bool:
+    from pyarrow import types
+
+    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view)
+    return any(is_one(kind) for is_one in lists)
