@@ -19,7 +19,7 @@ STAGES = {
     "resnet50": ("stem", "layer1", "layer2", "layer3", "layer4"),
 }
 # Texts of an unknown value: of pandas, R, SQL, spreadsheets and people.
-UNKNOWN = ("NA", "N/A", "n/a", "NULL", "Null", "null", "None", "NaN", "NAN", "nan", "-nan", "<NA>", "NaT", "-", "--")
+UNKNOWN = ("NA", "N/A", "n/a", "NULL", "Null", "null", "None", "NaN", "NAN", "nan", "-nan", "<NA>", "NaT", "-")
 UNKNOWN += ("#N/A", "#NA", "#VALUE!", "#REF!", "#DIV/0!", "\\N")
 # The least value of each whole number.
 LEAST = dict.fromkeys(("batch_size", "steps", "log_every", "eval_every", "checkpoint_every"), 1)
@@ -83,7 +83,7 @@ class DataConfig:
     """table, tfds: the texts that mean, like an empty cell, that a value is unknown; '' alone: only the empty cell."""
     notations: Literal["common", "plain"] = "common"
     """table, tfds: common: money, percent, decimal commas, lists, codes and the texts in unknown are read for what they
-    mean; plain: only numbers such as 1.5 and sets such as a;b, as in runs of version 0.1.0 and before."""
+    mean; plain: only numbers such as 1.5 and sets such as a;b, as for runs from before there was this setting."""
     encoding: str = ""
     """table: the encoding of a text file, such as latin-1; empty: found from the file."""
     skip_bad: bool = False

@@ -15,7 +15,7 @@ WRITTEN = re.compile(
     rf"(?P<open>\()?\s*(?P<sign>[-+−])?\s*(?P<before>{UNIT})?\s*(?P<inner>[-+−])?"
     rf"(?P<digits>\d[\d.,'’\u00a0\u202f ]*|[.,]\d+)\s*(?P<after>{UNIT}|%)?(?P<close>\))?"
 )
-GROUPS = r"[1-9]\d{{0,2}}(?:{0}\d{{2}})*{0}\d{{3}}"  # 1,299,000, and 12,99,000 as in India
+GROUPS = r"[1-9]\d{{0,2}}(?:{0}\d{{2,3}})*{0}\d{{3}}"  # 1,299,000, and 12,99,000 as in India
 SPACES = re.compile(r"(?<=\d)[ '’\u00a0\u202f](?=\d{3}(?!\d))")
 
 

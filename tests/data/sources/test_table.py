@@ -244,7 +244,7 @@ WHOLE = parquet(pyarrow.array([f"images/{i}.png" for i in range(500)]))
 FILES = {
     "ragged": ("a.csv", b"image,colour\na.png,red\nb.png,red,\n", ["line 3", "3 cells", "2"]),
     "quote": ("a.csv", b'image,colour\na.png,"red\nb.png,red\n', ["line 3", "quotes"]),
-    "not UTF-8": ("a.csv", b"image,colour\na.png,ro\xe9\n", ["UTF-8", "byte"]),
+    "not UTF-8": ("a.csv", b"image,colour\na.png,cr\xe8me\n", ["UTF-8", "byte"]),
     "empty": ("a.csv", b"", ["is empty"]),
     "no rows": ("a.csv", b"image,colour\n", ["no row"]),
     "same columns": ("a.csv", b"image,a,a\nx,y,z\n", ["two columns named 'a'"]),
@@ -272,7 +272,7 @@ def test_a_broken_file_is_named(name, tmp_path):
     assert tiny.is_one_sentence(str(error.value))
 
 
-@pytest.mark.parametrize("path", ["", "absent.csv", "."])
+@pytest.mark.parametrize("path", ["", "absent.csv"])
 def test_a_path_without_a_table_is_refused(path):
     with pytest.raises(UserError, match="not a file; give a CSV or Parquet table"):
         table.read(config(path))
