@@ -65,7 +65,8 @@ class DataConfig:
     conditions: tuple[str, ...] = ()
     """The conditions to learn, in order; empty: all that the source has."""
     split_by: str = ""
-    """A label whose values each stay in one split (font: all test fonts are new); empty: each item by itself."""
+    """A label whose values each stay in one split (font: all test fonts are new; family: also their bold and italic);
+    empty: each item by itself."""
     image: str = "image"
     """table: the column of image paths, relative to the table's folder and inside it, or of the images' bytes; or a
     template of paths, as images/{id}.jpg. tfds: the feature that holds the image, if there are several."""

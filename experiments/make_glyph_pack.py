@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from csn_jax.data.sources.fonts import CHARACTERS, font_files, render_files
+from csn_jax.data.sources.font_faces import faces_in
+from csn_jax.data.sources.fonts import CHARACTERS, font_files, render_faces
 from csn_jax.data.sources.glyphs import LICENCES, PACK, SIZE
 
 LICENCE_NAMES = ("OFL-1.1", "Apache-2.0")
@@ -75,7 +76,7 @@ def main() -> None:
         licences = {row["family"]: row for row in csv.DictReader(file) if row["licence"] in LICENCE_NAMES}
 
     faces: dict[str, tuple[str, np.ndarray]] = {}  # by family; prefers upright regular
-    for name, images, fault in render_files(font_files(args.fonts), SIZE):
+    for name, images, fault in render_faces(faces_in(font_files(args.fonts)), SIZE):
         family, _, style = name.partition("-latin-")
         if family not in licences:
             continue

@@ -200,6 +200,7 @@ def images() -> Reader:
 def fonts() -> Reader:
     import matplotlib
 
+    from csn_jax.data.sources.font_faces import Face, list_faces
     from csn_jax.data.sources.fonts import render_face
     from csn_jax.errors import UserError
 
@@ -208,7 +209,8 @@ def fonts() -> Reader:
     seeds = [(folder / name).read_bytes() for name in names]
 
     def read(path: Path) -> None:
-        if isinstance(result := render_face((str(path), 12)), str):
+        index, instance, _ = list_faces(str(path))[0][-1]
+        if isinstance(result := render_face((Face(str(path), "", index, instance), 12)), str):
             raise UserError(result)
 
     return Reader("x.ttf", seeds, read, dies=True)

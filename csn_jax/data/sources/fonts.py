@@ -13,6 +13,7 @@ from csn_jax.config import Config, DataConfig
 from csn_jax.data.cache import Made, cached
 from csn_jax.data.images import MAX_FILE, digest_or_error, resolve
 from csn_jax.data.item_set import Rows
+from csn_jax.data.sources.font_faces import Face, faces_in, freetype_version
 from csn_jax.data.workers import read_in_workers
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
@@ -28,7 +29,21 @@ ABSENT = "\U0010fffd"  # a private code point that no font has: drawn as the gly
 
 def read(config: Config) -> Rows:
     """The characters of all fonts in a folder as items with the conditions character and font."""
-    return glyph_rows(*read_fonts(config.data, config.preprocess.size))
+    images, faces = read_fonts(config.data, config.preprocess.size)
+    rows = glyph_rows(images, [*faces])
+    families = np.array([face.family for face in faces.values()])
+    shared = len(faces) - sum(times == 1 for times in Counter(families.tolist()).values())
+    notes = ()
+    if config.data.split_by == "font" and shared:
+        notes = (
+            f"{shared:,} of {len(faces):,} fonts have a sister in their family, such as its bold, which may be in "
+            "another split; --config.data.split_by=family keeps sisters together",
+        )
+    return rows._replace(
+        labels=rows.labels | {"family": np.repeat(families, len(CHARACTERS))},
+        others=(Condition("family", "categorical"),),
+        notes=notes,
+    )
 
 
 def glyph_rows(images: np.ndarray, faces: list[str]) -> Rows:
@@ -68,20 +83,20 @@ def font_files(folder: Path) -> dict[str, Path]:
     }
 
 
-def render_files(
-    files: dict[str, Path], size: int, workers: int | None = None
+def render_faces(
+    faces: dict[str, Face], size: int, workers: int | None = None
 ) -> Iterator[tuple[str, np.ndarray | None, str | None]]:
-    """Render font files in parallel: (name, images [62, size, size] or None, fault or None) of each, in order."""
-    faces = read_in_workers(render_face, [(str(path), size) for path in files.values()], workers)
-    for name, (images, fault) in zip(files, faces, strict=True):
+    """Render faces in parallel: (name, images [62, size, size] or None, fault or None) of each, in order."""
+    rendered = read_in_workers(render_face, [(face, size) for face in faces.values()], workers)
+    for name, (images, fault) in zip(faces, rendered, strict=True):
         yield name, images, fault
 
 
-def render_face(task: tuple[str, int]) -> np.ndarray | str:
-    """Render the characters of one font file, or say what is wrong with it. For a worker process.
+def render_face(task: tuple[Face, int]) -> np.ndarray | str:
+    """Render the characters of one face, or say what is wrong with it. For a worker process.
 
     Args:
-        task: (path, side of an image in pixels).
+        task: (face, side of an image in pixels).
 
     Returns:
         uint8 [62, size, size] in the order of CHARACTERS: white on black, anti-aliased, each glyph whole and centred
@@ -100,15 +115,18 @@ class _Fault(Exception):
     pass
 
 
-def _render(path: str, size: int) -> np.ndarray:
+def _render(face: Face, size: int) -> np.ndarray:
     from PIL import Image, ImageDraw, ImageFont
 
-    if Path(path).stat().st_size > MAX_FILE:
+    if Path(face.path).stat().st_size > MAX_FILE:
         raise _Fault(f"is larger than {MAX_FILE >> 20} MB")
 
     @cache
     def font_at(points: float) -> ImageFont.FreeTypeFont:
-        return ImageFont.truetype(path, points, layout_engine=ImageFont.Layout.BASIC)
+        font = ImageFont.truetype(face.path, points, face.index, layout_engine=ImageFont.Layout.BASIC)
+        if face.instance:
+            font.set_variation_by_name(face.instance.encode("latin-1"))
+        return font
 
     def draw(character: str, points: float) -> Image.Image:
         """White on black, cut to the ink. FreeType's own box includes side bearings and is off by some pixels."""
@@ -160,8 +178,8 @@ def _is_bars(ink: np.ndarray) -> bool:
     return 2 * rows.most_common(1)[0][1] > len(ink)
 
 
-def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
-    """Render a folder of fonts, or open the cache of an earlier rendering: (images [faces, 62, S, S], names).
+def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, dict[str, Face]]:
+    """Render a folder of fonts, or open the cache of an earlier rendering: (images [faces, 62, S, S], faces by name).
 
     Unusable fonts are left out with a message.
     """
@@ -171,29 +189,31 @@ def read_fonts(data: DataConfig, size: int) -> tuple[np.ndarray, list[str]]:
     files = font_files(folder)
     if not files:
         raise UserError(f"config.data.path={folder} holds no font file; give a folder of .ttf, .otf, .woff or .woff2.")
-    from PIL import features
-
+    faces = faces_in(files)
+    if len(faces) > len(files):
+        many = f"{len(files):,} font files hold {len(faces):,} fonts"
+        say(f"{many}: each face of a collection and each named instance of a variable font is one")
+    digests = {str(path): digest_or_error(path) for path in files.values()}
     # Another version of FreeType may draw other pixels.
-    versions = ["fonts-2", features.version("freetype2")]
-    key = [versions, [[name, digest_or_error(path)] for name, path in files.items()]]
-    shape, work = (len(files), len(CHARACTERS), size, size), ("rendering fonts", "font")
-    images, notes = cached(key, shape, partial(render_all, files, size), work)
+    key = [["fonts-2", freetype_version()], [[name, digests[face.path]] for name, face in faces.items()]]
+    shape, work = (len(faces), len(CHARACTERS), size, size), ("rendering fonts", "font")
+    images, notes = cached(key, shape, partial(render_all, faces, size), work)
     faults = {name: fault for name, fault, _ in notes if fault}
     twins = {name: twin for name, _, twin in notes if twin}
     for name, fault, twin in sorted(notes, key=lambda note: not note[1]):  # the faults first
         say_left_out(name, fault, twin)
     say(
-        f"{len(files) - len(faults)} of {len(files)} fonts in {folder} are usable; {len(twins)} of these draw the same "
+        f"{len(faces) - len(faults)} of {len(faces)} fonts in {folder} are usable; {len(twins)} of these draw the same "
         f"pixels as another, which leaves {len(images)} different faces"
     )
     if len(images) < 2:
         kinds = Counter(fault.split(" (")[0] for fault in faults.values())
         reasons = "; ".join(f"{count} {'font' if count == 1 else 'fonts'}: {kind}" for kind, count in kinds.items())
         raise UserError(
-            f"config.data.path={folder} has {len(images)} different usable faces in {len(files)} fonts and training "
+            f"config.data.path={folder} has {len(images)} different usable faces in {len(faces)} fonts and training "
             f"needs 2{f' ({reasons})' if reasons else ''}; give other fonts."
         )
-    return images, [name for name, fault, twin in notes if not (fault or twin)]
+    return images, {name: faces[name] for name, fault, twin in notes if not (fault or twin)}
 
 
 def say_left_out(name: str, fault: str | None, twin: str | None) -> None:
@@ -203,13 +223,13 @@ def say_left_out(name: str, fault: str | None, twin: str | None) -> None:
 
 
 def render_all(
-    files: dict[str, Path], size: int, made: Made = ()
+    faces: dict[str, Face], size: int, made: Made = ()
 ) -> Iterator[tuple[np.ndarray | None, list[str | None]]]:
     """(images or None, [name, fault, twin]) of each font after those already made. A twin is an earlier font that draws
     the same pixels, such as a copy of the file. Only one of the two is used: no network could separate their labels."""
     first = {digest: name for digest, (name, _, _) in made if digest}
-    files = dict(list(files.items())[len(made) :])
-    for name, images, fault in render_files(files, size):
+    faces = dict(list(faces.items())[len(made) :])
+    for name, images, fault in render_faces(faces, size):
         twin = None
         if images is not None:
             earlier = first.setdefault(hashlib.sha256(images).hexdigest(), name)

@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 
 from csn_jax.data.cache import file_digest
 from csn_jax.data.sources import fonts, zappos50k
+from csn_jax.data.sources.font_faces import Face, faces_in
 from csn_jax.data.sources.tfds import ALL_DIFFER
 
 Examples = Iterator[tuple[str, dict[str, Any]]]
@@ -83,27 +84,27 @@ class Fonts(tfds.core.GeneratorBasedBuilder):
         files = fonts.font_files(Path(dl_manager.manual_dir))
         self.info.metadata["sha256"] = _digest_of(files)
         self.info.metadata[ALL_DIFFER] = True  # fonts that draw the same pixels are left out
-        return {"train": self._generate_examples(files)}
+        return {"train": self._generate_examples(faces_in(files))}
 
-    def _generate_examples(self, files: dict[str, Path]) -> Any:
+    def _generate_examples(self, faces: dict[str, Face]) -> Any:
         size = self.builder_config.size
-        return render_on_beam(files, size) if self.builder_config.beam else render_here(files, size)
+        return render_on_beam(faces, size) if self.builder_config.beam else render_here(faces, size)
 
 
-def render_here(files: dict[str, Path], size: int) -> Examples:
+def render_here(faces: dict[str, Face], size: int) -> Examples:
     """The characters of all usable fonts, rendered on this machine."""
-    for images, (name, fault, twin) in fonts.render_all(files, size):
+    for images, (name, fault, twin) in fonts.render_all(faces, size):
         fonts.say_left_out(name, fault, twin)
         if images is not None:
             yield from glyph_examples(name, images)
 
 
-def render_on_beam(files: dict[str, Path], size: int) -> Any:
+def render_on_beam(faces: dict[str, Face], size: int) -> Any:
     """The same as a Beam transform. The first of the fonts that draw the same pixels is kept."""
     import apache_beam as beam
 
-    numbered = [(number, name, str(path)) for number, (name, path) in enumerate(files.items())]
-    batches = [(numbered[start : start + FONTS_AT_A_TIME], size) for start in range(0, len(files), FONTS_AT_A_TIME)]
+    numbered = [(number, name, face) for number, (name, face) in enumerate(faces.items())]
+    batches = [(numbered[start : start + FONTS_AT_A_TIME], size) for start in range(0, len(faces), FONTS_AT_A_TIME)]
     return (
         beam.Create(batches)
         | "spread" >> beam.Reshuffle()
@@ -113,11 +114,11 @@ def render_on_beam(files: dict[str, Path], size: int) -> Any:
     )
 
 
-def _render_batch(batch: tuple[list[tuple[int, str, str]], int]) -> Iterator[tuple[bytes, tuple[int, str, bytes]]]:
+def _render_batch(batch: tuple[list[tuple[int, str, Face]], int]) -> Iterator[tuple[bytes, tuple[int, str, bytes]]]:
     """(digest of the pixels, (number, name, pixels)) of each usable font of a batch."""
     numbered, size = batch
-    faces = fonts.render_files({name: Path(path) for _, name, path in numbered}, size, workers=1)
-    for (number, _, _), (name, images, _) in zip(numbered, faces, strict=True):
+    rendered = fonts.render_faces({name: face for _, name, face in numbered}, size, workers=1)
+    for (number, _, _), (name, images, _) in zip(numbered, rendered, strict=True):
         if images is not None:
             pixels = images.tobytes()
             yield hashlib.sha256(pixels).digest(), (number, name, pixels)

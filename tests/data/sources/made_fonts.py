@@ -11,7 +11,8 @@ from fontTools import subset
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.t2CharStringPen import T2CharStringPen
 from fontTools.pens.ttGlyphPen import TTGlyphPen
-from fontTools.ttLib import TTFont
+from fontTools.ttLib import TTCollection, TTFont
+from fontTools.ttLib.tables.TupleVariation import TupleVariation
 
 from csn_jax.data.sources.fonts import CHARACTERS
 
@@ -99,6 +100,36 @@ def as_otf() -> bytes:
     builder.setupOS2()
     builder.setupPost()
     return saved(builder.font)
+
+
+def collection(*fonts: TTFont) -> bytes:
+    """A file of several faces."""
+    made, buffer = TTCollection(), io.BytesIO()
+    made.fonts = list(fonts)
+    made.save(buffer)
+    return buffer.getvalue()
+
+
+def variable(*instances: tuple[str, float], family: str = "Stretch") -> TTFont:
+    """The small font with an axis that makes all glyphs wider, and named instances at places from 0 to 1 of it."""
+    font = opened()
+    builder = FontBuilder(font=font)
+    named = [{"location": {"wdth": 100 + 100 * place}, "stylename": name} for name, place in instances]
+    builder.setupFvar([("wdth", 100, 100, 200, "Width")], named)
+    deltas = {}
+    for glyph in font.getGlyphOrder():
+        points, _ = font["glyf"]._getCoordinatesAndControls(glyph, font["hmtx"].metrics)
+        deltas[glyph] = [TupleVariation({"wdth": (0, 1, 1)}, [(round(0.4 * x), 0) for x, _ in points])]
+    builder.setupGvar(deltas)
+    return named_family(font, family)
+
+
+def named_family(font: TTFont, family: str) -> TTFont:
+    """The font under another family, of which it has no other name."""
+    table = font["name"]
+    table.names = [name for name in table.names if name.nameID not in (1, 16, 21)]
+    table.setName(family, 1, 3, 1, 0x409)
+    return font
 
 
 def barcodes() -> bytes:

@@ -8,17 +8,34 @@ import string
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 from crashing_fonts import die_on_bombs
-from made_fonts import MATPLOTLIB, as_otf, as_woff, barcodes, blanked, opened, remapped, saved, small, symbols
+from made_fonts import (
+    MATPLOTLIB,
+    as_otf,
+    as_woff,
+    barcodes,
+    blanked,
+    collection,
+    named_family,
+    opened,
+    remapped,
+    saved,
+    small,
+    symbols,
+    variable,
+)
 
-from csn_jax.config import DataConfig
-from csn_jax.data.sources import fonts
-from csn_jax.data.sources.fonts import CHARACTERS, font_files, read_fonts, render_face, render_files
+from csn_jax.config import Config, DataConfig, PreprocessConfig
+from csn_jax.data.item_set import SPLITS, split_rows
+from csn_jax.data.sources import font_faces, fonts
+from csn_jax.data.sources.font_faces import Face, faces_in
+from csn_jax.data.sources.fonts import CHARACTERS, font_files, read_fonts, render_face, render_faces
 from csn_jax.errors import UserError
 
 SHARED = Path(__file__).parents[4] / "shared/data/fonts"
@@ -44,17 +61,18 @@ def write(folder: Path, **content: bytes) -> None:
 
 def render(folder: Path, size: int = 64, workers: int = 2) -> dict[str, np.ndarray | str]:
     """{name: images of a font, or its fault}, from worker processes."""
-    rendered = render_files(font_files(folder), size, workers)
+    rendered = render_faces(faces_in(font_files(folder)), size, workers)
     return {name: images if fault is None else fault for name, images, fault in rendered}
 
 
 def render_here(folder: Path, size: int = 64) -> dict[str, np.ndarray | str]:
     """The same from this process, which starts sooner."""
-    return {name: render_face((str(path), size)) for name, path in font_files(folder).items()}
+    return {name: render_face((Face(str(path)), size)) for name, path in font_files(folder).items()}
 
 
 def read(folder: Path, size: int = 64) -> tuple[np.ndarray, list[str]]:
-    return read_fonts(DataConfig(source="fonts", path=str(folder)), size)
+    images, faces = read_fonts(DataConfig(source="fonts", path=str(folder)), size)
+    return images, [*faces]
 
 
 def margins(images: np.ndarray) -> np.ndarray:
@@ -69,7 +87,7 @@ def test_glyphs_are_whole_and_centred_and_keep_their_proportions(size):
     """All text faces of matplotlib: each glyph has a free border and its ink is centred to half a pixel. It is white on
     black, grey at the edges, and the largest glyph of a face fills the image."""
     paths = [path for path in sorted(MATPLOTLIB.glob("*.ttf")) if path.stem.startswith(("DejaVuS", "STIXGen", "cm"))]
-    faces = {path.stem: render_face((str(path), size)) for path in paths if "Display" not in path.stem}
+    faces = {path.stem: render_face((Face(str(path)), size)) for path in paths if "Display" not in path.stem}
     assert len(faces) >= 20
     for name, images in faces.items():
         assert images.shape == (62, size, size) and images.dtype == np.uint8
@@ -180,21 +198,21 @@ def test_a_crash_of_the_font_library_costs_one_font(folder, monkeypatch, capsys)
 
 def test_missing_and_huge_files_are_faults(folder):
     gone, huge = folder / "gone.ttf", folder / "huge.ttf"
-    assert "cannot be read (FileNotFoundError" in render_face((str(gone), 32))
+    assert "cannot be read (FileNotFoundError" in render_face((Face(str(gone)), 32))
     with open(huge, "wb") as file:
         file.truncate(fonts.MAX_FILE + 1)
-    assert render_face((str(huge), 32)) == "is larger than 64 MB"
+    assert render_face((Face(str(huge)), 32)) == "is larger than 64 MB"
 
 
 def test_fonts_are_rendered_once_and_then_read_from_the_cache(folder, monkeypatch):
     """A copy of the folder is not rendered again. A changed or renamed file and another size are."""
     times = []
 
-    def counted(files, size):
+    def counted(faces, size):
         times.append(1)
-        yield from ((name, render_face((str(path), size)), None) for name, path in files.items())
+        yield from ((name, render_face((face, size)), None) for name, face in faces.items())
 
-    monkeypatch.setattr(fonts, "render_files", counted)
+    monkeypatch.setattr(fonts, "render_faces", counted)
     write(folder, DejaVuSans=small(), DejaVuSerif=small("DejaVuSerif"))
     first, names = read(folder, 32)
     again, same = read(folder, 32)
@@ -225,11 +243,11 @@ def test_a_kill_while_rendering_leaves_no_partial_file(folder, cache):
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
         deadline = time.time() + 60
-        while not any(path.stat().st_size for path in cache.glob("*.made")) and time.time() < deadline:
+        while not any(path.stat().st_size > 62 * 64 * 64 for path in cache.glob("*.tmp")) and time.time() < deadline:
             time.sleep(0.01)
         assert process.poll() is None, "the rendering ended before the kill"
         process.send_signal(signal.SIGKILL)
-    assert not list(cache.glob("*.npy")) and not list(cache.glob("*.json"))
+    assert [np.load(path).size for path in cache.glob("*.npy")] == [0]  # of the list of faces
     images, names = read(folder)
     assert names == ["00", "DejaVuSerif"] and len(images) == 2  # all others are twins of the first
     assert not list(cache.glob("*.tmp"))
@@ -336,6 +354,100 @@ def test_the_real_fonts(capsys, cache):
     with capsys.disabled():
         print(f"\n{len(names)} faces rendered in {rendered:.0f} s, read again in {again:.1f} s")
     shutil.rmtree(cache)  # half a gigabyte that pytest would keep
+
+
+def test_every_face_of_a_collection_is_a_font(folder, capsys):
+    """With the pixels of the same face in a file of its own."""
+    alone = {name: small(name) for name in ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono")}
+    write(folder, DejaVuSans=alone["DejaVuSans"])
+    (folder / "three.ttc").write_bytes(collection(*map(opened, alone)))
+    images, names = read(folder, 32)
+    assert names == ["DejaVuSans", "three#1", "three#2"]
+    for image, name in zip(images, alone, strict=True):
+        (folder / "one.ttf").write_bytes(alone[name])
+        np.testing.assert_array_equal(image, render_face((Face(str(folder / "one.ttf")), 32)))
+    printed = capsys.readouterr().err
+    assert "2 font files hold 4 fonts" in printed and "4 of 4 fonts in" in printed
+    assert "left out font three#0: draws the same pixels as DejaVuSans\n" in printed
+
+
+def test_the_named_instances_of_a_variable_font_are_fonts(folder):
+    """Those of one name are one font; a collection may hold variable fonts. FreeType adds the font as it opens, here
+    Book, if no instance is like it."""
+    instances = [("Regular", 0), ("Wide", 0.5), ("Wide", 0.5), ("Ältere <b>", 1)]
+    (folder / "stretch.ttf").write_bytes(saved(variable(*instances)))
+    (folder / "two.ttc").write_bytes(collection(opened("DejaVuSerif"), variable(("Half", 0.5), ("Slim", 0.2))))
+    write(folder, plain=saved(variable()))  # an axis, and no instance: one font
+    faces = faces_in(font_files(folder))
+    assert len(faces) == 8 and [name for name in faces if "lter" not in name] == [
+        *("plain", "stretch#Regular", "stretch#Wide"),
+        *("two#0", "two#1#Half", "two#1#Slim", "two#1#Book"),
+    ]
+    pixels = {name: render_face((face, 64)).astype(int) for name, face in faces.items()}
+    np.testing.assert_array_equal(pixels["plain"], pixels["stretch#Regular"])
+    np.testing.assert_array_equal(pixels["stretch#Wide"], pixels["two#1#Half"])
+    top, bottom, left, right = margins(np.stack(list(pixels.values()))[:, CHARACTERS.index("H")]).T
+    ratio = dict(zip(faces, (64 - left - right) / (64 - top - bottom), strict=True))
+    wide = ratio["stretch#Wide"] / ratio["plain"]
+    assert 1.1 < wide < 1.3 and 1.02 < ratio["two#1#Slim"] / ratio["plain"] < wide  # 1.2 and 1.08
+
+
+def test_faces_that_are_not_read_are_counted(folder, monkeypatch, capsys):
+    monkeypatch.setattr(font_faces, "read_in_workers", lambda list_, tasks: ((list_(task), None) for task in tasks))
+    monkeypatch.setattr(font_faces, "MOST_FACES", 3)
+    (folder / "many.ttf").write_bytes(saved(variable(*((f"W{place}", place / 10) for place in range(8)))))
+    (folder / "four.ttc").write_bytes(collection(*[opened()] * 4))
+    damaged = bytearray(collection(*map(opened, ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono"))))
+    damaged[16:20] = b"\xff" * 4  # where the second face is
+    (folder / "damaged.ttc").write_bytes(damaged)
+    (folder / "none.ttc").write_bytes(b"ttcf\0\1\0\0\0\0\0\0")
+    assert [*faces_in(font_files(folder))] == [
+        *("damaged#0", "damaged#1", "four#0", "four#1", "four#2", "many#W0", "many#W1", "many#W2", "none")
+    ]
+    printed = capsys.readouterr().err
+    assert "left out the last 5 faces of font many: 3 of a file are read\n" in printed
+    assert "left out the last 1 faces of font four: 3 of" in printed
+    assert "left out the last 1 faces of font damaged: 2 of" in printed
+    faces = faces_in(font_files(folder))
+    assert [name for name in faces if isinstance(render_face((faces[name], 32)), str)] == ["damaged#1", "none"]
+
+
+# name of a file: (the family in it, its label)
+FAMILIES = {
+    "a": ("Mitr", "Mitr"),
+    "b": ("Mitr ExtraLight", "Mitr"),
+    "c": ("Playfair 5pt SemiExpanded Light", "Playfair"),
+    "d": ("Black Ops One", "Black Ops One"),
+    "e": ("Black", "Black"),
+    "f": ("Highlight", "Highlight"),
+    "open-sans-latin-700-italic": ("", "open-sans"),
+    "OpenSans-BoldItalic": ("", "OpenSans"),
+    "gothic_bold": ("ゴシック", "gothic"),
+}
+
+
+def test_a_family_has_no_word_for_its_cut(folder):
+    write(folder, **{name: saved(named_family(opened(), family)) for name, (family, _) in FAMILIES.items()})
+    found = {name: face.family for name, face in faces_in(font_files(folder)).items()}
+    assert found == {name: label for name, (_, label) in FAMILIES.items()}
+
+
+def test_split_by_family_keeps_sisters_together(folder):
+    """The label is no condition unless asked; splitting by font says that sisters may part."""
+    for number, name in enumerate(("DejaVuSans", "DejaVuSerif", "DejaVuSansMono", "cmr10", "STIXGeneral")):
+        font = named_family(opened(name), f"F{number // 2} " + ("Bold", "")[number % 2])
+        write(folder, **{f"f{number}": saved(font)})
+    data = DataConfig("fonts", path=str(folder), split_by="family")
+    rows = fonts.read(Config(data=data, preprocess=PreprocessConfig(16)))
+    families = rows.labels["family"]
+    assert families.tolist() == np.repeat(["F0", "F0", "F1", "F1", "F2"], 62).tolist()
+    assert [name for name, _ in rows.conditions] == ["character", "font"]
+    assert rows.others == (("family", "categorical"),) and not rows.notes
+    split, _ = split_rows(rows, data)
+    homes = [set(split[families == family].tolist()) for family in ("F0", "F1", "F2")]
+    assert [len(home) for home in homes] == [1, 1, 1] and set.union(*homes) == {*SPLITS}
+    by_font = fonts.read(Config(data=replace(data, split_by="font"), preprocess=PreprocessConfig(16)))
+    assert by_font.notes[0].startswith("4 of 5 fonts have a sister in their family")
 
 
 def test_links_out_of_the_folder_are_left_out(folder, tmp_path, capsys):

@@ -19,6 +19,7 @@ from csn_jax.data.dataset import load_dataset
 from csn_jax.data.images import resize_and_crop
 from csn_jax.data.sources import fonts, zappos50k
 from csn_jax.data.sources import tfds as module
+from csn_jax.data.sources.font_faces import Face
 from csn_jax.errors import UserError
 
 # From TFDS under protobuf 6.33, the newest that Beam supports.
@@ -361,7 +362,7 @@ def test_the_steps_of_the_beam_pipeline(font_folder, font_rows):
     from csn_jax.data.sources import tfds_builders
 
     files = fonts.font_files(font_folder)
-    numbered = [(number, name, str(path)) for number, (name, path) in enumerate(files.items())]
+    numbered = [(number, name, Face(str(path))) for number, (name, path) in enumerate(files.items())]
     faces: dict[bytes, tuple] = {}
     for start in range(0, len(numbered), 3):
         for digest, face in tfds_builders._render_batch((numbered[start : start + 3], 32)):
