@@ -25,9 +25,8 @@ from PIL import (
 
 from csn_jax.config import Config
 from csn_jax.data.cache import cached, file_digest
+from csn_jax.data.item_set import leave_out
 from csn_jax.data.workers import read_in_workers, usable_cores
-from csn_jax.errors import UserError
-from csn_jax.runtime.writer import say
 from csn_jax.text import first_sentence
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # found by content, whatever the file's name
@@ -41,7 +40,6 @@ OTHERS = {
     b"8BPS": "a Photoshop file",
 }
 MAX_FILE = 64 << 20  # bytes
-NAMED = 1_000  # unreadable images that are named one by one
 MAX_SIDE = 16_384
 MAX_PIXELS = 50_000_000
 MAX_TEXT = MAX_FILE  # bytes of the texts of a PNG; design tools store whole histories there
@@ -50,6 +48,7 @@ TURNED = 25_000_000  # pixels up to which a rotated image is read whole
 COPIED = 16_000_000  # pixels that an image of several copies may have
 
 
+UNNAMED = "has no image"  # the fault of a row that names none
 Source: TypeAlias = Any  # the Path of an image file, or a pyarrow.BinaryScalar with its bytes
 
 
@@ -89,12 +88,17 @@ def tasks_of(sources: Iterable[Source], *form: Any) -> Iterator[tuple[Any, ...]]
 
 
 def decode_usable(
-    paths: Sequence[Path], names: Sequence[str], where: Callable[[int], str], config: Config, remedy: str
+    sources: Sequence[tuple[Source, str | None]],
+    names: Sequence[str],
+    where: Callable[[int], str],
+    config: Config,
+    remedy: str,
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """(images [K, H, W, ch] of the readable files, their positions [K], a note per unreadable file).
 
     Args:
-        paths, names: of N files; an empty name means that there is none.
+        sources: N images, each with what is wrong with it before it is opened, or None.
+        names: [N] of the images.
         where: from a position to its place, for messages.
         config: says whether unreadable files may be left out, and the form of the images.
         remedy: what to do about unreadable files.
@@ -102,23 +106,16 @@ def decode_usable(
     Raises:
         UserError: for unreadable files unless data.skip_bad, or when no file is readable.
     """
-    images, faults = decode_files(paths, *config.preprocess.form)
-    bad = [
-        f"{where(row)}: {f'image {name!r} {fault}' if name else 'no image is named'}"
-        for row, (name, fault) in enumerate(zip(names, faults, strict=True))
-        if fault
-    ]
-    if bad and not config.data.skip_bad:
-        for line in bad[:NAMED] if len(bad) > 1 else ():
-            say(line)
-        more = f"; {len(bad) - 1} more cannot be read" if len(bad) > 1 else ""
-        raise UserError(f"{bad[0]}{more}; {remedy}, or pass --config.data.skip_bad=True to train without.")
-    if len(bad) == len(paths):
-        first = f"; the first: {bad[0]}" if bad else ""
-        raise UserError(f"none of the {len(paths)} images can be read{first}; {remedy}.")
-    notes = [f"left out {line}" for line in bad[:NAMED]]
-    notes += [f"left out {len(bad) - NAMED:,} more"] if len(bad) > NAMED else []
-    return images, np.array([row for row, fault in enumerate(faults) if fault is None], int), tuple(notes)
+    images, found = decode_files([source for source, fault in sources if not fault], *config.preprocess.form)
+    found = iter(found)
+    faults = [fault or next(found) for _, fault in sources]
+    bad = []
+    for row, (name, fault) in enumerate(zip(names, faults, strict=True)):
+        image = f"image {name!r}" if name else "its image"
+        if fault:
+            bad.append(f"{where(row)}: {'no image is named' if fault == UNNAMED else f'{image} {fault}'}")
+    notes = leave_out(bad, len(sources), "images", config.data.skip_bad, remedy)
+    return images, np.array([row for row, fault in enumerate(faults) if fault is None], int), notes
 
 
 def decode_file(task: tuple[Any, ...]) -> np.ndarray | str:

@@ -12,7 +12,7 @@ import numpy as np
 from csn_jax.config import DataConfig
 from csn_jax.data.attributes import LONGEST
 from csn_jax.data.columns import read_columns, table_digest
-from csn_jax.data.images import Source, decode_file, resolve, tasks_of
+from csn_jax.data.images import UNNAMED, Source, decode_file, resolve, tasks_of
 from csn_jax.data.sources.table import item_ids
 from csn_jax.data.sources.vectors import read_vectors, vector_columns
 from csn_jax.data.table_pictures import find_pictures, pictures_beside
@@ -108,7 +108,7 @@ def from_table(path: Path, data: DataConfig, input_shape: Sequence[int], form: F
     else:
         sources = list(map(pictures.source, range(len(table))))
         faults = [
-            fault and f"has an image{f' {name!r}' if name else ''} that {fault}"
+            fault and (fault if fault == UNNAMED else f"has an image {name!r} that {fault}")
             for name, (_, fault) in zip(pictures.names, sources, strict=True)
         ]
         made_from = ["table", table_digest(path), data.image, data.id, _stamps([source for source, _ in sources])]
@@ -160,7 +160,7 @@ def _stamps(paths: list[Source | None]) -> list[list[int] | None]:
     stamps = []
     for path in paths:
         try:
-            stamps.append([(stat := os.stat(path)).st_size, stat.st_mtime_ns])
-        except (OSError, TypeError):
+            stamps.append([(stat := path.stat()).st_size, stat.st_mtime_ns] if isinstance(path, Path) else None)
+        except OSError:
             stamps.append(None)
     return stamps

@@ -77,12 +77,8 @@ def png(depth, kind, pixels, transparent):
     """A PNG of 8 x 1 pixels of any depth, with a transparent colour."""
     chunks = [b"\x89PNG\r\n\x1a\n"]
     head = struct.pack(">IIBBBBB", 8, 1, depth, kind, 0, 0, 0)
-    for name, data in {
-        b"IHDR": head,
-        b"tRNS": transparent,
-        b"IDAT": zlib.compress(b"\0" + pixels),
-        b"IEND": b"",
-    }.items():
+    parts = {b"IHDR": head, b"tRNS": transparent, b"IDAT": zlib.compress(b"\0" + pixels), b"IEND": b""}
+    for name, data in parts.items():
         chunks.append(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
     return b"".join(chunks)
 

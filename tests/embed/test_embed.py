@@ -130,7 +130,7 @@ def test_a_table_of_images(of_pictures, shop_runs, tmp_path, capsys):
         assert embeddings.columns[name].tolist() == [columns[name][row] for row in kept]
     printed = capsys.readouterr().err
     assert "left out s4, which is missing" in printed and "left out s9, which has no image" in printed
-    assert "left out s11, which has its image '../../x.png' outside" in printed
+    assert "left out s11, which has an image '../../x.png' that lies outside" in printed
     assert [name for name, _ in embeddings.conditions] == ["category", "colour"]
     np.testing.assert_array_equal(embeddings.masks, model.masks)
     assert embeddings.model_sha256 == model.sha256

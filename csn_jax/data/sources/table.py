@@ -13,7 +13,7 @@ from csn_jax.data.duplicates import Duplicates, find_duplicates
 from csn_jax.data.images import decode_usable
 from csn_jax.data.item_set import SPLITS, Rows, check_split_by, choose_conditions, leave_out
 from csn_jax.data.sources.vectors import read_vectors, vector_columns
-from csn_jax.data.table_pictures import TablePictures, find_pictures, pictures_beside
+from csn_jax.data.table_pictures import OUTSIDE, TablePictures, find_pictures, pictures_beside
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
 from csn_jax.text import did_you_mean, listed
@@ -54,6 +54,9 @@ def read(config: Config) -> Rows:
         inputs, kept, more = _vectors(columns, data, ids, pictures)
     else:
         sources = list(map(pictures.source, range(len(columns))))
+        for row, (_, fault) in enumerate(sources):
+            if fault and fault.startswith(OUTSIDE):  # also with skip_bad: such a table is not what it seems
+                raise UserError(f"{columns.where(row)}: image {pictures.names[row]!r} {fault}.")
         remedy = "fix or remove bad images"
         inputs, kept, more = decode_usable(sources, pictures.names, columns.where, config, remedy)
     alike, ids = find_duplicates(inputs), np.array(ids)[kept]

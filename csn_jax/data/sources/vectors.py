@@ -1,75 +1,80 @@
-"""Feature vectors of a table: a column of a Parquet file, or an .npy or .npz file beside it."""
+"""Feature vectors of a table's items: in its cells, or in an .npy or .npz file beside it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from csn_jax.config import DataConfig
 from csn_jax.data.columns import Columns
+from csn_jax.data.sources.vector_cells import Cells, is_file, read_cells, vector_columns
 from csn_jax.errors import UserError
 from csn_jax.text import did_you_mean, first_sentence, listed
 
 CHUNK = 4096  # vectors checked together
+IDS = "ids"  # the array of an .npz file that names its vectors, unless data.vector_ids names another
 
 
-def read_vectors(columns: Columns, name: str, ids: list[str], flag: str = "config.data.vectors") -> np.ndarray:
-    """The vectors of a table's N items: float32 [N, F], memory-mapped if an .npy file holds float32.
+class Vectors(NamedTuple):
+    """The vectors of a table's N items.
+
+    values: float32 [K, F] of the usable ones, memory-mapped if an .npy file holds float32 and all are usable.
+    faults: [N] what is wrong with each item's vector, or None.
+    notes: how vectors and rows belong together, one line each.
+    """
+
+    values: np.ndarray
+    faults: list[str | None]
+    notes: tuple[str, ...]
+
+
+def read_vectors(columns: Columns, data: DataConfig, ids: list[str], flag: str = "config.data.vectors") -> Vectors:
+    """Read the vectors that `data.vectors` names: a column, columns of numbers, or a file beside the table.
 
     Args:
-        name: a column, or a file beside the table.
-        ids: of the items, for an .npz file with ids of its own.
+        ids: of the items, by which an .npz file names its vectors.
         flag: the setting that gives the name, for messages.
 
     Raises:
-        UserError: for missing vectors, unequal lengths, values that are not finite, or another number of vectors.
+        UserError: for a missing or unusable column or file, or when it cannot be known which vector is whose.
     """
-    if Path(name).suffix.lower() in (".npy", ".npz"):
-        vectors = _from_file(columns, columns.path.parent / Path(name).expanduser(), ids, flag)
+    if is_file(data.vectors):
+        cells, notes = _from_file(columns, columns.folder / Path(data.vectors).expanduser(), ids, data, flag)
     else:
-        vectors = _from_column(columns, name, flag)
-    for start in range(0, len(vectors), CHUNK):
-        wrong = np.flatnonzero(~np.isfinite(vectors[start : start + CHUNK]).all(axis=1))
-        if len(wrong):
-            place = columns.where(start + int(wrong[0]))
-            raise UserError(f"{place}: its vector holds NaN or infinity; embed that item again, or remove it.")
-    return vectors
+        names = vector_columns(columns, data.vectors)
+        if not names:
+            _refuse_other_file(columns.folder / data.vectors)
+            columns.column(data.vectors, flag)  # reports a missing column
+        cells, notes = read_cells(columns, names, flag), ()
+        if len(names) > 1:
+            notes = (f"vectors: the {len(names)} columns {names[0]} to {names[-1]}",)
+        elif names[0] != data.vectors:
+            notes = (f"vectors: the column {names[0]}, as there is no column {data.vectors}",)
+    values, faults = cells
+    rows = [row for row, fault in enumerate(faults) if fault is None]
+    finite = np.ones(len(values), bool)
+    for start in range(0, len(values), CHUNK):
+        finite[start : start + CHUNK] = np.isfinite(values[start : start + CHUNK]).all(axis=1)
+    for i in np.flatnonzero(~finite).tolist():
+        faults[rows[i]] = "has NaN or infinity in its vector"
+    return Vectors(values if finite.all() else values[finite], faults, notes)
 
 
-def _from_column(columns: Columns, name: str, flag: str) -> np.ndarray:
-    from pyarrow import types
-
-    if columns.arrow is None:
-        columns.column(name, flag)  # reports a missing column
-        raise UserError(
-            f"{flag}={name} is a column of {columns.path}, and a CSV file cannot hold vectors; give a Parquet file, or "
-            "an .npy or .npz file beside the table."
-        )
-    if name not in columns.arrow.column_names:
-        columns.column(name, flag)
-    column = columns.arrow[name]
-    kind = column.type
-    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    if not is_list or not (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
-        raise UserError(f"column {name!r} of {columns.path} holds {kind}; {flag} needs one list of numbers per row.")
-    lengths = np.array(column.combine_chunks().value_lengths().fill_null(-1).to_numpy(zero_copy_only=False))
-    usual = int(np.bincount(lengths[lengths > 0]).argmax()) if (lengths > 0).any() else 0
-    for row in np.flatnonzero(lengths != (usual or -2))[:1].tolist():
-        vector = "no vector" if lengths[row] <= 0 else f"a vector of {lengths[row]} numbers"
-        others = f" and the others have {usual}" if usual else ""
-        raise UserError(f"{columns.where(row)} has {vector}{others}; embed that item again, or remove it.")
-    # A null among the numbers becomes NaN.
-    parts = [chunk.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False) for chunk in column.chunks]
-    return np.concatenate(parts).reshape(len(lengths), -1)
+def _refuse_other_file(path: Path) -> None:
+    if path.suffix and path.is_file():
+        raise UserError(f"{path} is not an .npy or .npz file; save its vectors with numpy.save.")
 
 
-def _from_file(columns: Columns, path: Path, ids: list[str], flag: str) -> np.ndarray:
+def _from_file(
+    columns: Columns, path: Path, ids: list[str], data: DataConfig, flag: str
+) -> tuple[Cells, tuple[str, ...]]:
     named = None
     try:
         if path.suffix.lower() == ".npy":
             vectors = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
             with open(path, "rb") as file:  # NumPy does not close a file that is not an archive
-                vectors, named = _from_archive(path, np.load(file, allow_pickle=False))
+                vectors, named = _from_archive(path, np.load(file, allow_pickle=False), data.vector_ids)
     except FileNotFoundError:
         raise UserError(
             f"{flag} names {path}, which does not exist; put it beside the table, or name a column."
@@ -78,44 +83,82 @@ def _from_file(columns: Columns, path: Path, ids: list[str], flag: str) -> np.nd
         raise
     except Exception as error:  # on a damaged file zip, zlib and NumPy raise a dozen types
         message = first_sentence(error)
-        raise UserError(f"{path} cannot be read as vectors ({message}); save them with numpy.save.") from None
+        remedy = "save them with numpy.save"
+        if "allow_pickle" in message:
+            message, remedy = "it holds Python objects", "save vectors as numbers, and names by ids.astype(str)"
+        raise UserError(f"{path} cannot be read as vectors ({message}); {remedy}.") from None
     if vectors.ndim != 2 or not (np.issubdtype(vectors.dtype, np.floating) or np.issubdtype(vectors.dtype, np.integer)):
         raise UserError(
             f"{path} holds an array {list(vectors.shape)} of {vectors.dtype}; give one vector of numbers per row."
         )
-    if named is not None and len(named) == len(vectors):
-        return vectors[_rows_of(columns, path, named, ids)].astype(np.float32, copy=False)
+    if named is not None:
+        return _by_name(columns, path, vectors, named, ids, data)
     if len(vectors) != len(columns):
         raise UserError(
             f"{path} has {len(vectors)} vectors and {columns.path} {len(columns)} rows; give one vector per row."
         )
-    return vectors if vectors.dtype == np.float32 else vectors.astype(np.float32)
+    values = vectors if vectors.dtype == np.float32 else vectors.astype(np.float32)
+    return Cells(values, [None] * len(values)), (f"vectors: row by row from {path.name}, which names no items",)
 
 
-def _from_archive(path: Path, archive: Any) -> tuple[np.ndarray, list[str] | None]:
-    """(vectors, their ids or None) of an .npz file: its array `vectors`, or the only array with two axes."""
+def _from_archive(path: Path, archive: Any, wanted: str) -> tuple[np.ndarray, list[str] | None]:
+    """(vectors, their ids) of an .npz file: its array `vectors`, or the only array with two axes, and the array of ids;
+    (vectors, None) of an .npy file that is named .npz. A UserError if it cannot be known whose the vectors are."""
     if isinstance(archive, np.ndarray):
-        return archive, None  # an .npy file named .npz
+        return archive, None
+    names_of = wanted or IDS
     with archive:
         arrays = {name: archive[name] for name in archive.files}
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # NumPy returns the bytes of another member
             raise ValueError(f"its member {name!r} is not an array")
-    named = arrays.get("ids")
-    wide = [name for name, array in arrays.items() if array.ndim == 2]
+    wide = [name for name, array in arrays.items() if array.ndim == 2 and name != names_of]
     name = "vectors" if "vectors" in arrays else wide[0] if len(wide) == 1 else None
     if name is None:
         raise UserError(f"{path} holds the arrays {listed(arrays) or '(none)'}; call the array of vectors `vectors`.")
-    return arrays[name], None if named is None else list(map(str, named.ravel().tolist()))
-
-
-def _rows_of(columns: Columns, path: Path, named: list[str], ids: list[str]) -> np.ndarray:
-    """The row of each item in a file with ids of its own."""
-    rows = {name: row for row, name in enumerate(named)}
-    for row, name in enumerate(ids):
-        if name not in rows:
+    vectors = arrays.pop(name)
+    named = arrays.get(names_of)
+    if named is None:
+        like = [other for other, array in arrays.items() if array.size == len(vectors)]
+        problem, setting = f"{path} has no array `{names_of}`", "--config.data.vector_ids"
+        if wanted or like:
             raise UserError(
-                f"{columns.where(row)}: item {name!r}{did_you_mean(name, rows)} is not in the array `ids` of {path}; "
-                "embed it too, or remove the row."
+                f"{problem}, and {name} and {listed(arrays) or 'nothing else'}; name the array of the items' ids by "
+                f"{setting}{f'={like[0]}' if like else ''}, or call it `ids`."
             )
-    return np.array([rows[name] for name in ids])
+        raise UserError(f"{problem} that says whose its vectors are; add it, or give an .npy file, read row by row.")
+    if named.size != len(vectors):
+        raise UserError(
+            f"{path} has {len(vectors)} vectors and {named.size} names in its array `{names_of}`; write both again."
+        )
+    texts = named.ravel().tolist()
+    return vectors, [text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in texts]
+
+
+def _by_name(
+    columns: Columns, path: Path, vectors: np.ndarray, named: list[str], ids: list[str], data: DataConfig
+) -> tuple[Cells, tuple[str, ...]]:
+    """The vectors of a file that names them by the items' ids."""
+    array = data.vector_ids or IDS
+    rows: dict[str, int] = {}
+    for row, name in enumerate(named):
+        if rows.setdefault(name, row) != row:
+            raise UserError(
+                f"{path} has two vectors of {name!r}: {rows[name] + 1} and {row + 1} of `{array}`; remove one."
+            )
+    found = [rows[name] for name in ids if name in rows]
+    if not found:
+        raise UserError(
+            f"no item of {columns.path} is in the array `{array}` of {path}: that names {listed(named[:1]) or 'none'}, "
+            f"and the table {ids[0]}; name the column of these ids with --config.data.id."
+        )
+    near = did_you_mean(next((name for name in ids if name not in rows), ""), rows)
+    faults: list[str | None] = []
+    for name in ids:
+        missing = f"has no vector: item {name!r}{near} is not in the array `{array}` of {path}"
+        near = "" if name not in rows else near
+        faults.append(None if name in rows else missing)
+    notes = [f"vectors: by the array {array} of {path.name}"]
+    if len(named) > len(found):
+        notes.append(f"{len(named) - len(found):,} vectors of {path.name} belong to no row of the table")
+    return Cells(vectors[found].astype(np.float32, copy=False), faults), tuple(notes)

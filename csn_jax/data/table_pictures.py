@@ -1,0 +1,133 @@
+"""The pictures of a table's rows: files that a column or a template names, or bytes inside the table."""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import numpy as np
+
+from csn_jax.data.columns import Columns, read_columns
+from csn_jax.data.images import UNNAMED, Source, resolve
+from csn_jax.data.item_set import Pictures
+from csn_jax.errors import UserError
+
+FIELD = re.compile(r"\{([^{}]+)\}")  # a column in a template such as images/{id}.jpg
+URL = re.compile(r"[a-z][a-z0-9+.-]+://|//", re.IGNORECASE)
+TEXT = re.compile(r"data:|/9j/|iVBORw0KGgo|UklGR")  # the beginnings of pictures in base64
+OUTSIDE = "lies outside"
+SAMPLE = 1000  # rows of which a picture must exist for pictures to be shown
+
+
+class TablePictures(NamedTuple):
+    """The pictures of N rows.
+
+    names: [N] as the table writes them; the empty string for a row without a picture.
+    folder: where paths start.
+    where: as in Pictures.
+    contents: [N] pyarrow scalars with the bytes of the pictures, if they are inside the table; one may be null.
+    """
+
+    names: list[str]
+    folder: Path
+    where: dict[str, str]
+    contents: list[Any] | None = None
+
+    def ids(self) -> list[str] | None:
+        """The names, if they can be ids: always those of files; those of bytes if all are there and differ."""
+        usable = self.contents is None or (all(self.names) and len(set(self.names)) == len(self.names))
+        return self.names if usable else None
+
+    def source(self, row: int) -> tuple[Source | None, str | None]:
+        """(the picture of a row, None), or (None, what is wrong with it)."""
+        if self.contents and self.contents[row].is_valid:
+            return self.contents[row], None
+        name = self.names[row]
+        path = resolve(self.folder, name) if name and len(name) < 4096 else None
+        fault = _fault(name, path, self.folder)
+        return (None, fault) if fault else (path, None)
+
+    def exist(self) -> bool:
+        """Whether at least one of the pictures exists, by a sample."""
+        rows = np.unique(np.linspace(0, len(self.names) - 1, SAMPLE).astype(int)).tolist()
+        sources = (self.source(row)[0] for row in rows)
+        return any(not isinstance(source, Path) or source.is_file() for source in sources if source is not None)
+
+    def kept(self, rows: np.ndarray, id_column: str) -> Pictures:
+        """The place of the pictures of some rows."""
+        if self.contents is not None:
+            return Pictures(self.where, np.array([str(row + 1) for row in rows.tolist()], object))
+        if id_column == self.where["image"]:
+            return Pictures({name: value for name, value in self.where.items() if name != "image"})
+        return Pictures(self.where, np.array(self.names, object)[rows])
+
+
+def pictures_beside(columns: Columns, image: str) -> TablePictures | None:
+    """The pictures of a table of vectors; None if it has no such column."""
+    try:
+        return find_pictures(columns, image)
+    except UserError:
+        return None
+
+
+def find_pictures(columns: Columns, image: str, setting: str = "config.data.image") -> TablePictures:
+    """The pictures in the column `image`, or at the paths of a template such as images/{id}.jpg. UserError if there is
+    no such column, or it holds neither text nor bytes."""
+    folder = columns.folder.resolve()
+    where = {"kind": "table", "root": str(folder), "image": image}
+    if image not in columns.text and (fields := FIELD.findall(image)):
+        cells = {field: columns.column(field, setting) for field in fields}
+        rows = zip(*cells.values(), strict=True)
+        names = [_filled(image, dict(zip(cells, row, strict=True))) if all(row) else "" for row in rows]
+        return TablePictures(names, folder, where)
+    in_arrow = columns.arrow is not None and image in columns.arrow.column_names
+    if image not in columns.text and in_arrow and (contents := _contents(columns.arrow[image])):
+        names, scalars = contents
+        where |= {"kind": "bytes", "root": str(columns.path.resolve())}
+        return TablePictures(names, folder, where, scalars)
+    return TablePictures(columns.column(image, setting), folder, where)
+
+
+def read_contents(path: Path, image: str, rows: list[int]) -> list[Any]:
+    """The bytes, as pyarrow scalars, that a table has in a column, of rows counted from 0; None if there are none."""
+    found = find_pictures(read_columns(path), image)
+    return [found.source(row)[0] if row < len(found.names) else None for row in rows]
+
+
+def _filled(template: str, cells: dict[str, str]) -> str:
+    return FIELD.sub(lambda match: cells[match[1]], template)
+
+
+def _contents(column: Any) -> tuple[list[str], list[Any]] | None:
+    """(names, scalars of bytes) of a column of bytes, or of bytes with a path, as Hugging Face writes it."""
+    from pyarrow import compute, types
+
+    names = [""] * len(column)
+    if types.is_struct(column.type):
+        fields = {field.name for field in column.type}
+        if "bytes" not in fields:
+            return None
+        if "path" in fields:
+            names = [name or "" for name in compute.struct_field(column, "path").to_pylist()]
+        column = compute.struct_field(column, "bytes")
+    kind = column.type
+    if not (types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)):
+        return None
+    return names, [scalar for chunk in column.chunks for scalar in chunk]
+
+
+def _fault(name: str, path: Path | None, folder: Path) -> str | None:
+    """What is wrong with a name, if that can be seen before the file is opened."""
+    if not name:
+        return UNNAMED
+    if URL.match(name):
+        return "is a URL, and pictures are read from files; download it and write its path"
+    if TEXT.match(name):
+        return "is a picture as text; store its bytes in a binary column of a Parquet file"
+    if "\\" in name and not (path and path.is_file()):
+        return f"is written with backslashes; write {name.replace(chr(92), '/')!r}, relative to the table"
+    if path is None:
+        return f"{OUTSIDE} {folder}; move the table to a folder above its images and write their paths from there"
+    if "%" in name and not path.is_file() and (other := resolve(folder, unquote(name))) and other.is_file():
+        return f"is missing, and the file is called {unquote(name)!r}; write it so"
+    return None
