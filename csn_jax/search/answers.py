@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from csn_jax.search.explain import Reasons, cell, dimension_ends, reasons_text
+from csn_jax.store.filters import Rule
 from csn_jax.store.index import Index
 from csn_jax.text import table
 
@@ -36,7 +37,7 @@ class Answers(NamedTuple):
     index: Index
     n_items: int
     weights: Mapping[str, float]
-    filters: Mapping[str, Sequence[str]]
+    filters: Sequence[Rule]
     queries: Sequence[Query]
     hits: Sequence[Sequence[Hit]]
     reasons: Sequence[Reasons] | None
@@ -52,7 +53,7 @@ class Answers(NamedTuple):
 
     def searched(self) -> str:
         """The number of items searched and the filters, as text."""
-        filters = "".join(f", {name} {' or '.join(values)}" for name, values in self.filters.items())
+        filters = "".join(f", {rule}" for rule in self.filters)
         return f"among {self.n_items:,} items{filters}"
 
 

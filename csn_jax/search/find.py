@@ -1,7 +1,7 @@
 """One search, from the flags of the command to its answers: in a file of vectors, or in a Qdrant collection."""
 
 import os
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from csn_jax.runtime.writer import say
 from csn_jax.search.answers import Answers, Query, to_hits
 from csn_jax.search.explain import explain
 from csn_jax.search.qdrant_search import Collection
+from csn_jax.store.filters import parse_rules
 from csn_jax.store.index import Index
 from csn_jax.store.qdrant import connected
 from csn_jax.text import listed
@@ -29,7 +30,7 @@ def in_index(args: "Args") -> Answers:
     index = Index.open(args.index)
     if model:
         index = index.of_model(model.sha256, model.conditions, model.masks)
-    weights, filters = parse_weights(args.condition, index.conditions), parse_filters(args.filter, index.columns)
+    weights, filters = parse_weights(args.condition, index.conditions), parse_rules(args.filter, index.columns)
     index.weight(weights)  # report a mistake before embedding
     if args.image:
         pictures = index.items.pictures
@@ -58,7 +59,7 @@ def in_qdrant(args: "Args") -> Answers:
         empty = collection.empty
         if model:
             collection.check_model(model.sha256, model.conditions, model.masks)
-        weights, filters = parse_weights(args.condition, empty.conditions), parse_filters(args.filter, empty.columns)
+        weights, filters = parse_weights(args.condition, empty.conditions), parse_rules(args.filter, empty.columns)
         empty.weight(weights)  # report a mistake before embedding
         collection.filter_conditions(filters)
         if args.image:
@@ -101,19 +102,6 @@ def parse_weights(words: Sequence[str], conditions: Sequence[str]) -> dict[str, 
     if not weights:
         raise UserError(f"no --condition is given; choose from {listed(conditions)}.")
     return weights
-
-
-def parse_filters(words: Sequence[str], columns: Container[str]) -> dict[str, list[str]]:
-    """{column: values} from COLUMN=VALUE; a UserError for a word without `=`. What searches checks that they exist."""
-    filters: dict[str, list[str]] = {}
-    for word in words:
-        if "=" not in word:
-            raise UserError(f"--filter={word} has no value; give COLUMN=VALUE.")
-        parts = word.split("=")
-        cuts = [i for i in range(1, len(parts)) if "=".join(parts[:i]) in columns]  # a name may contain =
-        cut = cuts[-1] if cuts else 1
-        filters.setdefault("=".join(parts[:cut]), []).append("=".join(parts[cut:]))
-    return filters
 
 
 def embed_images(path: Path, run: "Run", model: "Model") -> list[Query]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from csn_jax.errors import UserError
-from csn_jax.store.filters import check_column, no_item_has
+from csn_jax.store.filters import RANGES, Filters, check_column, fitting_members, no_item_has, rules_of
 from csn_jax.store.index import Index
 from csn_jax.store.qdrant import BATCH, KEY, WHOLE, cut, from_payload, json_path, point_id, read_head, vector_name
 from csn_jax.store.vector_file import Embeddings, from_head
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
 
 CHOICES = 1000  # values of a column to fetch for a message
+MOST = 20_000  # values of a column to fetch for a range
 
 
 class CollectionHits(NamedTuple):
@@ -109,7 +110,7 @@ class Collection:
         weights: Mapping[str, float],
         k: int,
         *,
-        filters: Mapping[str, Sequence[str]],
+        filters: Filters,
         candidates: int,
     ) -> CollectionHits:
         """The k nearest items of each query, at the distances of `Index.search`, and with its errors.
@@ -122,7 +123,7 @@ class Collection:
             own: [Q] the id of the item that a query is, which is not a hit; empty for other queries.
             weights: {condition: weight}, not all zero.
             k: at least 1.
-            filters: {column: values}. An item must have one of the values in each column.
+            filters: an item must pass all.
             candidates: per condition; k if that is more.
         """
         from qdrant_client import models
@@ -135,7 +136,8 @@ class Collection:
             vectors = {
                 vector_name(name): cut(queries, mask) for name, mask in masks if weights.get(name) and mask.any()
             }
-        passing, limit = self.filter_conditions(filters) or None, max(k, candidates)
+        passing = self.filter_conditions(filters) or None
+        limit = min(max(k, candidates), self.client.count(self.name, exact=True).count)
         themselves = [[models.HasIdCondition(has_id=[point_id(item)])] if item else None for item in own]
         allowed = [models.Filter(must=passing, must_not=itself) for itself in themselves]
         points: set[str] = set()
@@ -162,17 +164,36 @@ class Collection:
         )
         return CollectionHits(replace(self.empty, items=items), rows, squares, [row_of.get(item, -1) for item in own])
 
-    def filter_conditions(self, filters: Mapping[str, Sequence[str]]) -> list["models.Filter"]:
-        """Filters as Qdrant takes them; a UserError for an unknown column, and for a value that no item has."""
+    def filter_conditions(self, filters: Filters) -> list["models.Filter"]:
+        """Filters as Qdrant takes them; a UserError for an unknown column, a value that no item has, and a range over a
+        column of too many different values: payloads are text, so a range is the list of the values in it."""
         from qdrant_client import models
 
-        for name, values in filters.items():
-            check_column(name, self.empty.columns, self.empty.name)
-            for value in values:
-                if not self.client.count(self.name, models.Filter(must=[_has_value(name, value)]), exact=True).count:
-                    known = self.client.facet(self.name, json_path(name), limit=CHOICES).hits
-                    raise no_item_has(value, name, [str(hit.value) for hit in known])
-        return [models.Filter(should=[_has_value(name, value) for value in values]) for name, values in filters.items()]
+        conditions = []
+        for rule in rules_of(filters, self.empty.columns):
+            check_column(rule.column, self.empty.columns, self.empty.name)
+            if rule.sign in RANGES:
+                known = self._values(rule.column, MOST)
+                if len(known) == MOST:
+                    raise UserError(
+                        f"--filter={rule.column}{rule.sign}{rule.values[0]}: the column has {MOST:,} different values "
+                        "or more, too many for a range in Qdrant; search --index=FILE."
+                    )
+                fitting = sorted(fitting_members(rule, known))
+                match = models.FieldCondition(key=json_path(rule.column), match=models.MatchAny(any=fitting))
+                conditions.append(models.Filter(must=[match]))
+                continue
+            for value in rule.values:
+                has_value = models.Filter(must=[_has_value(rule.column, value)])
+                if not self.client.count(self.name, has_value, exact=True).count:
+                    raise no_item_has(value, rule.column, self._values(rule.column, CHOICES))
+            alternatives = [_has_value(rule.column, value) for value in rule.values]
+            conditions.append(models.Filter(**{"should" if rule.sign == "=" else "must_not": alternatives}))
+        return conditions
+
+    def _values(self, column: str, most: int) -> list[str]:
+        """The values of a column, at most so many."""
+        return [str(hit.value) for hit in self.client.facet(self.name, json_path(column), limit=most, exact=True).hits]
 
     def _fetched(self, points: Sequence[str]) -> Embeddings:
         """The items of point ids, with their unmasked vectors. Ids that do not exist are left out."""

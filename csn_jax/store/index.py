@@ -6,14 +6,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from csn_jax.core.mixtures import Mixture, as_weights, signed_roots, weight_of_dimensions
 from csn_jax.errors import UserError
 from csn_jax.store.filters import Filters, passing
+from csn_jax.store.queries import as_queries, unlike
 from csn_jax.store.search_cache import PIECE, SearchCache
 from csn_jax.store.vector_file import Embeddings, read_embeddings
-from csn_jax.text import did_you_mean, listed
+from csn_jax.text import did_you_mean
 
 BLOCK = 1024  # items per block; a query first looks at the lowest score of each
 PAIRS = 1 << 23  # scores of (query, item) in memory at a time
@@ -97,12 +100,13 @@ class Index:
 
     def search(
         self,
-        queries: np.ndarray,
-        weights: Mapping[str, float],
-        k: int,
+        queries: Any,
+        weights: Mixture,
+        k: int = 10,
         *,
         filters: Filters | None = None,
         exclude: Sequence[int] | None = None,
+        leave_out_same: str = "",
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest items of each query: (ids [Q, k] str, distances [Q, k] float32), nearest first.
 
@@ -112,45 +116,62 @@ class Index:
         of float64, and items at equal distance keep the order of the file.
 
         Args:
-            queries: [Q, D] embeddings, unmasked.
-            weights: {condition: weight}, not all zero. A negative weight pushes results away.
-            k: at least 1. If fewer items are left, ids end in "" and distances in infinity.
-            filters: {column: value or values}. An item must have one of the values in each column.
+            queries: embeddings [Q, D], unmasked, or the ids [Q] of items, which are then not hits themselves; also as
+                a column of pandas, Polars or Arrow. A single id or embedding [D] gives ids [k] and distances [k].
+            weights: a condition, several of weight 1, or {condition: weight}, not all zero. A negative weight pushes
+                results away.
+            k: at least 1; at most N hits are returned. If fewer items are left, ids end in "" and distances in
+                infinity.
+            filters: {column: value, values or {sign: value}} with the signs <, <=, >, >=, = and !=, or texts such as
+                ["price<50", "colour=red"]. An item must pass all.
             exclude: per query the row of an item that is not a hit, or -1. For queries that are items themselves.
+            leave_out_same: a column; items that share its value with the item that the query is are not hits.
 
         Raises:
-            UserError: for unknown conditions, columns or values, weights that are all zero or not finite, or k < 1.
+            UserError: for unknown ids, conditions, columns or values, weights that are all zero or not finite, or
+                k < 1.
         """
-        rows, squares = self.nearest(queries, weights, k, filters=filters, exclude=exclude)
+        queries, own, single = as_queries(self, queries)
+        if exclude is None:
+            exclude = own
+        rows, squares = self.nearest(
+            queries, weights, k, filters=filters, exclude=exclude, leave_out_same=leave_out_same
+        )
         ids = np.full(rows.shape, "", object)
         ids[rows >= 0] = self.ids[rows[rows >= 0]]
-        return ids.astype(str), (np.sign(squares) * np.sqrt(np.abs(squares))).astype(np.float32)
+        ids, distances = ids.astype(str), signed_roots(squares)
+        return (ids[0], distances[0]) if single else (ids, distances)
 
     def nearest(
         self,
         queries: np.ndarray,
-        weights: Mapping[str, float],
-        k: int,
+        weights: Mixture,
+        k: int = 10,
         *,
         filters: Filters | None = None,
         exclude: Sequence[int] | None = None,
+        leave_out_same: str = "",
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`search` by position: (rows [Q, k] int64, -1 after the last hit; squared distances [Q, k] float64)."""
-        if k < 1:
-            raise UserError(f"k is {k}; give a whole number of at least 1.")
-        w, queries = self.weight(weights), np.asarray(queries, np.float64)  # [D], [Q, D]
+        """`search` of embeddings [Q, D] by position: (rows [Q, k] int64, -1 after the last hit; squared distances
+        [Q, k] float64)."""
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise UserError(f"k is {k!r}; give a whole number of at least 1.")
+        w, queries = self.weight(as_weights(weights)), np.asarray(queries, np.float64)  # [D], [Q, D]
         if queries.ndim != 2 or queries.shape[1] != len(w) or not np.isfinite(queries).all():
             raise UserError(f"queries are {[*queries.shape]}; give finite embeddings [Q, {len(w)}].")
         allowed = passing(self.columns, filters, self.name) if filters else None
         excluded = np.full(len(queries), -1) if exclude is None else np.asarray(exclude, int)
+        k = min(int(k), len(self.ids))
         rows = np.full((len(queries), k), -1)
         squares = np.full((len(queries), k), np.inf)
-        n, size = min(k, len(self.ids)), max(1, PAIRS // max(1, len(self.ids)))
+        others = unlike(self, leave_out_same, excluded) if leave_out_same else None
+        size = 1 if others else max(1, PAIRS // max(1, len(self.ids)))  # what is left out depends on the query
         candidates_of = self._on_accelerator if _accelerator() else self._on_host
-        for start in range(0, len(queries) if n else 0, size):
+        for start in range(0, len(queries) if k else 0, size):
             piece = slice(start, start + size)
+            kept = others(allowed, excluded[start]) if others else allowed
             with np.errstate(over="ignore", invalid="ignore"):  # `_slack` detects what does not fit float32
-                candidates_of_each = candidates_of(queries[piece], w, n, allowed, excluded[piece])
+                candidates_of_each = candidates_of(queries[piece], w, k, kept, excluded[piece])
             for i, candidates in enumerate(candidates_of_each, start):
                 exact = self._squared(queries[i], w, candidates)
                 order = np.lexsort((candidates, exact))[:k]
@@ -160,27 +181,7 @@ class Index:
     def weight(self, weights: Mapping[str, float]) -> np.ndarray:
         """The weight of each dimension under {condition: weight}: float64 [D]. A UserError for unknown conditions, and
         weights that are all zero or not finite."""
-        for name, weight in weights.items():
-            if name not in self.conditions:
-                near = did_you_mean(name, self.conditions)
-                raise UserError(f"unknown condition {name!r}{near}; the index has {listed(self.conditions)}.")
-            if not math.isfinite(weight):
-                raise UserError(f"condition {name} has weight {weight}; give a finite number.")
-        if not any(weights.values()):
-            problem = f"all weights are zero ({listed(weights)})" if weights else "no condition is given"
-            raise UserError(f"{problem}; give a weight to at least one of {listed(self.conditions)}.")
-        with np.errstate(over="ignore", invalid="ignore"):  # the next check reports it
-            w = sum(
-                weight * np.square(self.masks[self.conditions.index(name)], dtype=np.float64)
-                for name, weight in weights.items()
-            )
-        if not np.isfinite(w).all():
-            raise UserError(f"the weights of {listed(weights)} are too large to add up; give smaller ones.")
-        if not np.any(w):
-            weighted = self.masks[[self.conditions.index(name) for name, weight in weights.items() if weight]]
-            problem = "cancel each other out" if np.any(weighted) else "are zero in every dimension"
-            raise UserError(f"the weighted masks of {listed(weights)} {problem}; search under other conditions.")
-        return w
+        return weight_of_dimensions(weights, self.conditions, self.masks)
 
     def _on_host(
         self, queries: np.ndarray, w: np.ndarray, k: int, allowed: np.ndarray | None, excluded: np.ndarray

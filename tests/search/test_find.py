@@ -4,20 +4,18 @@ import pytest
 import tiny
 
 from csn_jax.errors import UserError
-from csn_jax.search.find import parse_filters, parse_weights, rows_by_picture, spellings
+from csn_jax.search.find import parse_weights, rows_by_picture, spellings
 
 
 def test_names_may_contain_an_equals_sign():
     assert parse_weights(["a=b", "a"], ("a=b", "a")) == {"a=b": 1.0, "a": 1.0}
     assert parse_weights(["a=b=2"], ("a=b", "a")) == {"a=b": 2.0}
-    assert parse_filters(["a=b=c", "d=e=f", "a=b="], {"a=b", "d"}) == {"a=b": ["c", ""], "d": ["e=f"]}
 
 
 MISTAKES = {
     "none": (lambda: parse_weights([], ("colour", "size")), ["no --condition", "colour, size"]),
     "twice": (lambda: parse_weights(["colour", "colour=2"], ("colour",)), ["--condition", "colour twice"]),
     "text": (lambda: parse_weights(["colour=much"], ("colour",)), ["--condition", "'much'", "colour=0.5"]),
-    "no value": (lambda: parse_filters(["colour"], {"colour"}), ["--filter=colour", "COLUMN=VALUE"]),
 }
 
 

@@ -39,6 +39,9 @@ FILTERS = [
     {"tags": ["b"]},
     {"tags": ["a;b"]},
     {"tags": ["a;b", "c"], "kind of.shoe": ["y"], "colour": [""]},
+    {"colour": {"!=": ["red", ""]}},
+    {"price": {"<": 20, ">=": "3.5"}, "tags": {"!=": "c"}},
+    ["price>1000"],
 ]
 
 
@@ -56,9 +59,10 @@ def collection(index, tmp_path_factory):
         yield Collection.open(client, "", "--qdrant")
 
 
-def ids_of(hits) -> np.ndarray:
+def ids_of(hits, k=None) -> np.ndarray:
     """[Q, k], empty after the last hit."""
-    return np.where(hits.rows < 0, "", hits.index.ids[hits.rows])
+    ids = np.where(hits.rows < 0, "", hits.index.ids[hits.rows])
+    return ids if k is None else np.pad(ids, ((0, 0), (0, k - ids.shape[1])), constant_values="")
 
 
 @pytest.mark.parametrize("weights", MIXTURES, ids=str)
@@ -111,7 +115,7 @@ def test_filters_are_those_of_index(index, collection, filters, weights):
     vectors, own = index.vectors[rows], index.ids[rows].tolist()
     hits = collection.search(vectors, own, weights, 60, filters=filters, candidates=60)
     expected, _ = index.search(vectors, weights, 60, filters=filters, exclude=rows)
-    assert (ids_of(hits) == expected).all()
+    assert (ids_of(hits, 60) == expected).all()
     assert (passing(index.columns, filters, "").sum() < 60) == (expected == "").any()
 
 
@@ -121,7 +125,7 @@ def test_a_filter_that_only_the_query_passes_leaves_nothing(tmp_path):
     with connected(str(tmp_path / "q"), "--qdrant") as client:
         argv = (few.vectors[:1], [few.ids[0]], {"style": 1}, 2)
         hits = Collection.open(client, "few", "").search(*argv, filters={"colour": ["red"]}, candidates=60)
-    assert ids_of(hits).tolist() == [["", ""]] and hits.index.ids[hits.own].tolist() == [few.ids[0]]
+    assert ids_of(hits, 2).tolist() == [["", ""]] and hits.index.ids[hits.own].tolist() == [few.ids[0]]
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow
 import pytest
 import tiny
+import torch
 from small_index import assert_hits, make, naive
 
 import csn_jax
@@ -244,7 +246,30 @@ REFUSED = {
         lambda index: search(index, {"a": 1}, filters={"tags": ["u", "q"]}),
         ["'q'", "'tags'", "u, v, w, x, y, z"],
     ),
-    "one query": (lambda index: search(index, {"a": 1}, queries=index.vectors[0]), SHAPE),
+    "one number": (lambda index: search(index, {"a": 1}, queries=0.5), SHAPE),
+    "nothing": (lambda index: search(index, {"a": 1}, queries=[None]), SHAPE),
+    "a set": (lambda index: search(index, {"a": 1}, queries={"item 1"}), [*SHAPE, "a set", "ids"]),
+    "vectors of two lengths": (lambda index: search(index, {"a": 1}, queries=[[1.0], [1.0, 2.0]]), SHAPE),
+    "a column with a gap": (
+        lambda index: search(index, {"a": 1}, queries=np.array([index.vectors[0], None], object)),
+        [*SHAPE, "no value at position 1"],
+    ),
+    "an unknown id": (
+        lambda index: search(index, "a", queries=["item 1", "itm 7"]),
+        ["'itm 7' (did you mean item 7?)"],
+    ),
+    "a number for the condition": (lambda index: search(index, 3), ["condition is 3", "{name: weight}"]),
+    "text for a weight": (lambda index: search(index, {"a": "1"}), ["a has weight '1'", "number"]),
+    "k of text": (lambda index: search(index, {"a": 1}, "5"), ["k is '5'", "whole number"]),
+    "one text as filters": (lambda index: search(index, "a", filters="colour=red"), ["'colour=red'", "['price<50']"]),
+    "no sign": (lambda index: search(index, "a", filters=["colour"]), ["the filter colour has no value"]),
+    "unknown sign": (lambda index: search(index, "a", filters={"colour": {"~": "red"}}), ["'~'", "<=", "!="]),
+    "range of words": (lambda index: search(index, "a", filters=["colour<5"]), ["'colour'", "no numbers", "'blue'"]),
+    "leave out of a vector": (lambda index: search(index, "a", leave_out_same="colour"), ["no item", "'colour'", "id"]),
+    "leave out unknown": (
+        lambda index: search(index, "a", queries="item 1", leave_out_same="color"),
+        ["'color' (did you mean colour?)"],
+    ),
     "narrow queries": (lambda index: search(index, {"a": 1}, queries=index.vectors[:, :4]), SHAPE),
     "NaN in a query": (lambda index: search(index, {"a": 1}, queries=np.full((1, 6), np.nan)), SHAPE),
     "dead mask": (lambda index: search(masked(index, ZEROS), {"a": 1}), ["masks of a", "zero in every dimension"]),
@@ -349,4 +374,49 @@ def test_opening_and_searching_need_no_jax(tmp_path):
 
 def test_an_index_without_items_has_no_hits():
     ids, distances = make(0).search(np.zeros((2, 6)), {"a": 1}, 3)
-    assert ids.tolist() == [[""] * 3] * 2 and np.isinf(distances).all()
+    assert ids.shape == distances.shape == (2, 0)
+
+
+def test_k_is_at_most_the_number_of_items():
+    """Room for a trillion hits would be petabytes."""
+    rows, _ = make(20).nearest(make(20).vectors[:1], "a", 10**12, exclude=[0])
+    assert sorted(rows[0].tolist()) == [-1, *range(1, 20)]
+
+
+def test_queries_may_be_ids_or_vectors_and_conditions_names():
+    """One query gives one row. An item that is searched for by its id is not a hit."""
+    index = make()
+    expected, distances = index.search(index.vectors[[7, 3]], {"a": 1}, 5, exclude=[7, 3])
+    for queries in (["item 7", "item 3"], np.array(["item 7", "item 3"]), pyarrow.array(["item 7", "item 3"])):
+        ids, found = index.search(queries, "a", 5)
+        assert ids.tolist() == expected.tolist() and found.tolist() == distances.tolist()
+    ids, found = index.search("item 7", "a", 5)
+    assert ids.tolist() == expected[0].tolist() and found.tolist() == distances[0].tolist()
+    assert index.search("item 7", "a")[0].shape == (10,)
+    vectors = index.vectors[[7, 3]].astype(np.float64)
+    column = np.empty(2, object)  # as pandas and Polars give vectors
+    column[:] = list(vectors)
+    chunks = pyarrow.chunked_array([pyarrow.array(list(vectors))])
+    for queries in (vectors.tolist(), list(vectors), column, chunks, torch.tensor(vectors)):
+        ids, _ = index.search(queries, ["a", "b"], 5, exclude=[7, 3])
+        assert ids.tolist() == index.search(vectors, {"a": 1, "b": 1}, 5, exclude=[7, 3])[0].tolist()
+    assert index.search(vectors[0], "c", 3)[0].tolist() == index.search(vectors, "c", 3)[0][0].tolist()
+    numbers = dataclasses.replace(index, items=index.items._replace(ids=np.arange(400).astype(str).astype(object)))
+    assert numbers.search(7, "a", 5)[0].tolist() == [item.split()[1] for item in expected[0].tolist()]
+
+
+def test_hits_that_share_a_value_with_the_query_can_be_left_out():
+    """As the other photos of a product; of a set, one shared member is enough. A blank value is shared by none."""
+    index = make(60)
+    for column in ("colour", "tags"):
+        values = [set(value.split(";")) - {""} for value in index.columns[column]]
+        queries = [next(row for row in range(60) if values[row]), next(row for row in range(60) if not values[row])]
+        rows, _ = index.nearest(index.vectors[queries], "a", 60, exclude=queries, leave_out_same=column)
+        for query, hits in zip(queries, rows, strict=True):
+            left = {row for row in range(60) if row != query and not values[row] & values[query]}
+            assert {*hits.tolist()} - {-1} == left
+        filtered, _ = index.nearest(
+            index.vectors[queries], "a", 60, exclude=queries, leave_out_same=column, filters={"colour": ["red", "blue"]}
+        )
+        kept = [row for row in rows[0].tolist() if row >= 0 and index.columns["colour"][row] in ("red", "blue")]
+        assert [row for row in filtered[0].tolist() if row >= 0] == kept
