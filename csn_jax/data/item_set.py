@@ -20,12 +20,12 @@ NAMED = 1_000  # unusable rows that are named one by one
 
 
 class Pictures(NamedTuple):
-    """Where the picture files of items lie."""
+    """Where the pictures of items lie."""
 
-    # As in a vector file: `kind` (`folder` or `table`), `root`, and `image`, the column of the pictures' names if the
-    # ids are not these names.
+    # As in a vector file: `kind` (`folder` or `table` for files, `bytes` for pictures inside a table), `root` (a folder,
+    # or the table), and `image`, the column of the pictures' names if the ids are not these names.
     where: dict[str, str]
-    names: np.ndarray | None = None  # [N] str, the column `image`
+    names: np.ndarray | None = None  # [N] str, the column `image`; of bytes, the numbers of the rows from 1
 
 
 class Rows(NamedTuple):

@@ -7,7 +7,8 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from csn_jax.data.columns import Columns, read_columns
+from csn_jax.data.arrow_tables import read_column
+from csn_jax.data.columns import Columns
 from csn_jax.data.images import UNNAMED, Source, resolve
 from csn_jax.data.item_set import Pictures
 from csn_jax.errors import UserError
@@ -88,10 +89,17 @@ def find_pictures(columns: Columns, image: str, setting: str = "config.data.imag
     return TablePictures(columns.column(image, setting), folder, where)
 
 
-def read_contents(path: Path, image: str, rows: list[int]) -> list[Any]:
-    """The bytes, as pyarrow scalars, that a table has in a column, of rows counted from 0; None if there are none."""
-    found = find_pictures(read_columns(path), image)
-    return [found.source(row)[0] if row < len(found.names) else None for row in rows]
+def read_contents(path: Path, image: str, rows: list[int]) -> list[Source | None]:
+    """The pictures inside a table, of rows counted from 0; None where there is none, or the table is gone."""
+    try:
+        contents = _contents(read_column(path, image))
+    except (UserError, KeyError):
+        contents = None
+    if contents is None:
+        return [None] * len(rows)
+    names, scalars = contents
+    found = TablePictures(names, path if path.is_dir() else path.parent, {}, scalars)
+    return [found.source(row)[0] if row < len(names) else None for row in rows]
 
 
 def _filled(template: str, cells: dict[str, str]) -> str:

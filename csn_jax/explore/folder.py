@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from csn_jax.data.item_set import ItemSet
+from csn_jax.data.thumbnails import pixels_of
 from csn_jax.model.model import Model
 from csn_jax.model.run import Run
 from csn_jax.pictures.maps import SEED, draw_maps
@@ -44,7 +45,10 @@ def page_files(
     """All files of the page by name. rows [n]: positions in items; vectors [n, D]: their float32 embeddings; results:
     None for a run that is not finished; about: facts about the run that the page prints."""
     maps = draw_maps(vectors, model.masks, model.conditions)
-    pictures = draw_sheets(items.inputs, rows, items.ink) if items.inputs.ndim == 4 else {}
+    shown, places = items.inputs, rows
+    if items.inputs.ndim == 2:
+        shown, places = pixels_of(items, rows, side_of(None, rows)), np.arange(len(rows))
+    pictures = {} if shown is None else draw_sheets(shown, places, items.ink)
     kinds, data = dict(items.conditions), dict(about)
     attributes = dict(items.attributes) | kinds
     # Lists of pairs, not objects: a column may have any name, also `__proto__`.
@@ -60,8 +64,9 @@ def page_files(
         kind = attributes.get(name, "categorical")
         data["columns"].append({"name": name, "kind": kind, "values": values.tolist(), "codes": codes.tolist()})
     data["maps"] = _packed(np.round(maps * 65535), "<u2")
-    layout = {"files": list(pictures), "side": side_of(items.inputs, rows), "sheet": SHEET, "ink": items.ink}
-    data["pictures"] = layout if pictures else None
+    data["pictures"] = None
+    if pictures:
+        data["pictures"] = {"files": list(pictures), "side": side_of(shown, rows), "sheet": SHEET, "ink": items.ink}
     data["results"] = None
     if results:
         figures = [(name, results.figure(name)) for name in (*results.conditions, "overall")]
@@ -73,9 +78,10 @@ def page_files(
     return files | pictures
 
 
-def side_of(inputs: np.ndarray, rows: np.ndarray) -> int:
-    """Pixels per side of a thumbnail: the input's own, up to what a browser can hold for so many items."""
-    return min(inputs.shape[1], 96 if len(rows) <= 3000 else 64)
+def side_of(inputs: np.ndarray | None, rows: np.ndarray) -> int:
+    """Pixels per side of a thumbnail: the input's own if it has pixels, up to what a browser can hold for so many."""
+    most = 96 if len(rows) <= 3000 else 64
+    return most if inputs is None else min(inputs.shape[1], most)
 
 
 def draw_sheets(inputs: np.ndarray, rows: np.ndarray, ink: bool) -> dict[str, bytes]:

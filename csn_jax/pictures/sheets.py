@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from csn_jax.core.masks import use_of
 from csn_jax.data.dataset import Dataset
 from csn_jax.data.item_set import ItemSet
+from csn_jax.data.thumbnails import pixels_of
 from csn_jax.data.triplets import CLEARLY, scale_of
 from csn_jax.runtime.record import GAPS
 from csn_jax.runtime.workdir import write_atomically
@@ -27,11 +28,11 @@ GAP, LEFT, TOP = 14, 170, 74  # pixels between pictures, left of them and above 
 
 
 def draw_all(workdir: Path, model: "Model", embeddings: np.ndarray, dataset: Dataset) -> None:
-    """Write masks.png into a workdir, and for images neighbours_<condition>.png. Of the embeddings [N, D], only rows of
-    the test split are read."""
+    """Write masks.png into a workdir, and for items with pictures neighbours_<condition>.png. Of the embeddings [N, D],
+    only rows of the test split are read."""
     items = dataset.items
     draw_masks(workdir / "masks.png", model.masks, model.conditions)
-    queries = choose_queries(items, QUERIES) if items.inputs.ndim == 4 else []
+    queries = choose_queries(items, QUERIES) if items.inputs.ndim == 4 or items.pictures else []
     for row, condition in enumerate(model.conditions if len(queries) else ()):
         sheet = draw_neighbours(items, queries, embeddings * model.masks[row], condition)
         write_atomically(workdir / f"neighbours_{condition}.png", as_bytes(sheet.save, "PNG"))
@@ -125,7 +126,10 @@ def draw_neighbours(items: ItemSet, queries: np.ndarray, masked: np.ndarray, con
         among = f" of these {len(np.unique(labels[queries]))} values"
     gallery = np.flatnonzero(gallery)
     k = max(0, min(NEIGHBOURS, len(gallery) - 1))
-    side = items.inputs.shape[1]
+    found = nearest(masked, queries, gallery, k)
+    shown = np.unique(np.concatenate([queries, found.ravel()]))
+    pictures = dict(zip(shown.tolist(), pixels_of(items, shown, 64), strict=True))
+    side = items.inputs.shape[1] if items.inputs.ndim == 4 else 64
     side *= max(1, 64 // side)  # a multiple, so that pixels stay squares
     step, end = side + GAP, LEFT + (k + 1) * (side + GAP)
     sheet = Image.new("RGB", (end + 120, TOP + len(queries) * step + 6), "white")
@@ -137,14 +141,14 @@ def draw_neighbours(items: ItemSet, queries: np.ndarray, masked: np.ndarray, con
     if labelled:
         _draw_legend(draw, condition, kind, LEFT + step + GAP)
         draw.text((end + GAP + 8, 46), "found", fill="black", font=font)
-    for line, (query, hits) in enumerate(zip(queries, nearest(masked, queries, gallery, k), strict=True)):
+    for line, (query, hits) in enumerate(zip(queries, found, strict=True)):
         y = TOP + line * step
         middle = y + side // 2
         alike = _alike(labels, kind, query)
         draw.text((GAP, middle), fit(labels[query], font, LEFT - 2 * GAP), fill="black", font=font, anchor="lm")
         for column, item in enumerate((query, *hits)):
             x = LEFT + column * step + (GAP if column else 0)  # the query stands apart
-            picture = Image.fromarray(items.inputs[item].squeeze())
+            picture = Image.fromarray(pictures[int(item)].squeeze())
             sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x, y))
             if column and labelled:
                 frame = (x - 4, y - 4, x + side + 3, y + side + 3)

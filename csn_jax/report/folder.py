@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from csn_jax.data.thumbnails import pixels_of
 from csn_jax.errors import UserError
 from csn_jax.model.model import Model
 from csn_jax.pictures import maps
@@ -68,12 +69,12 @@ def draw_section(section: Section, mark: str, n_items: int) -> tuple[list[Pictur
 
 def draw_maps(finished: Finished, model: Model, mark: str, n_items: int) -> list[Picture]:
     """One map per condition of a run; conditions that share a mask share a map. Raises UserError when the run's data
-    are missing, were changed, or are not pictures."""
-    if len(finished.record.input_shape) != 3:
-        raise UserError(f"the items of {finished.name} are vectors, which have no pictures.")
+    are missing, were changed, or have no pictures."""
     say(f"image maps of {finished.name}: reading its data")
     dataset = finished.run.dataset()
     items, split = dataset.items, finished.results.split
+    if items.inputs.ndim == 2 and items.pictures is None:
+        raise UserError(f"the items of {finished.name} are vectors, which have no pictures.")
     total = dataset.rows(split)
     rows, choice = choose_items(items, total, n_items)
     if len(rows) < 2:
@@ -91,10 +92,10 @@ def draw_maps(finished: Finished, model: Model, mark: str, n_items: int) -> list
         f"{finished.name}, the run with the lowest error: {count}, placed by {method} of the masked embeddings, then "
         "each moved to a cell of its own, as little as possible."
     )
-    pictures = []
+    pictures, pixels = [], pixels_of(items, rows, 48)
     for place, group in zip(places, shared.values(), strict=True):
         names = " and ".join(model.conditions[row] for row in group)
         subtitle = f"{count}; neighbours are alike under the mask of {names}"
-        png = draw_map(items.inputs[rows], place, f"By {names}", subtitle, ink=items.ink)
+        png = draw_map(pixels, place, f"By {names}", subtitle, ink=items.ink)
         pictures.append(Picture(f"map{mark}_{model.conditions[group[0]]}.png", f"Map by {names}", caption, png))
     return pictures

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from csn_jax.config import UNKNOWN
 from csn_jax.data.dataset import read_rows
-from csn_jax.data.images import resolve, shrink_file
-from csn_jax.data.workers import read_in_workers
+from csn_jax.data.notations import sets_of
+from csn_jax.data.thumbnails import read_thumbnails, shrink
 from csn_jax.errors import UserError
 from csn_jax.pictures.sheets import ALIKE, GREY, OTHER, fit, font_of
 from csn_jax.runtime.record import GAPS
@@ -37,18 +38,20 @@ def save_sheet(path: Path, answers: Answers) -> None:
     index = answers.index
     kinds = dict(index.items.conditions)
     named = [name for name in answers.weights if name in index.columns]
+    sets = {name: sets_of(set(index.columns[name].tolist()) - {"", *UNKNOWN})[0] or {} for name in named}
 
     def lines(row: int, query: int, distance: str) -> list[tuple[str, bool | None]]:
         texts: list[tuple[str, bool | None]] = [(str(index.ids[row]), None), (distance, None)]
         for name in named:
             value, wanted = (str(index.columns[name][item]) if item >= 0 else "" for item in (row, query))
-            compared = row != query and value and wanted and kinds.get(name) not in GAPS
-            alike = not set(value.split(";")).isdisjoint(wanted.split(";")) if compared else None
+            compared = row != query and kinds.get(name) not in GAPS and not {value, wanted} & {"", *UNKNOWN}
+            members, others = (set(sets[name].get(text, [text])) for text in (value, wanted))
+            alike = not members.isdisjoint(others) if compared else None
             texts.append((value or "-", alike))
         return texts
 
     hit_pictures = iter(read_pictures(index.items, [hit.row for hits in answers.hits for hit in hits], SIDE))
-    files = iter(shrink_files([query.path for query in answers.queries if query.path], SIDE))
+    files = iter(shrink([query.path for query in answers.queries if query.path], SIDE))
     items = iter(read_pictures(index.items, [query.row for query in answers.queries if not query.path], SIDE))
     results = []
     for query, hits in zip(answers.queries, answers.hits, strict=True):
@@ -116,17 +119,8 @@ def read_pictures(items: Embeddings, rows: Sequence[int], size: int) -> list[np.
     pictures, rows = items.pictures, list(rows)
     if pictures.get("kind") == "split":
         return _of_run(Path(pictures["root"]), items.ids[rows].tolist())
-    if pictures.get("kind") not in ("folder", "table"):
-        return [None] * len(rows)
     names = items.columns[pictures["image"]] if pictures.get("image") else items.ids
-    root = Path(pictures["root"])
-    return shrink_files([resolve(root, name) for name in names[rows].tolist()], size)
-
-
-def shrink_files(paths: Sequence[Path | None], size: int) -> list[np.ndarray | None]:
-    """Image files, each shrunk as a whole to `size`: uint8 [height, width, 3], or None for one that cannot be read."""
-    pictures = read_in_workers(shrink_file, [(str(path), size) for path in paths if path])
-    return [next(pictures)[0] if path else None for path in paths]
+    return read_thumbnails(pictures, names[rows].tolist(), size)
 
 
 def _of_run(workdir: Path, ids: list[str]) -> list[np.ndarray | None]:

@@ -34,7 +34,7 @@ class Embeddings(NamedTuple):
     conditions: in the order of the masks' rows.
     masks: [C, D] float32, as applied.
     model_sha256: `Model.sha256` of the model that embedded the items.
-    pictures: where the items' pictures are, for `search.sheet.read_pictures`; {} if there are none.
+    pictures: where the items' pictures are, for `data.thumbnails.read_thumbnails`; {} if there are none.
     made_from: a digest of the request to `embed`, which recognises a finished file by it.
     scale: [D] float32 if the file stores int8 (`vectors` are those integers times the scale), else None.
     """

@@ -329,7 +329,8 @@ def test_bad_images_are_named_by_row_or_skipped(whole, whole_rows, tmp_path, cap
     kept = [i for i in range(60) if i not in (4, 7, 9)]
     assert rows.ids.tolist() == [f"n{i}" for i in kept] and len(rows.inputs) == len(rows.together) == 57
     assert rows.labels["colour"].tolist() == [columns["colour"][i] for i in kept]
-    assert sum("left out" in note for note in rows.notes) == 3
+    assert sum("left out" in note for note in rows.notes) == 4
+    assert "left out 3 of 60 rows without usable images" in rows.notes
     np.testing.assert_array_equal(rows.inputs, whole_rows.inputs[kept])
 
 
