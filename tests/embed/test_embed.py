@@ -1,6 +1,7 @@
 """embed: folders, tables and splits become one file. Bad images are named, and a killed command resumes."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ import tiny
 from PIL import Image
 from test_cli import assert_message, run
 
-from csn_jax import cli, embed, load, train
+from csn_jax import cli, embed, load, search, train
 from csn_jax.data import to_embed
 from csn_jax.data.dataset import load_dataset
 from csn_jax.model.model import Model
@@ -141,6 +142,32 @@ def test_a_table_of_images(of_pictures, shop_runs, tmp_path, capsys):
         assert arrays["vec_colour"].shape == (N - 3, (model.masks[1] > 0).sum())
 
 
+def test_pictures_inside_a_table(of_pictures, shop_runs, tmp_path, capsys):
+    """As Hugging Face stores them: embedded like files, searched by id, and drawn."""
+    workdir, model = of_pictures
+    columns = shop.columns(N)
+    files = [shop_runs / name for name in columns["image"]]
+    columns["image"] = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    columns["image"][6] = {"bytes": b"PK\3\4", "path": "zipped.jpg"}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    out = tmp_path / "e.parquet"
+    embeddings = embedded(f"--workdir={workdir}", f"--table={tmp_path / 't.parquet'}", f"--out={out}")
+    kept = [row for row in range(N) if row != 6]
+    assert embeddings.ids.tolist() == [files[row].name for row in kept]
+    assert_vectors(embeddings, model, [pixels_of(files[row]) for row in kept])
+    assert "left out zipped.jpg, which is not a JPEG" in capsys.readouterr().err
+    assert embeddings.pictures == {"kind": "bytes", "root": str(tmp_path / "t.parquet"), "image": "image"}
+    for found, row in zip(read_pictures(embeddings, [0, 30], 24), (0, 31), strict=True):
+        with Image.open(files[row]) as image:
+            np.testing.assert_array_equal(found, image.convert("RGB"))
+    search.main([f"--index={out}", f"--id={files[9].name}", "--condition=colour", "--json", f"--save={tmp_path}/s.png"])
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["hits"]) == 10 and "image" not in answer["hits"][0]["columns"]
+    with Image.open(tmp_path / "s.png") as sheet:
+        pixels = np.asarray(sheet)
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 300  # pictures, not frames that say there are none
+
+
 def test_the_runs_own_items(of_pictures, shop_runs, tmp_path):
     """One split, or all with a column `split`: the pixels and the order of training, with pictures from the files."""
     workdir, model = of_pictures
@@ -175,7 +202,8 @@ def test_a_model_of_vectors(of_vectors, shop_runs, tmp_path, dtype, tolerance):
     argv = (f"--workdir={workdir}", f"--dtype={dtype}")
     embeddings = embedded(*argv, f"--table={shop_runs / 'products.parquet'}", f"--out={tmp_path / 'a.parquet'}")
     assert embeddings.vectors.dtype == ("float32" if dtype == "int8" else dtype)
-    assert embeddings.ids.tolist() == shop.columns()["image"] and embeddings.pictures == {}
+    assert embeddings.ids.tolist() == shop.columns()["image"]
+    assert embeddings.pictures == {"kind": "table", "root": str(shop_runs)}  # kept beside the vectors
     expected = model.embed(VECTORS)
     np.testing.assert_allclose(embeddings.vectors, expected, atol=tolerance * np.abs(expected).max())
     np.save(tmp_path / "v.npy", VECTORS)
