@@ -66,7 +66,7 @@ class DataConfig:
     """The conditions to learn, in order; empty: all that the source has."""
     split_by: str = ""
     """A label whose values each stay in one split (font: all test fonts are new; family: also their bold and italic);
-    empty: each item by itself."""
+    empty: each item by itself, or each triplet of your own; item: each item by itself, also with own triplets."""
     image: str = "image"
     """table: the column of image paths, relative to the table's folder and inside it, or of the images' bytes; or a
     template of paths, as images/{id}.jpg. tfds: the feature that holds the image, if there are several."""
@@ -91,8 +91,8 @@ class DataConfig:
     """table, zappos50k: leave out rows whose image or vector cannot be used, or with too many or too few cells, instead of
     refusing the table."""
     triplets: str = ""
-    """Your own triplets instead of drawn ones: a CSV or Parquet file with columns anchor, positive, negative and
-    condition, or a folder of the reference's integer lists with filenames.json. All are used."""
+    """Your own triplets instead of drawn ones: a table with columns anchor, positive, negative and perhaps condition,
+    or a folder of the reference's integer lists with filenames.json. All are used."""
     train_triplets: int = 200_000
     """Training triplets per condition."""
     validation_triplets: int = 5_000

@@ -10,8 +10,9 @@ from csn_jax.data.columns import Columns
 from csn_jax.data.duplicates import components
 from csn_jax.data.images import decode_files, resolve
 from csn_jax.data.item_set import split_items
-from csn_jax.data.own_triplets import ROLES, same_three
+from csn_jax.data.own_triplets import same_three
 from csn_jax.data.sources.table import split_header, split_name
+from csn_jax.data.triplet_tables import ROLES, with_usual_names
 from csn_jax.data.triplets import Triplets
 from csn_jax.errors import UserError
 from csn_jax.model.model import Model
@@ -25,16 +26,19 @@ LEAST_ANCHORS = 5  # different anchors, or groups of triplets
 
 def holds_triplets(columns: Columns, name: str) -> bool:
     """Whether a table holds triplets instead of labels of a condition."""
-    return name not in columns.text and all(role in columns.text for role in ROLES)
+    return name not in columns.text and all(role in with_usual_names(columns).text for role in ROLES)
 
 
 def from_triplets(columns: Columns, name: str, items: Items | None, model: Model | None) -> Lesson:
-    """A lesson from triplets: columns anchor, positive and negative, and optionally condition and split.
+    """A lesson from triplets: columns anchor, positive and negative (or other names that people use), and optionally
+    condition and split.
 
     Rows of another `condition` are left out. If there is a column `split`, its test triplets are held out. Otherwise a
     fifth is held out of more than FEW triplets, and none of fewer. Triplets of one group stay together. Cells may name
     `items` by id; or image files relative to the table, which `model` embeds, unless it is None.
     """
+    notes = columns.notes
+    columns = with_usual_names(columns)
     chosen = _rows_of(columns, name)
     cells = np.array([columns.text[role] for role in ROLES], object)[:, chosen]  # [3, T]
     n, n_anchors = len(chosen), len(set(cells[0].tolist()))
@@ -71,7 +75,8 @@ def from_triplets(columns: Columns, name: str, items: Items | None, model: Model
         if len(rows):
             triplets[part] = Triplets(*(role[rows].astype(np.int32) for role in roles), np.zeros(len(rows), np.int32))
             groups[part] = group[rows]
-    return Lesson(Condition(name, "triplets"), items, triplets, groups, f"{n:,} triplets in {columns.path.name}")
+    source = f"{n:,} triplets in {columns.path.name}"
+    return Lesson(Condition(name, "triplets"), items, triplets, groups, source, "; ".join(columns.notes[len(notes) :]))
 
 
 def _rows_of(columns: Columns, name: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from csn_jax.config import Config
 from csn_jax.data.item_set import SPLITS, ItemSet, Rows, choose_conditions, split_rows
 from csn_jax.data.order import check_labelled
-from csn_jax.data.own_triplets import read_own_triplets, split_from_triplets, split_triplets
+from csn_jax.data.own_triplets import chosen_conditions, read_own_triplets, split_from_triplets, split_triplets
 from csn_jax.data.sources import fonts, glyphs, table, tfds, zappos50k
 from csn_jax.data.triplets import Triplets, draw_triplets
 from csn_jax.errors import UserError
@@ -62,8 +62,9 @@ def _load(config: Config) -> Dataset:
     rows = read_rows(config)
     own, attributes = None, (*rows.conditions, *rows.others)
     if data.triplets:
-        own = read_own_triplets(Path(data.triplets).expanduser(), rows)
-        rows = rows._replace(conditions=own.conditions)
+        wanted = chosen_conditions(data.conditions)
+        own = read_own_triplets(Path(data.triplets).expanduser(), rows, *(wanted if len(wanted) == 1 else ()))
+        rows = rows._replace(conditions=own.conditions, notes=(*rows.notes, *own.notes))
         if own.split is not None and rows.split is None and not data.split_by:
             rows = rows._replace(split=split_from_triplets(own, len(rows.ids)))
     split, straddling = split_rows(rows, data)
@@ -74,7 +75,8 @@ def _load(config: Config) -> Dataset:
             f"{straddling} equal or nearly equal items straddled splits and "
             + ("were moved together" if rows.split is None else "stay so, as the split is given: tests are too easy"),
         )
-    conditions = choose_conditions(rows.labels, rows.conditions, data.conditions)
+    wanted = chosen_conditions(data.conditions) if own else data.conditions
+    conditions = choose_conditions(rows.labels, rows.conditions, wanted)
     items = ItemSet(
         rows.inputs, rows.ids, rows.labels, split, conditions, attributes, rows.ink, rows.pictures, rows.cells
     )
@@ -84,7 +86,8 @@ def _load(config: Config) -> Dataset:
             f"{items.inputs.shape[-1]} channel; give one value per channel, in mean and in std."
         )
     if own:
-        triplets = split_triplets(own, items, items_are_split, data.seed)
+        triplets, more = split_triplets(own, items, items_are_split, data.seed)
+        notes += more
     else:
         counts = (data.train_triplets, data.validation_triplets, data.test_triplets)
         triplets = {

@@ -16,6 +16,7 @@ from csn_jax.runtime.writer import say
 from csn_jax.text import did_you_mean, listed
 
 SPLITS = ("train", "validation", "test")
+BY_ITEM = ("item", "id")  # values of config.data.split_by for each item by itself, unless a label has the name
 NAMED = 1_000  # unusable rows that are named one by one
 
 
@@ -120,7 +121,7 @@ def choose_conditions(
 
 def check_split_by(labels: dict[str, np.ndarray], split_by: str) -> None:
     """Refuse a column to split by that the source does not have, with a UserError."""
-    if split_by and split_by not in labels:
+    if split_by and split_by not in (*labels, *BY_ITEM):
         raise UserError(
             f"config.data.split_by names {split_by!r}{did_you_mean(split_by, labels)}; this source has "
             f"{listed(labels)}."
@@ -135,7 +136,7 @@ def split_rows(rows: Rows, data: DataConfig) -> tuple[np.ndarray, int]:
     """
     check_split_by(rows.labels, data.split_by)
     n = len(rows.ids)
-    unit = rows.labels[data.split_by] if data.split_by else None
+    unit = rows.labels.get(data.split_by)
     if unit is not None and data.notations != "plain":  # the text itself: 1.10 is another version than 1.1
         unit = np.where(unit == "", "", rows.cells.get(data.split_by, unit))
     if unit is not None and (unit == "").any():  # each item without a value is a group of its own

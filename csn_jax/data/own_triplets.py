@@ -2,14 +2,15 @@
 
 Two forms are read:
 
-- A CSV or Parquet file with the columns `anchor`, `positive`, `negative` (ids of items), `condition`, and perhaps
-  `split` (train, validation or val, test). Conditions keep the order of their first rows.
+- A table with the columns `anchor`, `positive`, `negative` (ids of items), and perhaps `condition`, `rater` and `split`
+  (train, validation or val, test); see triplet_tables.py. Conditions keep the order of their first rows.
 - A folder of the reference's lists. `filenames.json` is plain text with one item id per line.
   `tripletlists/CONDITION_tripletlist_SPLIT.txt` (or the same beside filenames.json), where SPLIT is train, val or test,
   has lines `anchor far close`: line numbers of filenames.json from 0. Conditions are in the order of their names.
 
 If neither the items nor the triplets have a split, the triplets are split 70 / 10 / 20 %. Items then take part in
-several splits, and a test triplet is a new judgement on known items.
+several splits, and a test triplet is a new judgement on known items. If the items have one, triplets that name items of
+several splits are left out and counted.
 """
 
 import json
@@ -22,15 +23,16 @@ import numpy as np
 
 from csn_jax.data.columns import read_columns
 from csn_jax.data.item_set import SPLITS, ItemSet, Rows, split_items
-from csn_jax.data.sources.table import split_column, split_name
+from csn_jax.data.sources.table import split_name
+from csn_jax.data.triplet_tables import ONE, OVERALL, ROLES, answers, read_table
 from csn_jax.data.triplets import Triplets
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
 from csn_jax.runtime.workdir import write_atomically
-from csn_jax.text import did_you_mean
 
 LIST = re.compile(r"(?P<condition>.+)_tripletlist_(?P<split>[^_]+)\.txt")
-ROLES = ("anchor", "positive", "negative")
+# Names of the conditions; then columns, split and where as in OwnTriplets.
+Read = tuple[tuple[str, ...], Triplets, np.ndarray | None, Callable[[int], str]]
 
 
 class OwnTriplets(NamedTuple):
@@ -40,16 +42,19 @@ class OwnTriplets(NamedTuple):
     columns: Triplets  # positions of items; `condition` is a position in `conditions`
     split: np.ndarray | None  # [T] str if the triplets have a split
     where: Callable[[int], str]  # from the number of a triplet to its place in the file, for messages
+    notes: tuple[str, ...] = ()  # what the user should know before training
 
 
-def read_own_triplets(path: Path, rows: Rows) -> OwnTriplets:
-    """Read a triplet file, or a folder of the reference's lists, about the items of a source. UserError for an unknown
-    id or split, or an item that a triplet names twice."""
+def read_own_triplets(path: Path, rows: Rows, one: str = ONE) -> OwnTriplets:
+    """Read a triplet file, or a folder of the reference's lists, about the items of a source. `one` names the condition
+    of a file that has none. UserError for an unknown id or split, or an item that a triplet names twice."""
     index = {name: i for i, name in enumerate(rows.ids.tolist())}
+    rater, notes = None, ()
     if path.is_dir():
         names, columns, split, where = _read_lists(path, index)
     elif path.is_file():
-        names, columns, split, where = _read_table(path, index)
+        names, columns, split, rater, table, notes = read_table(read_columns(path), index, one)
+        where = table.where
     else:
         setting = f"config.data.triplets is {str(path)!r}"
         raise UserError(f"{setting}, which does not exist; give a file or a folder of lists.")
@@ -58,7 +63,13 @@ def read_own_triplets(path: Path, rows: Rows) -> OwnTriplets:
         raise UserError(f"{where(t)} names an item twice; give three different items per triplet.")
     kinds = dict(rows.conditions)
     conditions = tuple(Condition(name, kinds.get(name, "triplets")) for name in names)
-    return OwnTriplets(conditions, columns, split, where)
+    notes = (*notes, *answers(columns, rater, rows.ids))
+    return OwnTriplets(conditions, columns, split, where, tuple(f"triplets: {note}" for note in notes))
+
+
+def chosen_conditions(wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """config.data.conditions under the names that triplets have here."""
+    return tuple(OVERALL if name == "overall" else name for name in wanted)
 
 
 def split_from_triplets(own: OwnTriplets, n_items: int) -> np.ndarray:
@@ -77,24 +88,30 @@ def split_from_triplets(own: OwnTriplets, n_items: int) -> np.ndarray:
     return np.array(SPLITS)[np.maximum(home, 0)]
 
 
-def split_triplets(own: OwnTriplets, items: ItemSet, items_are_split: bool, seed: int) -> dict[str, Triplets]:
-    """The triplets of the items' conditions, by split. `condition` becomes a position among these conditions.
+def split_triplets(
+    own: OwnTriplets, items: ItemSet, items_are_split: bool, seed: int
+) -> tuple[dict[str, Triplets], tuple[str, ...]]:
+    """(the triplets of the items' conditions by split, notes). `condition` becomes a position among these conditions.
 
-    The split is that of the items, or else the triplets are split here, by the seed. UserError for a triplet across
-    splits, or a condition without triplets in a split.
+    The split is that of the items, and triplets across splits are left out; or else the triplets are split here, by the
+    seed. UserError for a triplet with a split of its own across splits, or a condition without triplets in a split.
     """
+    notes, crossing = (), ""
     if items_are_split:
         split = items.split[own.columns.anchor]
         across = np.any([items.split[role] != split for role in own.columns[1:3]], axis=0)
         if own.split is not None:
             across |= own.split != split
-        for t in np.flatnonzero(across)[:1].tolist():
+        elif across.any():
+            split = np.where(across, "", split)
+            crossing = f"{across.sum():,} of {len(across):,} triplets name items of several splits"
+            notes = (f"triplets: {crossing} and are left out",)
+        for t in np.flatnonzero(across)[:1].tolist() if own.split is not None else ():
             of_roles = zip(ROLES, [column[t] for column in own.columns[:3]], strict=True)
             named = ", ".join(f"{role} {items.ids[i]} of {items.split[i]}" for role, i in of_roles)
-            its_split = f"it is of {own.split[t]} and " if own.split is not None else ""
             raise UserError(
-                f"{own.where(t)} is a triplet across splits: {its_split}it names {named}; name items of one split, or "
-                "set data.split_by to a column whose items stay together."
+                f"{own.where(t)} is a triplet across splits: it is of {own.split[t]} and it names {named}; name items "
+                "of one split, or remove the column split of the triplets."
             )
     else:
         split = np.empty(len(own.columns.condition), "<U10")
@@ -112,11 +129,14 @@ def split_triplets(own: OwnTriplets, items: ItemSet, items_are_split: bool, seed
         by_split[name] = Triplets(*roles, condition[chosen].astype(np.int32))
         for label, row in row_of.items():
             if not (by_split[name].condition == row).any():
+                because, remedy = "", "remove the condition from config.data.conditions"
+                if crossing:
+                    because, remedy = f", as {crossing}", "split triplets instead of items: remove the items' split"
                 raise UserError(
-                    f"config.data.triplets has no triplet of condition {label!r} in the {name} split; give more, or "
-                    "remove the condition from config.data.conditions."
+                    f"config.data.triplets has no triplet of condition {label!r} in the {name} split{because}; give "
+                    f"more, or {remedy}."
                 )
-    return by_split
+    return by_split, notes
 
 
 def same_three(anchor: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
@@ -124,31 +144,6 @@ def same_three(anchor: np.ndarray, positive: np.ndarray, negative: np.ndarray) -
     is the odd one out?" makes two such triplets."""
     three = np.sort(np.stack([anchor, positive, negative], axis=1), axis=1)
     return np.unique(three, axis=0, return_inverse=True)[1].ravel()
-
-
-# Names of the conditions; then columns, split and where as in OwnTriplets.
-Read = tuple[tuple[str, ...], Triplets, np.ndarray | None, Callable[[int], str]]
-
-
-def _read_table(path: Path, index: dict[str, int]) -> Read:
-    table = read_columns(path)
-    setting = "config.data.triplets"
-    roles = []
-    for role in ROLES:
-        column = table.column(role, setting)
-        positions = np.array([index.get(name, -1) for name in column], np.int64)
-        for row in np.flatnonzero(positions < 0)[:1].tolist():
-            near = did_you_mean(column[row], index)
-            raise UserError(f"{table.where(row)}: {role} is {column[row]!r}{near}; give the id of an item.")
-        roles.append(positions)
-    named = table.column("condition", setting)
-    row_of = {name: row for row, name in enumerate(dict.fromkeys(named))}
-    if "" in row_of:
-        raise UserError(f"{table.where(named.index(''))} has no condition; name one.")
-    if not named:
-        raise UserError(f"{path} has no triplet; give one row per triplet.")
-    condition = np.array([row_of[name] for name in named])
-    return tuple(row_of), Triplets(*roles, condition), split_column(table), table.where
 
 
 def _read_lists(folder: Path, index: dict[str, int]) -> Read:

@@ -19,7 +19,7 @@ import csn_jax
 from csn_jax import adapt, embed, evaluate, port, search, train
 from csn_jax.adapt.labels import from_table
 from csn_jax.adapt.lesson import Items
-from csn_jax.adapt.people import group_triplets
+from csn_jax.adapt.people import from_triplets, group_triplets, holds_triplets
 from csn_jax.adapt.report import summary
 from csn_jax.adapt.sources import find_lesson
 from csn_jax.backbones.plain import MAGNIFIED, PROJECTION_SCALE
@@ -136,6 +136,24 @@ def write_triplets(path, triplets, name=lambda i: f"images/{i:03}.{('png', 'jpg'
         writer.writerow(["anchor", "positive", "negative", *more])
         writer.writerows([*map(name, row), *(values[t] for values in more.values())] for t, row in enumerate(triplets))
     return path
+
+
+def test_roles_may_have_other_names():
+    """head, winner and loser give the lesson of anchor, positive and negative, and a note."""
+    cells = np.array([[str(i) for i in row] for row in triplets_of_colour(40)]).T
+    items = Items(np.array([str(i) for i in range(N)]), None, "items", np.zeros((N, 2), np.float32))
+    usual, others = (
+        Columns(Path("t.csv"), dict(zip(names, map(list, cells), strict=True)), None, None)
+        for names in (("anchor", "positive", "negative"), ("Head", "winner", "loser"))
+    )
+    assert holds_triplets(others, "colour") and not holds_triplets(others, "winner")
+    lessons = [from_triplets(columns, "colour", items, None) for columns in (usual, others)]
+    for first, second in zip(*(lesson.triplets["train"] for lesson in lessons), strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert [lesson.note for lesson in lessons] == [
+        "",
+        "column Head is read as anchor, winner is read as positive, loser is read as negative",
+    ]
 
 
 @pytest.fixture(scope="module")

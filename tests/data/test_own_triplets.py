@@ -2,7 +2,9 @@
 
 import csv
 import itertools
+import json
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -213,9 +215,10 @@ MISTAKES = {
     "across splits": (
         SEPARATE,
         HEAD,
-        put(4, ["i0", "i3", "i4", "heel"]),
-        ["row 5 (line 6)", "across splits", "anchor i0 of train", "positive i3 of train", "negative i4 of validation"],
+        lambda rows: rows.__setitem__(slice(None), [["i0", "i3", "i4", "heel"]] * 7),
+        ["'heel' in the train split, as 7 of 7 triplets name items of several splits", "remove the items' split"],
     ),
+    "no line of names and an unknown id": ({}, ["i0", "i1", "x2", "heel"], lambda rows: None, ["line 1", "'x2'"]),
     "file name": (SEPARATE, HEAD, lambda rows: rows.append(["i0", "i3", "i6", "a/b"]), ["'a/b'", "cannot name a file"]),
     "a split without": (
         SEPARATE,
@@ -240,7 +243,7 @@ MISTAKES = {
         THIRDS,
         SPLIT_HEAD,
         spoil(30, 4, "test"),
-        ["row 31 (line 32)", "across splits", "it is of test and it names"],
+        ["row 31 (line 32)", "across splits", "it is of test and it names", "anchor i"],
     ),
 }
 for name in HEAD:
@@ -269,10 +272,109 @@ def test_items_and_triplets_may_have_equal_splits(tmp_path):
     assert load_dataset(config(tmp_path, write(tmp_path / "t.csv", by_split(), SPLIT_HEAD))).record.items["test"] == 10
 
 
-def test_split_by_splits_items_and_not_triplets(tmp_path):
-    items(tmp_path, brand=[f"b{i // 3}" for i in range(N)])
-    with pytest.raises(UserError, match="across splits.*data.split_by"):
-        load_dataset(config(tmp_path, write(tmp_path / "t.csv", judgements()), split_by="brand"))
+@pytest.mark.parametrize("split_by", ["brand", "item", "id", ""])
+def test_an_item_split_leaves_out_triplets_across_splits(tmp_path, split_by):
+    """And counts them: with split_by, or a column of splits (here if it is empty)."""
+    items(tmp_path, brand=[f"b{i // 3}" for i in range(N)], **({} if split_by else SEPARATE))
+    rows = judgements(8_000, ("heel",))
+    dataset = load_dataset(config(tmp_path, write(tmp_path / "t.csv", rows), split_by=split_by))
+    split = dict(zip(dataset.items.ids.tolist(), dataset.items.split.tolist(), strict=True))
+    expected = {name: {tuple(row) for row in rows if {split[i] for i in row[:3]} == {name}} for name in SPLITS}
+    assert named(dataset) == expected and all(expected.values())
+    left_out = 8_000 - sum(map(len, expected.values()))
+    assert f"triplets: {left_out:,} of 8,000 triplets name items of several splits and are left out" in dataset.notes
+    assert dataset.record.split_unit == (split_by or "item")
+    if split_by == "brand":
+        assert all(split[f"i{i}"] == split[f"i{i // 3 * 3}"] for i in range(N))
+
+
+def as_text(rows, separator=","):
+    return "".join(separator.join(row) + "\n" for row in rows)
+
+
+ROWS = judgements(120)
+TRIPLES = [row[:3] for row in ROWS[:150]]
+QUOTED = "".join(f'"{a}";"{n}";"{p}";"{c}"\r\n' for a, p, n, c in ROWS)
+# text of a file: (its rows, words of a note)
+TABLES = {
+    "no names": (as_text(ROWS), ROWS, "line 1 is data, and the columns are read as anchor, positive, negative, cond"),
+    "no names, tabs": (as_text(ROWS, "\t"), ROWS, "line 1 is data"),
+    "no names, semicolon and space": (as_text(TRIPLES, "; "), TRIPLES, "line 1 is data"),
+    "no names, spaces": (as_text(TRIPLES, " "), TRIPLES, "cells are separated by spaces"),
+    "names and spaces": (as_text([HEAD[:3], *TRIPLES], " ") , TRIPLES, "cells are separated by spaces"),
+    "no condition": (as_text([HEAD[:3], *TRIPLES]), TRIPLES, "all triplets are of one condition, similarity"),
+    "head": (as_text([["head", "winner", "loser"], *TRIPLES]), TRIPLES, "head is read as anchor, winner is read as"),
+    "other order": (
+        as_text([["Loser", "Query", "Similar", "condition"], *([n, a, p, c] for a, p, n, c in ROWS)]), ROWS,
+        "Loser is read as negative",
+    ),
+    "quotes": ('"reference";"far";"closer";"condition"\r\n' + QUOTED, ROWS, "far is read as negative"),
+    "JSON lines": (
+        "".join(json.dumps(dict(zip(HEAD, row, strict=True))) + "\n" for row in ROWS), ROWS, "",
+    ),
+    "other columns": (
+        as_text([[*HEAD, "time", "country"], *([*row, "3.5", "de"] for row in ROWS)]), ROWS,
+        "not read: country, time",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_as_crowds_give_them(name, tmp_path):
+    """Every row is a triplet with its roles. What was inferred is a note."""
+    text, rows, note = TABLES[name]
+    items(tmp_path)
+    (tmp_path / "t.csv").write_text(text)
+    dataset = load_dataset(config(tmp_path, tmp_path / "t.csv"))
+    expected = {(*row, *([] if len(row) > 3 else ["similarity"])) for row in rows}
+    assert set.union(*named(dataset).values()) == expected
+    assert sum(len(triplets.anchor) for triplets in dataset.triplets.values()) == len(rows)
+    assert any(line.startswith("triplets: ") and note in line for line in dataset.notes)
+
+
+def test_a_table_without_names_may_have_a_split_and_a_condition(tmp_path):
+    items(tmp_path)
+    rows = [[*row[:3], row[4], row[3], "w1"] for row in by_split()]
+    (tmp_path / "t.csv").write_text(as_text(rows))
+    dataset = load_dataset(config(tmp_path, tmp_path / "t.csv"))
+    assert {split: len(triplets) for split, triplets in named(dataset).items()} == dict.fromkeys(SPLITS, 20)
+    assert [condition.name for condition in dataset.items.conditions] == ["heel"]
+    notes = "\n".join(dataset.notes)
+    assert "anchor, positive, negative, split, condition, column 6" in notes and "not read: column 6" in notes
+
+
+def test_one_condition_may_be_named_and_overall_is_renamed(tmp_path):
+    items(tmp_path)
+    dataset = load_dataset(config(tmp_path, write(tmp_path / "t.csv", TRIPLES, HEAD[:3]), conditions=("taste",)))
+    assert [condition.name for condition in dataset.items.conditions] == ["taste"]
+    path = write(tmp_path / "t.csv", judgements(100, ("overall", "toe")))
+    dataset = load_dataset(config(tmp_path, path))
+    assert {condition.name for condition in dataset.items.conditions} == {"overall_similarity", "toe"}
+    assert "condition overall is called overall_similarity" in "\n".join(dataset.notes)
+    alone = load_dataset(config(tmp_path, path, conditions=("overall",)))
+    assert [condition.name for condition in alone.items.conditions] == ["overall_similarity"]
+
+
+def test_repeats_contradictions_and_raters_are_counted(tmp_path):
+    """By a count over the rows."""
+    items(tmp_path)
+    rows = [[*row, f"w{i % 3}"] for i, row in enumerate(judgements(200, ("heel",)))]
+    rows += [[a, n, p, c, "w1" if i < 4 else w] for i, (a, p, n, c, w) in enumerate(rows[:10])]  # 0 and 3 are of w0
+    rows += [[*row[:4], "w7"] for row in rows[5:25]]
+    dataset = load_dataset(config(tmp_path, write(tmp_path / "t.csv", rows, [*HEAD, "Worker ID"])))
+    three = Counter(tuple(row[:4]) for row in rows)
+    sides = {key: three[key[0], key[2], key[1], key[3]] for key in three}
+    both = [key for key in three if sides[key] and key[1] < key[2]]
+    floor = sum(min(three[key], sides[key]) for key in both) / len(rows)
+    by_rater = {tuple(row) for row in rows}
+    themselves = sum((a, n, p, c, w) in by_rater for a, p, n, c, w in by_rater) // 2
+    assert themselves >= 6
+    notes = "\n".join(dataset.notes)
+    assert f"{len(rows) - len(three):,} of {len(rows):,} triplets repeat an earlier one" in notes
+    assert f"{len(both)} questions were answered both ways" in notes and f"any model has {floor:.1%} of all" in notes
+    times = Counter(row[4] for row in rows).values()
+    raters = f"{len(times)} raters gave {min(times)} to {max(times)} triplets each"
+    assert f"{raters} and contradicted themselves in {themselves} questions" in notes
 
 
 def listed(name, line, text):
