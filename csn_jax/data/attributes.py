@@ -98,19 +98,20 @@ def attribute_of(
             notes = ["whole numbers that never repeat, so not a condition unless you name it"]
         by_default = len(different) >= 3 and not names_items
     else:
-        members = {text: [text] for text in known}
+        labels, counts = None, known
         if kind == "set":
             members = sets or {text: text.split(";") for text in known}
-        labels = {text: set_text(parts) if kind == "set" else text for text, parts in members.items()}
-        counts = Counter()
-        for text, label in labels.items():
-            for member in label.split(";") if kind == "set" else [label]:
-                counts[member] += known[text]
-        del counts[""]
-        by_default = len(set(labels.values()) - {""}) >= 2 and max(counts.values()) >= 2
+            labels = {text: set_text(parts) for text, parts in members.items()}
+            counts = Counter()
+            for text, label in labels.items():
+                counts.update(dict.fromkeys(filter(None, label.split(";")), known[text]))
+        by_default = len(set(labels.values()) - {""} if labels else known) >= 2 and max(counts.values()) >= 2
         notes += [] if plain or not by_default else _case_note(counts)
     notes += [written] if written and (kind in NUMBERS or (kind == "categorical" and not forced)) else []
-    values = [labels.get(text, "") for text in cells]
+    values = cells
+    if labels is not None or unknown:
+        labels = {text: text for text in known} if labels is None else labels
+        values = [labels.get(text, "") for text in cells]
     return Attribute(kind, values, by_default, tuple(f"{name}: {note}" for note in notes))
 
 

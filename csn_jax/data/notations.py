@@ -16,6 +16,7 @@ WRITTEN = re.compile(
     rf"(?P<digits>\d[\d.,'’\u00a0\u202f ]*|[.,]\d+)\s*(?P<after>{UNIT}|%)?(?P<close>\))?"
 )
 GROUPS = r"[1-9]\d{{0,2}}(?:{0}\d{{2,3}})*{0}\d{{3}}"  # 1,299,000, and 12,99,000 as in India
+SAMPLE = 1_000  # if none of so many texts is a number, the column is not one of numbers
 SPACES = re.compile(r"(?<=\d)[ '’\u00a0\u202f](?=\d{3}(?!\d))")
 
 
@@ -44,6 +45,8 @@ def read_numbers(texts: Iterable[str]) -> tuple[dict[str, float], str]:
     plain = {text: number for text in texts if (number := plain_number(text)) is not None}
     if len(plain) == len(texts):
         return plain, ""
+    if not plain and not any(map(WRITTEN.fullmatch, texts[:SAMPLE])):
+        return {}, ""
     matches = {text: match for text in texts if (match := WRITTEN.fullmatch(text))}
     units = {match["before"] or match["after"] for match in matches.values()} - {None}
     if len(units) > 1:
@@ -116,15 +119,27 @@ def sets_of(known: Collection[str]) -> tuple[dict[str, list[str]] | None, str]:
         if len(lists) == len(known):
             return lists, "lists in the notation of JSON or Python"
     if any(";" in text for text in known):
-        return {text: text.split(";") for text in known}, "a ; in some values"
+        return {text: [member.strip() for member in text.split(";")] for text in known}, "a ; in some values"
     for mark in "|,":
         if not any(mark in text for text in known):
             continue
-        sets = {text: [member.strip() for member in text.split(mark)] for text in known}
-        if mark == "|" and not any(" |" in text or "| " in text for text in known):
-            return sets, "a | in some values"
-        places = {(member, place) for members in sets.values() for place, member in enumerate(members)}
-        different = len({member for member, _ in places})
-        if different <= len(known) and different < len(places) and not any(re.search(r"\d,\d", text) for text in known):
-            return sets, f"a {mark} in some values"
+        tight = mark == "|" and not any(" |" in text or "| " in text for text in known)
+        if tight or _divides(known, mark):
+            return {text: [*map(str.strip, text.split(mark))] for text in known}, f"a {mark} in some values"
     return None, ""
+
+
+def _divides(known: Collection[str], mark: str) -> bool:
+    """Whether a mark stands between members rather than inside of texts, by the rule of `sets_of`."""
+    if mark == "," and re.search(r"\d,\d", "\n".join(known)):
+        return False
+    members, places = set(), set()
+    for text in known:
+        members.update(map(str.strip, text.split(mark)))
+        if len(members) > len(known):
+            return False
+    for text in known:
+        places.update((member.strip(), place) for place, member in enumerate(text.split(mark)))
+        if len(places) > len(members):
+            return True
+    return False

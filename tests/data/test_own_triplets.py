@@ -401,8 +401,8 @@ LISTS = {
     "across splits": (listed("val", 5, "29 10 11"), ["heel_tripletlist_val.txt, line 5", "across splits"]),
     "unknown id": (renamed, ["'x7' in filenames.json", "not the id of an item"]),
     "unknown split": (
-        lambda folder: (folder / "tripletlists" / "heel_tripletlist_dev.txt").write_text("0 1 2\n"),
-        ["heel_tripletlist_dev.txt", "split is 'dev'"],
+        lambda folder: (folder / "tripletlists" / "heel_tripletlist_eval.txt").write_text("0 1 2\n"),
+        ["heel_tripletlist_eval.txt", "split is 'eval'"],
     ),
     "no filenames": (lambda folder: (folder / "filenames.json").unlink(), ["filenames.json cannot be read"]),
     "no lists": (lambda folder: shutil.rmtree(folder / "tripletlists"), ["no list of triplets"]),
