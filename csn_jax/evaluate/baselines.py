@@ -7,11 +7,13 @@ import numpy as np
 
 from csn_jax.data.item_set import ItemSet
 from csn_jax.data.triplets import Triplets, scale_of
+from csn_jax.evaluate.retrieval import sample
 from csn_jax.evaluate.triplet_error import count, shaped
 from csn_jax.runtime.record import NUMBERS
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # tried on validation, in units of a standardised feature's variance
 VALUES = 500  # the most common values or members of a condition; a probe predicts these
+LARGEST = 8192  # equations of a probe at most; LAPACK's memory and time grow with their square and cube
 CHUNK = 4096  # triplets at a time
 
 
@@ -59,15 +61,24 @@ def probe(
     x: np.ndarray, training: np.ndarray, column: np.ndarray, kind: str, validation: Triplets
 ) -> np.ndarray | None:
     """The outputs [N, K] of the best ridge regression of standardised vectors [N, F] to the labels [N] of a condition;
-    None if no training item has a label. The condition's validation triplets choose the ridge."""
+    None if no training item has a label. The condition's validation triplets choose the ridge.
+
+    There is an equation per feature or, if these are more than the training items, per item: the same answers. Wide
+    vectors of many items are fitted on a sample of 8,192.
+    """
     from scipy.linalg import solve  # here, as it takes 0.2 s, and images have no baselines
 
     rows = np.flatnonzero(training & (column != ""))
     if len(rows) == 0:
         return None
+    rows = sample(rows, LARGEST) if x.shape[1] > LARGEST else rows
     known, targets = x[rows], _targets(column, kind, rows)
-    gram, moments = (known.T @ known).astype(np.float64), (known.T @ targets).astype(np.float64)
-    penalty = len(rows) * np.eye(x.shape[1])
+    if x.shape[1] > len(rows):
+        gram, moments, x = known @ known.T, targets, x @ known.T
+    else:
+        gram, moments = known.T @ known, known.T @ targets
+    gram, moments = gram.astype(np.float64), moments.astype(np.float64)
+    penalty = len(rows) * np.eye(len(gram))
     weights = (solve(gram + ridge * penalty, moments, assume_a="pos").astype(np.float32) for ridge in RIDGES)
     return min((x @ matrix for matrix in weights), key=lambda answers: wrong_by(answers, validation).mean())
 

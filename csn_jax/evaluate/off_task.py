@@ -35,6 +35,10 @@ def fit_probe(x: np.ndarray, y: np.ndarray, n_values: int) -> tuple[np.ndarray, 
     finds the one optimum; there is no seed."""
     import scipy.optimize  # here, as it takes 0.2 s of every start
 
+    if x.shape[1] > len(x):  # the optimum is a mix of the items: solved in their span, it has N numbers per value
+        basis, coordinates = np.linalg.qr(np.asarray(x, np.float64).T)
+        weights, bias = fit_probe(coordinates.T, y, n_values)
+        return basis @ weights, bias
     x = np.concatenate([x, np.ones((len(x), 1))], axis=1, dtype=np.float64)  # the last row of weights is the bias
     decay, rows = np.full((x.shape[1], 1), DECAY), np.arange(len(x))
     decay[-1] = 0

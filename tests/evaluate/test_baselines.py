@@ -99,6 +99,32 @@ def test_only_training_items_set_the_scale(items, triplets):
     assert baselines.results(changed, without, "test") == baselines.results(items, without, "test")
 
 
+@pytest.mark.parametrize("kind", ["categorical", "numeric", "set"])
+def test_a_probe_of_wide_vectors_solves_for_the_items(kind, monkeypatch):
+    """With fewer items than features it has an equation per item, and the answers of the other system."""
+    rng = np.random.default_rng(0)
+    sizes = []
+    import scipy.linalg
+
+    solve = scipy.linalg.solve
+    monkeypatch.setattr(scipy.linalg, "solve", lambda a, *rest, **more: sizes.append(len(a)) or solve(a, *rest, **more))
+    x = rng.normal(size=(60, 300)).astype(np.float32)
+    values = {"categorical": list("abc"), "numeric": ["1.5", "2.5", "9"], "set": ["a;b", "b", "c"]}[kind]
+    column, training = np.array(values)[rng.integers(3, size=60)], np.arange(60) < 40
+    validation = Triplets(*rng.integers(60, size=(3, 50)), np.zeros(50, int))
+    answers = baselines.probe(x, training, column, kind, validation)
+    assert set(sizes) == {40}
+    known, targets = x[:40].astype(float), baselines._targets(column, kind, np.arange(40)).astype(float)
+    errors = []
+    for ridge in baselines.RIDGES:
+        weights = np.linalg.solve(known.T @ known + ridge * 40 * np.eye(300), known.T @ targets)
+        errors.append(np.abs(x @ weights - answers).max() / np.abs(answers).max())
+    assert min(errors) < 1e-4
+    monkeypatch.setattr(baselines, "LARGEST", 20)
+    sizes.clear()
+    assert baselines.probe(x, training, column, kind, validation).shape == answers.shape and set(sizes) == {20}
+
+
 def test_a_probe_is_ridge_regression(items, triplets):
     """Against the closed form, for the ridge with the lowest error on validation."""
     training = items.split == "train"

@@ -56,6 +56,29 @@ def test_the_probe_equals_the_optimum_of_another_library():
     assert np.abs(weights).max() > 0.5
 
 
+def test_wide_vectors_are_solved_for_the_items(monkeypatch):
+    """The same optimum in 61 numbers per value as in 301, where there are 60 items."""
+    import scipy.optimize
+
+    sizes, minimize = [], scipy.optimize.minimize
+
+    def counted(function, start, **more):
+        sizes.append(len(start))
+        return minimize(function, start, **more)
+
+    monkeypatch.setattr(scipy.optimize, "minimize", counted)
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=60).astype(np.int32)
+    x = (rng.normal(size=(3, 300))[y] + rng.normal(size=(60, 300))).astype(np.float32)
+    weights, bias = fit_probe(x, y, 3)
+    assert sizes == [61 * 3] and weights.shape == (300, 3)
+    logits = x @ weights + bias
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    slope = x.T @ (p - np.eye(3)[y]) / 60 + module.DECAY * weights  # zero at the optimum over all 300 dimensions
+    assert np.abs(slope).max() < 1e-5 and np.abs(weights).max() > 0.01
+
+
 def test_a_probe_finds_the_brand_and_nothing_in_shuffled_labels():
     embeddings, items = world()
     measured = results(embeddings, items, "test")
