@@ -93,7 +93,7 @@ def _table(path: Path, kind: str, content: io.BytesIO | None, columns: list[str]
             return pyarrow.parquet.ParquetFile(source).read(columns)
         with content or open(path, "rb") as file:
             return (pyarrow.ipc.open_file if kind == "arrow" else pyarrow.ipc.open_stream)(file).read_all()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(path, kind, error) from None
 
 

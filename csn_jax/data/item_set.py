@@ -23,8 +23,8 @@ NAMED = 1_000  # unusable rows that are named one by one
 class Pictures(NamedTuple):
     """Where the pictures of items lie."""
 
-    # As in a vector file: `kind` (`folder` or `table` for files, `bytes` for pictures inside a table), `root` (a folder,
-    # or the table), and `image`, the column of the pictures' names if the ids are not these names.
+    # As in a vector file: `kind` (`folder` or `table` for files, `bytes` for pictures inside a table), `root`
+    # (the folder, or the table), and `image`, the column of the pictures' names if the ids are not these names.
     where: dict[str, str]
     names: np.ndarray | None = None  # [N] str, the column `image`; of bytes, the numbers of the rows from 1
 

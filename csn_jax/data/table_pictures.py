@@ -116,12 +116,24 @@ def _contents(column: Any) -> tuple[list[str], list[Any]] | None:
         if "bytes" not in fields:
             return None
         if "path" in fields:
-            names = [name or "" for name in compute.struct_field(column, "path").to_pylist()]
+            names = _texts(compute.struct_field(column, "path"))
         column = compute.struct_field(column, "bytes")
     kind = column.type
     if not (types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)):
         return None
     return names, [scalar for chunk in column.chunks for scalar in chunk]
+
+
+def _texts(column: Any) -> list[str]:
+    """Paths as text; one that is not text, or could not be a path, as the empty string."""
+    texts = []
+    for scalar in column:
+        try:
+            text = scalar.as_py() or ""
+        except UnicodeDecodeError:  # Arrow takes any bytes as text
+            text = ""
+        texts.append(text if isinstance(text, str) and "\0" not in text else "")
+    return texts
 
 
 def _fault(name: str, path: Path | None, folder: Path) -> str | None:

@@ -148,6 +148,7 @@ def safetensors() -> Reader:
 def vectors(suffix: str) -> Reader:
     import numpy as np
 
+    from csn_jax.config import DataConfig
     from csn_jax.data.columns import Columns
     from csn_jax.data.sources.vectors import read_vectors
 
@@ -165,7 +166,8 @@ def vectors(suffix: str) -> Reader:
         seeds.append(buffer.getvalue())
 
     def read(path: Path) -> Any:
-        return read_vectors(Columns(path.with_name("table.csv"), {"id": ids}, None, None), path.name, ids)
+        columns = Columns(path.with_name("table.csv"), {"id": ids}, None, None)
+        return read_vectors(columns, DataConfig(vectors=path.name), ids)
 
     return Reader(f"vectors{suffix}", seeds, read)
 
@@ -184,6 +186,12 @@ def images() -> Reader:
         ("PNG", {}),
         ("WEBP", {}),
         ("PNG", {"pal": 1}),
+        ("AVIF", {}),
+        ("GIF", {}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "jpeg"}),
     ):
         image = Image.fromarray(rng.integers(0, 256, (24, 30, 3), np.uint8))
         image = image.convert("P") if options.pop("pal", None) else image
@@ -241,6 +249,60 @@ def parquet_tables() -> Reader:
         parquet.write_table(table, buffer := io.BytesIO(), **options)
         seeds.append(buffer.getvalue())
     return Reader("x.parquet", seeds, read_columns)
+
+
+def vector_texts() -> Reader:
+    from csn_jax.data.columns import read_columns
+
+    spellings = (
+        "[0.1, 0.25]",
+        "{1,2}",
+        "[0.1 0.25\n 3]",
+        "tensor([1., 2.], device='cuda:0')",
+        "[np.float32(1), 2]",
+        "1,5;2",
+    )
+    seeds = ["\n".join(["id,vector", *(f'{i},"{text}"' for i in range(4)), '5,""']).encode() for text in spellings]
+    seeds.append(("id," + ",".join(f"dim_{i}" for i in range(9)) + "\n" + "1,2,3,4,5,6,7,8,9,10\n" * 3).encode())
+    return Reader("x.csv", seeds, lambda path: _vectors_of(read_columns(path)))
+
+
+def parquet_cells() -> Reader:
+    """Vectors in lists of all kinds, and pictures inside a table."""
+    import pyarrow
+    from pyarrow import parquet
+
+    from csn_jax.data.columns import read_columns
+    from csn_jax.data.table_pictures import find_pictures, read_contents
+
+    lists = [[1.0, 2.0], None, [3.0, 4.0]]
+    kinds = [
+        pyarrow.list_(pyarrow.float32(), 2),
+        pyarrow.large_list(pyarrow.float32()),
+        pyarrow.list_view(pyarrow.float64()),
+    ]
+    structs = [{"bytes": b"\x89PNG" * 9, "path": "a.png"}, {"bytes": None, "path": "b.png"}, None]
+    images, seeds = (structs, [b"\x89PNG" * 9, b"", None], structs), []
+    for kind, image in zip(kinds, images, strict=True):
+        table = pyarrow.table({"image": image, "vector": pyarrow.array(lists, kind)})
+        parquet.write_table(table, buffer := io.BytesIO(), compression="none")
+        seeds.append(buffer.getvalue())
+
+    def read(path: Path) -> None:
+        columns = read_columns(path)
+        pictures = find_pictures(columns, "image")
+        sources = [*map(pictures.source, range(len(columns)))]
+        assert len(read_contents(path, "image", list(range(len(columns))))) == len(sources)
+        _vectors_of(columns)
+
+    return Reader("x.parquet", seeds, read)
+
+
+def _vectors_of(columns: Any) -> Any:
+    from csn_jax.config import DataConfig
+    from csn_jax.data.sources.vectors import read_vectors
+
+    return read_vectors(columns, DataConfig(vectors="vector"), [str(row) for row in range(len(columns))])
 
 
 def _rows() -> Any:
@@ -320,6 +382,8 @@ READERS = {
     "fonts": fonts,
     "csv": csv_tables,
     "parquet": parquet_tables,
+    "vector_texts": vector_texts,
+    "parquet_cells": parquet_cells,
     "triplets": triplet_tables,
     "triplet_lists": triplet_lists,
     "index_parquet": partial(_index, ".parquet"),

@@ -172,7 +172,7 @@ def _floats(cells: list[str]) -> np.ndarray | None:
 def _of_texts(columns: Columns, name: str, flag: str) -> Cells:
     import pyarrow
 
-    cells, faults, chunks = columns.text[name], {}, []
+    cells, faults, chunks, kind = columns.text[name], {}, [], pyarrow.list_(pyarrow.float32())
     for first in range(0, len(cells), TEXTS):
         texts = cells[first : first + TEXTS]
         lists = _lists(texts)
@@ -181,10 +181,10 @@ def _of_texts(columns: Columns, name: str, flag: str) -> Cells:
             for row, (text, numbers) in enumerate(zip(texts, alone, strict=True), start=first):
                 if numbers is None:
                     faults[row] = f"has a vector that is cut or not made of numbers, {_short(text)}"
-            none = pyarrow.array([None], pyarrow.list_(pyarrow.float32()))
+            none = pyarrow.array([None], kind)
             lists = pyarrow.concat_arrays([none if numbers is None else numbers for numbers in alone])
         chunks.append(lists)
-    found = _of_lists(pyarrow.chunked_array(chunks), faults)
+    found = _of_lists(pyarrow.chunked_array(chunks, kind), faults)
     if any(cells) and (not len(found.values) or found.values.shape[1] < 2):
         example = _short(next(filter(None, cells)))
         raise UserError(
