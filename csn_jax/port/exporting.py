@@ -22,6 +22,7 @@ from csn_jax.core.preprocess import make_preprocess
 from csn_jax.core.steps import make_embed_step
 from csn_jax.errors import UserError
 from csn_jax.evaluate.table import results_table
+from csn_jax.model.exported import WEIGHTS
 from csn_jax.model.model import Model
 from csn_jax.model.run import Run
 from csn_jax.model.weight_files import to_safetensors
@@ -30,7 +31,6 @@ from csn_jax.port.onnx_graph import Part, to_onnx
 from csn_jax.runtime.record import to_json
 from csn_jax.runtime.whole import check_folder, write_files, write_folder
 
-WEIGHTS = "model.safetensors"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -105,11 +105,19 @@ def _input(run: Run) -> str:
     if run.config.data.source in ("glyphs", "fonts"):
         return f"grey pixels 0 to 255 of a character, as source {run.config.data.source} draws it; the file normalises"
     order = "red, green, blue" if shape[-1] == 3 else "grey"
+    resize = "(Pillow's BILINEAR, which smooths when it shrinks;"
+    fit = (
+        f"resize the shorter side to {size} {resize} long side int({size} * long / short)), cut out the central square "
+        "(offset int(round(extra / 2)), halves to the even number)"
+    )
+    if run.config.preprocess.fit == "pad":
+        fit = (
+            f"resize the longer side to {size} {resize} short side max(1, round({size} * short / long)), halves to the "
+            f"even number), put it on a white square of {size} (offset rest // 2)"
+        )
     return (
-        f"pixels 0 to 255, {order}: turn the image as its EXIF says, put transparent pixels on white, resize the "
-        f"shorter side to {size} (Pillow's BILINEAR, which smooths when it shrinks; long side "
-        f"int({size} * long / short)), cut out the central square (offset int(round(extra / 2)), "
-        "halves to the even number); the file normalises"
+        f"pixels 0 to 255, {order}: turn the image as its EXIF says, put transparent pixels on white, {fit}; the file "
+        "normalises"
     )
 
 

@@ -21,7 +21,8 @@ from csn_jax import port
 from csn_jax.config import STAGES, BackboneConfig, Config, DataConfig, PreprocessConfig
 from csn_jax.core.steps import initial_state
 from csn_jax.model.network import build_network
-from csn_jax.port import onnx_graph
+from csn_jax.model.run import open_run
+from csn_jax.port import exporting, onnx_graph
 from csn_jax.runtime.record import Condition, Record, read_record
 from csn_jax.runtime.whole import write_run
 
@@ -223,6 +224,10 @@ def test_the_description_names_the_steps_of_decoding(tmp_path):
     what = json.loads((tmp_path / "m.json").read_text())["input"]["what"]
     for words in ("red, green, blue", "EXIF", "shorter side to 32", "int(32 * long / short)", "central square"):
         assert words in what
+    run = open_run(tmp_path / "run")
+    padded = dataclasses.replace(run.config, preprocess=dataclasses.replace(run.config.preprocess, fit="pad"))
+    what = exporting._input(dataclasses.replace(run, config=padded))
+    assert "longer side to 32" in what and "white square of 32" in what and "central" not in what
 
 
 def test_usage_errors_are_one_line(finished, tmp_path, monkeypatch, capsys):
