@@ -11,6 +11,7 @@ from csn_jax.data.notations import number_text
 from csn_jax.errors import UserError
 from csn_jax.text import first_sentence, listed
 
+BATCH = 1 << 14  # rows decoded together: all vectors of a file at once take five times their memory
 INDEX = "__index_level_0__"  # the row numbers of pandas
 HIDDEN = re.compile(r"(^|/)(\.|cache-)")  # hidden, and what Hugging Face computed from the data
 NAMES = {"parquet": "Parquet", "arrow": "Arrow or Feather", "arrow stream": "Arrow"}
@@ -90,7 +91,9 @@ def _table(path: Path, kind: str, content: io.BytesIO | None, columns: list[str]
     source = content or str(path)
     try:
         if kind == "parquet":
-            return pyarrow.parquet.ParquetFile(source).read(columns)
+            file = pyarrow.parquet.ParquetFile(source)
+            batches = [*file.iter_batches(BATCH, columns=columns)]
+            return pyarrow.Table.from_batches(batches) if batches else file.read(columns)
         with content or open(path, "rb") as file:
             return (pyarrow.ipc.open_file if kind == "arrow" else pyarrow.ipc.open_stream)(file).read_all()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
