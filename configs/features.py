@@ -3,8 +3,8 @@
     csn_jax train --config=features --config.data.path=products.parquet \
         --config.data.conditions category closure heel
 
-The vectors are in the column `vector` of a Parquet file. With --config.data.vectors=FILE.npy they are in a file beside
-the table, one row per item. Training also prints the error of the raw vectors and of linear probes on the same test
+The vectors are in the column `vector`, as lists or as text. With --config.data.vectors=FILE.npz they are in a file
+beside the table, with an array of the items' `ids`. Training also prints the error of the raw vectors and of linear probes on the same test
 triplets.
 """
 

@@ -30,7 +30,7 @@ class Args:
     split: Literal["", "train", "validation", "test", "all"] = ""
     """Embed the run's own items: of one split, or all."""
     image: str = ""
-    """The table's column of image paths, relative to its folder. Empty: as in the run's own table, or image."""
+    """The table's column of images, as for --config.data.image. Empty: as in the run's own table, or image."""
     id: str = ""
     """The table's column of ids. Empty: as in the run's own table, or id if there is one, else the image paths."""
     vectors: str = ""
