@@ -12,6 +12,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(FOLDER))
+import coverage  # noqa: E402
 import evidence  # noqa: E402
 import plan  # noqa: E402
 import sections  # noqa: E402
@@ -142,3 +143,12 @@ def test_everything_at_a_tiny_size(tmp_path):
     assert command("write.py", *again).returncode == 0 and (tmp_path / "again/page.md").read_text() == page
     (tmp_path / "runs" / "emoji" / "fixed_0" / "results.json").unlink()
     assert "emoji/fixed_0" in command("write.py", *flags, f"--out={tmp_path / 'other.md'}").stderr
+
+
+def test_intervals_hold_the_true_value():
+    """A smoke test of `python experiments/coverage.py`: few groups and many, few failures and many."""
+    for name, draw in coverage.MEASURES.items():
+        for n, error in ((31, 0.03), (100, 0.2)):
+            assert coverage.coverage(draw, n, error, times=60) >= 0.85, (name, n, error)
+    shown = command("coverage.py", "--times=2", "--groups=20").stdout.splitlines()
+    assert len(shown) == 2 + len(coverage.MEASURES) and {line.count("|") for line in shown} == {8}

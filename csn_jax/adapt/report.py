@@ -10,7 +10,7 @@ import numpy as np
 from csn_jax.adapt import fit
 from csn_jax.adapt.lesson import Lesson
 from csn_jax.core.steps import initial_state
-from csn_jax.evaluate.bootstrap import intervals
+from csn_jax.evaluate.bootstrap import interval_of_difference
 from csn_jax.evaluate.measure import measure
 from csn_jax.evaluate.triplet_error import interval, wrong_triplets
 from csn_jax.model.model import Model
@@ -47,7 +47,7 @@ def learn_mask(lesson: Lesson, vectors: np.ndarray, masks: np.ndarray) -> tuple[
         "unmasked": {"triplet_error": float(unmasked.mean()), "ci95": list(interval(unmasked, group))},
         "better_than_unmasked": {
             "by": float(unmasked.mean() - wrong.mean()),
-            "ci95": intervals(better[None], np.bincount(number))[0].tolist(),
+            "ci95": interval_of_difference(better, np.bincount(number)).tolist(),
         },
         "n_triplets": len(wrong),
         "cross_validated": test is None,

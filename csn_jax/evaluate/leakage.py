@@ -60,7 +60,7 @@ def results(embeddings: np.ndarray, masks: np.ndarray, items: ItemSet, split: st
             n = totals[attribute] = len(right)
             chances[attribute] = math.fsum(chance) / n
             above[name][attribute] = math.fsum(right - chance) / n
-            ranges[name][attribute] = intervals((right - chance)[None], np.ones(n))[0].tolist()
+            ranges[name][attribute] = intervals((right - chance)[None], np.ones(n), least=-chance)[0].tolist()
     return {
         "by_condition": above,
         "ci95": {"by_condition": ranges},

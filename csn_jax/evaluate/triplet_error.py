@@ -9,9 +9,8 @@ import numpy as np
 from csn_jax.core.losses import distance
 from csn_jax.data.item_set import ItemSet
 from csn_jax.data.triplets import Triplets
-from csn_jax.evaluate.bootstrap import intervals
+from csn_jax.evaluate.bootstrap import interval_of_difference, intervals
 
-FEW = 30  # groups; with fewer, a bootstrap's interval is too narrow
 CHUNK = 16_384  # triplets at a time; the last chunk is padded, so one program serves all
 
 
@@ -54,25 +53,18 @@ def _parts(items: ItemSet, triplets: Triplets) -> list[tuple[str, slice | np.nda
 
 
 def interval(wrong: np.ndarray, together: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the error of triplets [T], by a bootstrap over the groups of `together` [T]: those of one anchor
-    depend on each other. With fewer than 30 groups it is at least as wide as Wilson's interval for as many independent
-    triplets: if none of a few is wrong, a bootstrap would claim an error of exactly 0."""
+    """95 % interval of the error of triplets [T]. Those of one group of `together` [T], such as an anchor, depend on
+    each other."""
     _, group = np.unique(together, return_inverse=True)
     low, high = intervals(np.bincount(group, weights=wrong)[None], np.bincount(group), seed)[0]
-    n, error = group.max() + 1, wrong.mean()
-    if n < FEW:
-        z = 1.959964
-        middle = (error + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * np.sqrt(error * (1 - error) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        low, high = min(low, max(0.0, middle - half)), max(high, min(1.0, middle + half))
     return float(low), float(high)
 
 
 def difference(
     wrong: np.ndarray, other: np.ndarray, items: ItemSet, triplets: Triplets, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """`difference`, another model's error minus this one's, and its 95 % interval `ci95` by a bootstrap over anchor
-    items, from which triplets each has wrong, bool [T]; each {"overall": x, "by_condition": {name: x}}.
+    """`difference`, another model's error minus this one's, and its 95 % interval `ci95`, from which triplets each has
+    wrong, bool [T]; each {"overall": x, "by_condition": {name: x}}. Groups are anchor items, as in `interval`.
 
     Two models often fail on the same triplets. So their difference is known far better than either error, and
     overlapping intervals do not show that two models are equally good.
@@ -82,7 +74,8 @@ def difference(
     for name, of in _parts(items, triplets):
         _, group = np.unique(triplets.anchor[of], return_inverse=True)
         values[name] = float(more[of].mean())
-        ranges[name] = intervals(np.bincount(group, weights=more[of])[None], np.bincount(group), seed)[0].tolist()
+        net = np.bincount(group, weights=more[of])
+        ranges[name] = interval_of_difference(net, np.bincount(group), seed).tolist()
     return {"difference": shaped(values), "ci95": shaped(ranges)}
 
 

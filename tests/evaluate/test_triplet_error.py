@@ -12,6 +12,7 @@ from csn_jax.config import PreprocessConfig
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.data.triplets import Triplets
 from csn_jax.evaluate import triplet_error as module
+from csn_jax.evaluate.bootstrap import interval_of_difference
 from csn_jax.evaluate.triplet_error import difference, interval, results, triplet_error, wrong_triplets
 
 
@@ -146,8 +147,8 @@ def test_the_interval_contains_the_estimate(share, n_anchors):
 def test_the_interval_equals_a_naive_bootstrap():
     """Within sampling noise. The loop draws anchors and pools all their triplets."""
     rng = np.random.default_rng(0)
-    anchor = rng.integers(40, size=600) ** 2 // 40
-    wrong = rng.random(600) < rng.random(40)[anchor]
+    anchor = rng.integers(120, size=1800) ** 2 // 120
+    wrong = rng.random(1800) < rng.random(120)[anchor]
     of = [wrong[anchor == a] for a in np.unique(anchor)]
     errors = [np.concatenate([of[i] for i in rng.integers(len(of), size=len(of))]).mean() for _ in range(4000)]
     expected = np.percentile(errors, [2.5, 97.5])
@@ -162,7 +163,42 @@ def test_few_groups_are_never_certain():
     assert low == 0 and high == pytest.approx(0.4345, abs=1e-4)
     low, high = interval(np.ones(20, bool), np.arange(20) % 5)
     assert low == pytest.approx(1 - 0.4345, abs=1e-4) and high == 1
-    assert interval(np.zeros(40, bool), np.arange(40)) == (0, 0)
+    low, high = interval(np.zeros(40, bool), np.arange(40))
+    assert low == 0 and high == pytest.approx(1.96**2 / (40 + 1.96**2), abs=1e-4)  # Wilson's for 0 of 40
+
+
+def test_few_failures_have_wilsons_interval():
+    """In independent groups. Triplets that fail together count as one; that independent triplets share an anchor
+    changes little, as the design effect is near 1."""
+
+    def wilson(wrong: int, n: int) -> tuple[float, float]:
+        from scipy.stats import binomtest
+
+        return tuple(binomtest(wrong, n).proportion_ci(method="wilson"))
+
+    for wrong, n in ((1, 31), (3, 40), (40, 500), (90, 100)):
+        assert interval(np.arange(n) < wrong, np.arange(n)) == pytest.approx(wilson(wrong, n), rel=0.04), (wrong, n)
+    together = interval(np.repeat(np.arange(40) < 4, 10), np.repeat(np.arange(40), 10))
+    assert together == pytest.approx(wilson(4, 40), rel=0.03)
+    alone = np.zeros((40, 10), bool)
+    alone[:, 0] = np.arange(40) < 30
+    low, high = interval(alone.ravel(), np.repeat(np.arange(40), 10))
+    narrow, wide = wilson(30, 400), wilson(3, 40)
+    assert narrow[1] * 0.8 < high < narrow[1] * 1.2 < wide[1] and narrow[0] * 0.8 < low < narrow[0] * 1.2
+
+
+def test_a_difference_of_few_groups_is_not_certain():
+    """Of 50 groups one is better: its Wilson interval above, and below also the room for a loss that was not seen.
+    Groups that differ in nothing leave room on both sides."""
+    low, high = interval_of_difference((np.arange(50) < 1).astype(float), np.ones(50))
+    gain_low, gain_high, unseen = 0.003539, 0.104954, 1.96**2 / (50 + 1.96**2)
+    assert high == pytest.approx(gain_high, rel=0.03)
+    assert low == pytest.approx(0.02 - math.hypot(0.02 - gain_low, unseen), rel=0.03)
+    low, high = interval_of_difference(np.zeros(20), np.full(20, 3))
+    assert low == -high and high == pytest.approx(1.96**2 / (20 + 1.96**2), abs=1e-4)
+    rng = np.random.default_rng(0)  # many of both signs: a plain mean
+    net = rng.choice([-1.0, 0, 0, 1], 49)
+    assert np.diff(interval_of_difference(net, np.ones(49)))[0] == pytest.approx(2 * 1.96 * net.std() / 7, rel=0.1)
 
 
 def test_the_interval_is_wider_when_triplets_cluster():
