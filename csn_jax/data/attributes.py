@@ -96,6 +96,12 @@ def attribute_of(
         names_items = names_items and not written  # nobody writes $ or thousands in an article number
         if names_items:
             notes = ["whole numbers that never repeat, so not a condition unless you name it"]
+        if len(different) < len(known) and not plain:
+            spelt: dict[float, str] = {}
+            one, other = next(
+                (text, first) for text in known if (first := spelt.setdefault(numbers[text], text)) != text
+            )
+            notes.append(f"{other!r} and {one!r} are the same number")
         by_default = len(different) >= 3 and not names_items
     else:
         labels, counts = None, known
