@@ -4,8 +4,8 @@
         --config.data.conditions category closure heel
 
 The vectors are in the column `vector`, as lists or as text. With --config.data.vectors=FILE.npz they are in a file
-beside the table, with an array of the items' `ids`. Training also prints the error of the raw vectors and of linear probes on the same test
-triplets.
+beside the table, with an array of the items' `ids`. Training also prints the error of the raw vectors and of linear
+probes on the same test triplets.
 """
 
 from csn_jax.config import BackboneConfig, Config, DataConfig, brief

@@ -49,8 +49,8 @@ def did_you_mean(value: str, choices: Iterable[str]) -> str:
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:
-    """`a, b, c`; of more than `most` names, three and the number of others: `a, b, c and 9 more`."""
-    names = list(names)
+    """`a, b, c` on one line; of more than `most` names, three and the number of others: `a, b, c and 9 more`."""
+    names = [" ".join(name.splitlines()) for name in names]
     return ", ".join(names) if len(names) <= most else f"{', '.join(names[:3])} and {len(names) - 3:,} more"
 
 

@@ -70,11 +70,14 @@ def draw_section(section: Section, mark: str, n_items: int) -> tuple[list[Pictur
 def draw_maps(finished: Finished, model: Model, mark: str, n_items: int) -> list[Picture]:
     """One map per condition of a run; conditions that share a mask share a map. Raises UserError when the run's data
     are missing, were changed, or have no pictures."""
+    no_pictures = UserError(f"the items of {finished.name} are vectors, which have no pictures.")
+    if len(finished.record.input_shape) != 3 and finished.run.config.data.source != "table":
+        raise no_pictures
     say(f"image maps of {finished.name}: reading its data")
     dataset = finished.run.dataset()
     items, split = dataset.items, finished.results.split
     if items.inputs.ndim == 2 and items.pictures is None:
-        raise UserError(f"the items of {finished.name} are vectors, which have no pictures.")
+        raise no_pictures
     total = dataset.rows(split)
     rows, choice = choose_items(items, total, n_items)
     if len(rows) < 2:

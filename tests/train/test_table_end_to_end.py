@@ -96,7 +96,8 @@ def test_a_run_on_vectors(trained):
     for name in ("euclidean", "cosine", "linear_probe"):
         assert set(results["baselines"][name]["by_condition"]) == {"category", "colour"}
         assert 0 <= results["baselines"][name]["overall"] < 0.6
-    assert not list(workdir.glob("neighbours_*")) and (workdir / "masks.png").exists()
+    assert (workdir / "masks.png").exists()
+    assert len(list(workdir.glob("neighbours_*"))) == 2  # the pictures beside the vectors
     assert json.loads((workdir / "data.json").read_text())["input_shape"] == [12]
     model = csn_jax.load(workdir)
     vectors = shop.vectors(shop.columns(120))
