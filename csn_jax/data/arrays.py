@@ -15,7 +15,7 @@ def to_array(values: Any, name: str, needed: str) -> np.ndarray:
     A UserError for what is not an array, for cells without a vector and for vectors of different lengths: `name` has
     the verb (`the inputs are`), `needed` says what to give instead.
     """
-    if isinstance(values, Mapping | set | frozenset):  # NumPy would take it for one object
+    if isinstance(values, Mapping | set | frozenset | bytes | bool | int | float | None):
         raise wrong_type(values, name, needed)
     try:
         array = np.asarray(values)

@@ -2,7 +2,8 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -10,21 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from csn_jax.backbones import Backbone, build
 from csn_jax.config import STAGES, Config, PreprocessConfig
 from csn_jax.core import losses
 from csn_jax.core.masks import blocks, rectify
+from csn_jax.core.mixtures import Mixture, as_weights, signed_roots, weight_of_dimensions
+from csn_jax.core.preprocess import Preprocess, make_preprocess
 from csn_jax.core.steps import State, make_embed_step, make_features_step
 from csn_jax.errors import UserError
+from csn_jax.model.inputs import CHUNK, PictureFiles, read_inputs
 from csn_jax.model.network import Network
 from csn_jax.runtime.compiler import jit
-from csn_jax.runtime.sharding import Shardings, fetch, place
+from csn_jax.runtime.sharding import Shardings, fetch, make_shardings, place
 from csn_jax.runtime.writer import Progress
-from csn_jax.text import did_you_mean
-
-CHUNK = 512  # inputs embedded at a time
+from csn_jax.text import did_you_mean, listed
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """An embedding and a mask per condition.
 
@@ -44,6 +47,7 @@ class Model:
     _digest: Callable[[], str]
     _shardings: Shardings
     _preprocess: PreprocessConfig
+    _origin: Callable[[], "Origin | list[Origin]"]  # what a pickle stores beside conditions and masks
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -56,60 +60,56 @@ class Model:
         """The form of the pictures that it takes: (size, channels, `crop` or `pad`)."""
         return self._preprocess.form
 
-    def embed(self, inputs: np.ndarray, rows: np.ndarray | None = None, *, progress: bool = False) -> np.ndarray:
+    def embed(self, inputs: Any, rows: np.ndarray | None = None, *, progress: bool = False) -> np.ndarray:
         """Embed any number of inputs.
 
         Args:
-            inputs: uint8 pixels [B, H, W, ch], preprocessed here as in training; normalised pixels as floats
-                [B, H, W, ch]; or feature vectors as floats [B, F].
+            inputs: paths of image files or PIL images, which are read as `csn_jax embed` reads them; uint8 pixels
+                [B, H, W, ch], preprocessed here as in training; normalised pixels as floats [B, H, W, ch]; or feature
+                vectors as floats [B, F]. Also a column of pandas, Polars or Arrow, or a single one of these.
             rows: positions in inputs, to embed only these.
             progress: whether to show progress.
 
         Returns:
-            float32 [B, D], or [rows, D], unmasked and not normalised.
+            float32 [B, D], or [rows, D], unmasked and not normalised; [D] for a single input.
 
         Raises:
-            UserError: for a shape that the model does not take, for integers other than uint8, and for float pixels
-                that are not normalised: outside the range of normalised pixels (such as 0 to 255), or divided by 255.
-                Inputs are checked 512 at a time. They count as divided by 255 when all values are multiples of 1/255
-                from 0 to 1, unless they are constant or are also values of normalised uint8 pixels. Pixels from 0 to 1
-                that were resized as floats, or are bfloat16, can look normalised and are not refused.
+            UserError: for files that cannot be read, a shape that the model does not take, integers other than uint8,
+                and float pixels that are not normalised: outside the range of normalised pixels (such as 0 to 255), or
+                divided by 255. Inputs are checked 512 at a time. They count as divided by 255 when all values are
+                multiples of 1/255 from 0 to 1, unless they are constant or are also values of normalised uint8 pixels.
+                Pixels from 0 to 1 that were resized as floats, or are bfloat16, can look normalised and are not
+                refused.
         """
-        inputs = self._checked(inputs)
-        rows = np.arange(len(inputs)) if rows is None else rows
+        inputs, single = read_inputs(inputs, self.input_shape, self._any_size, self._preprocess)
+        rows = np.arange(len(inputs)) if rows is None else np.asarray(rows)
         if not len(rows):
             return np.zeros((0, self.masks.shape[1]), np.float32)
-        return self._in_chunks(self._embed, inputs, rows, progress)
+        embeddings = self._in_chunks(self._embed, inputs, rows, progress)
+        return embeddings[0] if single else embeddings
 
-    def features(self, inputs: np.ndarray) -> np.ndarray:
-        """The input of the last linear layer, for inputs as `embed` takes them: float32 [B, F].
+    def embed_files(self, paths: Iterable[str | os.PathLike], *, progress: bool = False) -> np.ndarray:
+        """Embed image files: float32 [N, D]; a UserError names the first that cannot be read."""
+        paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        return self.embed(paths, progress=progress)
+
+    def features(self, inputs: Any) -> np.ndarray:
+        """The input of the last linear layer, for inputs as `embed` takes them: float32 [B, F], or [F] for one.
 
         Those of specialists are concatenated.
         """
-        inputs = self._checked(inputs)
+        inputs, single = read_inputs(inputs, self.input_shape, self._any_size, self._preprocess)
         if not len(inputs):  # F is known only to the network
             return self._in_chunks(self._features, np.zeros((1, *self.input_shape), np.float32), np.arange(1))[:0]
-        return self._in_chunks(self._features, inputs, np.arange(len(inputs)))
-
-    def _checked(self, inputs: np.ndarray) -> np.ndarray:
-        """Inputs as an array [B, ...], refused when network or preprocessing cannot take them."""
-        inputs, images = np.asarray(inputs), len(self.input_shape) == 3
-        if inputs.shape == (0,):  # an empty list
-            return inputs
-        expected = (*inputs.shape[1:-1], self.input_shape[-1]) if self._any_size else self.input_shape
-        if inputs.ndim != 1 + len(self.input_shape) or inputs.shape[1:] != expected:
-            shape = ("B", "H", "W", self.input_shape[-1]) if self._any_size else ("B", *self.input_shape)
-            raise UserError(f"the inputs have shape {[*inputs.shape]}; give [{', '.join(map(str, shape))}].")
-        if not jnp.issubdtype(inputs.dtype, jnp.floating) and not (images and inputs.dtype == np.uint8):
-            fix = "pixels as uint8, or as floats that are normalised" if images else "feature vectors as floats"
-            raise UserError(f"the inputs have type {inputs.dtype}; give {fix}.")
-        if images and inputs.dtype != np.uint8:
-            for start in range(0, len(inputs), CHUNK):
-                _check_normalised(inputs[start : start + CHUNK], self._preprocess)
-        return inputs
+        features = self._in_chunks(self._features, inputs, np.arange(len(inputs)))
+        return features[0] if single else features
 
     def _in_chunks(
-        self, function: Callable[[jax.Array], jax.Array], inputs: np.ndarray, rows: np.ndarray, progress: bool = False
+        self,
+        function: Callable[[jax.Array], jax.Array],
+        inputs: np.ndarray | PictureFiles,
+        rows: np.ndarray,
+        progress: bool = False,
     ) -> np.ndarray:
         """A function of rows of the inputs. Each process reads and computes its share of every chunk; all return the
         whole."""
@@ -149,48 +149,32 @@ class Model:
             raise UserError(f"unknown condition {condition!r}{near}; this model has {', '.join(self.conditions)}.")
         return self.masks[self.conditions.index(condition)]
 
-    def distance(self, x: np.ndarray, y: np.ndarray, condition: str) -> np.ndarray:
-        """Distance [...] of embeddings [..., D] under a condition."""
+    def distance(self, x: np.ndarray, y: np.ndarray, condition: Mixture) -> np.ndarray:
+        """Distance [...] of embeddings [..., D] under a condition, as in training; or under {condition: weight} or
+        several conditions, as in `Index.search`, which adds no 1e-6."""
         x, y = np.asarray(x), np.asarray(y)
+        if not isinstance(condition, str):
+            w = self._weight_of_dimensions(condition)
+            return signed_roots(np.sum(w * np.square(x.astype(np.float64) - y.astype(np.float64)), axis=-1))
         mask = np.broadcast_to(self.mask(condition), np.broadcast_shapes(x.shape, y.shape))
         return np.asarray(losses.distance(np.broadcast_to(x, mask.shape), np.broadcast_to(y, mask.shape), mask))
 
+    def similarity(self, x: np.ndarray, y: np.ndarray, condition: Mixture) -> np.ndarray:
+        """Minus the distance of every x [N, D] to every y [M, D] under a condition or a mixture: float32 [N, M]. The
+        most similar pair has the largest value; distances are as in `Index.search`."""
+        w = self._weight_of_dimensions(condition)
+        x, y = (np.atleast_2d(np.asarray(part, np.float64)) for part in (x, y))
+        return -signed_roots(np.stack([np.square(row - y) @ w for row in x]) if len(x) else np.zeros((0, len(y))))
 
-def _check_normalised(x: np.ndarray, preprocess: PreprocessConfig) -> None:
-    """Refuse float images [B, H, W, ch] that are certainly not normalised; see `Model.embed`."""
-    if not x.size:
-        return
-    mean, std = np.array(preprocess.mean), np.array(preprocess.std)  # [ch], [ch]
-    eps = float(jnp.finfo(x.dtype).eps)
-    rows = x.reshape(-1, x.shape[2] * x.shape[3])  # long rows: NumPy reduces an axis of 3 channels slowly
-    with np.errstate(invalid="ignore"):  # bfloat16 warns of NaN
-        ends = rows.min(axis=0), rows.max(axis=0)
-    lowest, highest = (end.astype(np.float64).reshape(-1, x.shape[3]) for end in ends)
-    lowest, highest, low, high = np.broadcast_arrays(
-        lowest.min(axis=0), highest.max(axis=0), -mean / std, (1 - mean) / std
-    )  # [ch] each
-    slack = 1e-3 * (high - low) + eps * np.maximum(abs(low), abs(high))
-    wrong = np.flatnonzero(~((lowest >= low - slack) & (highest <= high + slack)))  # NaN is wrong too
-    if len(wrong):
-        ch = wrong[0]
-        raise UserError(
-            f"the inputs are floats from {lowest[ch]:.4g} to {highest[ch]:.4g} in channel {ch}, but normalised "
-            f"pixels are from {low[ch]:.4g} to {high[ch]:.4g}; give pixels as uint8, which are normalised here."
-        )
-    constant, coarse = lowest.min() == highest.max(), 255 * eps > 0.25  # bfloat16 rounds all to multiples of 1/255
-    if lowest.min() < 0 or highest.max() > 1 or constant or coarse:
-        return
-    wide = x.astype(np.result_type(x.dtype, np.float32), copy=False)
-    divided = _whole(255 * wide, 1e-3 + 255 * eps)
-    if divided and not _whole(255 * (wide * std + mean), 1e-3 + 255 * eps * std.max()):
-        raise UserError(
-            f"the inputs are pixels divided by 255, but normalised pixels are from {low.min():.4g} to "
-            f"{high.max():.4g}; give pixels as uint8, which are normalised here."
-        )
+    def _weight_of_dimensions(self, mixture: Mixture) -> np.ndarray:
+        return weight_of_dimensions(as_weights(mixture), self.conditions, self.masks, "this model")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (self._origin(), self.conditions, self.masks)
 
-def _whole(values: np.ndarray, slack: float) -> bool:
-    return bool((abs(values - np.rint(values)) <= slack).all())
+    def __repr__(self) -> str:
+        shape = ", ".join(map(str, self.input_shape))
+        return f"Model([{shape}] -> [{self.masks.shape[1]}], conditions {listed(self.conditions)}, step {self.step:,})"
 
 
 class Programs(NamedTuple):
@@ -202,9 +186,21 @@ class Programs(NamedTuple):
 
 def make_programs(network: Network) -> Programs:
     """Jitted, so that each is compiled at its first call."""
-    return Programs(
-        *(jit(make(network.backbone, network.preprocess)) for make in (make_embed_step, make_features_step))
-    )
+    return _programs(network.backbone, network.preprocess)
+
+
+def _programs(backbone: Backbone, preprocess: Preprocess) -> Programs:
+    return Programs(*(jit(make(backbone, preprocess)) for make in (make_embed_step, make_features_step)))
+
+
+class Origin(NamedTuple):
+    """What makes a network's part of a model. params and statistics: as in State."""
+
+    config: Config
+    input_shape: tuple[int, ...]
+    params: Any
+    statistics: Any
+    step: int
 
 
 def make_model(
@@ -218,19 +214,38 @@ def make_model(
     rectified: bool = True,
 ) -> Model:
     """A model from a training state."""
-    params, statistics = state.params, state.statistics
+    masks = np.asarray(rectify(state.params["beta"]) if rectified else state.params["beta"])
+    origin = Origin(config, tuple(input_shape), state.params, state.statistics, int(state.step))
+    return _from_origin(origin, tuple(conditions), masks, programs, shardings)
+
+
+def _from_origin(
+    origin: Origin, conditions: tuple[str, ...], masks: np.ndarray, programs: Programs, shardings: Shardings
+) -> Model:
+    config, input_shape, params, statistics, step = origin
     return Model(
-        conditions=tuple(conditions),
-        masks=np.asarray(rectify(params["beta"]) if rectified else params["beta"]),
-        step=int(state.step),
-        input_shape=tuple(input_shape),
+        conditions=conditions,
+        masks=masks,
+        step=step,
+        input_shape=input_shape,
         _any_size=config.backbone.name in STAGES,
         _embed=lambda inputs: programs.embed(params, statistics, inputs),
         _features=lambda inputs: programs.features(params, statistics, inputs),
         _digest=lambda: _digest(config, params["backbone"], statistics),
         _shardings=shardings,
         _preprocess=config.preprocess,
+        _origin=lambda: Origin(config, input_shape, *jax.tree.map(np.asarray, (params, statistics)), step),
     )
+
+
+def _unpickled(origin: Origin | list[Origin], conditions: tuple[str, ...], masks: np.ndarray) -> Model:
+    """A model of one network, or of several joined ones."""
+    if isinstance(origin, list):
+        return join([_unpickled(part, (), masks[:, :0]) for part in origin]).with_masks(conditions, masks)
+    shardings, config = make_shardings(), origin.config
+    params, statistics = place((origin.params, origin.statistics), shardings.state)
+    programs = _programs(build(config.backbone), make_preprocess(config.preprocess))
+    return _from_origin(origin._replace(params=params, statistics=statistics), conditions, masks, programs, shardings)
 
 
 def _digest(config: Config, params: Any, statistics: Any) -> str:
@@ -257,6 +272,7 @@ def join(models: Sequence[Model]) -> Model:
         _embed=lambda inputs: concatenated(model._embed(inputs) for model in models),
         _features=lambda inputs: concatenated(model._features(inputs) for model in models),
         _digest=lambda: hashlib.sha256("".join(model.sha256 for model in models).encode()).hexdigest(),
+        _origin=lambda: [model._origin() for model in models],
     )
 
 

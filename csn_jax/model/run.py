@@ -1,5 +1,6 @@
 """A run, read and checked once: config, record, results, model and data."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,20 +40,23 @@ class Run:
         return make_model(self.config, self.record.names, shape, state, programs, make_shardings(), rectified=rectified)
 
     def restore(self) -> tuple["Network", "State"]:
-        """The network, and its state at the best step. A UserError if there is no checkpoint, or it belongs to another
-        model; a MachineError if it is damaged."""
+        """The network, and its state at the best step. A UserError if there is neither a checkpoint nor an exported
+        model, or it belongs to another model; a MachineError if the checkpoint is damaged."""
+        from csn_jax.model.exported import WEIGHTS, exported_state
         from csn_jax.model.model import restore_target
         from csn_jax.model.network import build_network, examples
         from csn_jax.runtime.checkpoint import Checkpoints
-        from csn_jax.runtime.sharding import make_shardings
+        from csn_jax.runtime.sharding import make_shardings, place
 
         folder = self.workdir / "checkpoints"
         checkpoints = Checkpoints(folder, read_only=True) if folder.is_dir() else None
         best = checkpoints.best_step() if checkpoints else None
-        if best is None:
+        if best is None and not (self.workdir / WEIGHTS).is_file():
             raise UserError(f"{self.workdir} has no checkpoint yet; run csn_jax train with this --workdir first.")
         config, record = self.config, self.record
         network = build_network(config, record.input_shape, len(record.conditions), examples(config, record))
+        if best is None:
+            return network, place(exported_state(self), make_shardings().state)
         return network, checkpoints.restore(best, restore_target(network.state, make_shardings()))
 
     def dataset(self) -> "Dataset":
@@ -66,6 +70,8 @@ class Run:
 
 def open_run(workdir: str | Path) -> Run:
     """Read a run's folder; a UserError if it is not one, or a file in it is damaged."""
+    if not isinstance(workdir, str | os.PathLike):
+        raise UserError(f"the workdir is {workdir!r}; give the path of a run's folder.")
     workdir = Path(workdir).expanduser().absolute()
     config, record, results = read_config(workdir), read_record(workdir), read_results(workdir)
     below = record.names if config.variant == "specialists" else ()
@@ -76,7 +82,8 @@ def load(workdir: str | Path) -> "Model":
     """The best model of a training run, by validation error.
 
     Args:
-        workdir: the folder given to `csn_jax train --workdir`. Neither data nor TensorFlow is needed.
+        workdir: the folder given to `csn_jax train --workdir`, or one that `csn_jax port export` wrote. Neither data
+            nor TensorFlow is needed.
 
     Raises:
         UserError: when it is not a run's folder, or has no checkpoint yet.

@@ -1,21 +1,15 @@
 """Runs from released checkpoints and from exported folders."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
-import numpy as np
-
-from csn_jax.backbones.tensors import MASKS, from_tensors, plain_names
+from csn_jax.backbones.tensors import MASKS, plain_names
 from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig
-from csn_jax.core.steps import State, initial_state
 from csn_jax.data.item_set import SPLITS
 from csn_jax.errors import UserError
-from csn_jax.model.network import build_network, examples
-from csn_jax.model.run import Run, open_run
+from csn_jax.model.exported import exported_state, masks_of, state_of
+from csn_jax.model.run import open_run
 from csn_jax.model.weight_files import read_weights
-from csn_jax.port.exporting import WEIGHTS
 from csn_jax.runtime.record import Condition, Record, check_name
 from csn_jax.runtime.whole import write_run
 
@@ -31,7 +25,7 @@ def import_released(path: str, workdir: Path, names: Sequence[str] = (), *, rect
     rectifier."""
     weights = read_weights(path, "CHECKPOINT")
     tensors = plain_names(weights.tensors, path)
-    beta = _masks(tensors.pop(MASKS, None), path)
+    beta = masks_of(tensors.pop(MASKS, None), path)
     conditions = _conditions(names, len(beta), path)
     config = Config(
         backbone=BackboneConfig("resnet18_csn", embedding_dim=beta.shape[1]),
@@ -49,7 +43,7 @@ def import_released(path: str, workdir: Path, names: Sequence[str] = (), *, rect
         triplets=none,
         rectified=rectified,
     )
-    write_run(workdir, config, record, _state(config, record, tensors, beta, path))
+    write_run(workdir, config, record, state_of(config, record, tensors, beta, path))
     return conditions
 
 
@@ -60,42 +54,12 @@ def import_folder(folder: Path, workdir: Path) -> Sequence[str]:
         raise UserError(f"{folder} has no config.json; give a checkpoint file, or a folder that port export wrote.")
     exported = open_run(folder)
     runs = exported.specialists or (exported,)
-    states = [_exported_state(run) for run in runs]  # read all before writing anything
+    states = [exported_state(run) for run in runs]  # read all before writing anything
     if exported.specialists:
         write_run(workdir, exported.config, exported.record, None, exported.results)
     for run, state in zip(runs, states, strict=True):
         write_run(workdir / run.workdir.relative_to(exported.workdir), run.config, run.record, state, run.results)
     return exported.record.names
-
-
-def _exported_state(run: Run) -> State:
-    path, record = str(run.workdir / WEIGHTS), run.record
-    weights = read_weights(path, "CHECKPOINT")
-    tensors, step = dict(weights.tensors), weights.metadata.get("step", "")
-    beta = _masks(tensors.pop(MASKS, None), path)
-    shape = (len(record.conditions), run.config.backbone.embedding_dim)
-    if beta.shape != shape or not re.fullmatch(r"\d{1,9}", step):
-        raise UserError(
-            f"{path} has masks {[*beta.shape]} of step {step!r}, but config.json and data.json beside it need "
-            f"masks {[*shape]} of a numbered step; export the folder again."
-        )
-    return _state(run.config, record, tensors, beta, path)._replace(step=jnp.int32(int(step)))
-
-
-def _state(config: Config, record: Record, tensors: dict[str, np.ndarray], beta: np.ndarray, path: str) -> State:
-    """A state of step 0 with these tensors and masks. Adam's averages, which no export holds, start afresh."""
-    network = build_network(config, record.input_shape, len(beta), examples(config, record))
-    initial = (network.state.params["backbone"], network.state.statistics)
-    params, statistics, _ = from_tensors(config.backbone.name, tensors, *initial, path)
-    return initial_state(params, statistics, beta, network.optimizer)
-
-
-def _masks(beta: np.ndarray | None, path: str) -> np.ndarray:
-    """The masks [C, D] of a file, as float32."""
-    if beta is None or beta.ndim != 2 or beta.dtype.kind != "f" or not (beta.size and np.isfinite(beta).all()):
-        needed = "a tensor masks.weight [conditions, dimensions] of finite floats"
-        raise UserError(f"{path} has no masks ({needed}); give a checkpoint of a Conditional Similarity Network.")
-    return beta.astype(np.float32)
 
 
 def _conditions(names: Sequence[str], n: int, path: str) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
     csn_jax search --index=glyphs.parquet --id=nunito/x --condition character
     csn_jax search --index=products.parquet --workdir=runs/products --image=shoe.jpg --condition category colour=0.5
+    csn_jax search --index=products.parquet --id=p7 --condition category --filter 'price<50' --leave_out_same=product
 
-A query is an item of the index, an image, or a folder of images. A negative weight pushes results away.
+A query is an item of the index, a vector, an image, or a folder of images. A negative weight pushes results away.
 """
 
 import json
@@ -18,7 +19,8 @@ from csn_jax.errors import UserError
 @dataclass(frozen=True)
 class Args:
     index: str = ""
-    """A file that csn_jax embed wrote."""
+    """A file that csn_jax embed wrote; with --workdir also any Parquet file with an id and a vector per row, embeddings
+    or inputs of the run's model."""
     qdrant: str = ""
     """Instead of --index: the folder or http(s) URL that csn_jax embed --to_qdrant wrote to. The key of a server is
     read from the environment variable QDRANT_API_KEY."""
@@ -28,21 +30,27 @@ class Args:
     """For a mix of conditions in Qdrant: how many items of each condition to look at. More is slower and finds more."""
     workdir: str = ""
     """The run whose model embedded the index. It embeds --image, and its masks are used, also those added since. A
-    search by --id does not need it."""
+    search by --id does not need it where csn_jax embed wrote the index."""
     image: str = ""
     """Search by this image, or by each image of this folder."""
     id: str = ""
     """Search by this item of the index. It is not a hit itself."""
+    vector: str = ""
+    """Search by the vector in this file, or by each of several: .npy, JSON or numbers in text; - for standard input.
+    An embedding, or with --workdir an input of a model of vectors."""
     condition: tuple[str, ...] = ()
     """NAME or NAME=WEIGHT, one or several: under what to measure distances. A negative weight pushes results away."""
     filter: tuple[str, ...] = ()
-    """COLUMN=VALUE, one or several: find only items with one of the values given for each column."""
+    """COLUMN=VALUE, COLUMN!=VALUE, or a range of numbers or dates in quotes, as in 'price<50' 'year>=2011'; one or
+    several: find only items with one of the values given for each column, and in each range."""
+    leave_out_same: str = ""
+    """A column: leave out the hits that share its value with the query, as the other photos of a product."""
     k: int = 10
     """How many items to find."""
     explain: bool = False
     """Show per hit what its distance is made of, and under which conditions it is near."""
     json: bool = False
-    """Print JSON: {"query", "hits": [{"id", "distance", ...}]}; for a folder of queries, a list of these."""
+    """Print JSON: {"query", "hits": [{"id", "distance", ...}]}; for several queries, a list of these."""
     save: str = ""
     """Write the images of queries and hits to this .png file."""
 
@@ -62,10 +70,11 @@ def main(argv: Sequence[str]) -> None:
         save_sheet(Path(args.save).expanduser().absolute(), answers)
     if args.json:
         objects = as_json(answers)
-        of_folder = args.image and Path(args.image).expanduser().is_dir()
-        print(json.dumps(objects if of_folder else objects[0], indent=2, ensure_ascii=False))
+        print(json.dumps(objects[0] if answers.single else objects, indent=2, ensure_ascii=False))
     else:
         print(as_text(answers))
+    if args.vector == "-":  # standard input is spent
+        return
     if args.explain or args.qdrant:
         next_step("search", *cli.without(argv, "k"), f"--k={2 * args.k}")
     else:
@@ -81,9 +90,15 @@ def _check(args: Args) -> None:
         raise UserError("--collection is given without --qdrant; add --qdrant, or leave out --collection.")
     if args.explain and args.qdrant:
         raise UserError("--explain compares hits with all items, but Qdrant returns only some; give --index=FILE.")
-    if bool(args.image) == bool(args.id):
-        problem = "--image and --id are both given" if args.id else "no query is given"
-        raise UserError(f"{problem}; give one of --image=FILE.jpg, --image=FOLDER and --id=ID.")
+    if args.leave_out_same and (args.qdrant or args.vector):
+        other = "--qdrant" if args.qdrant else "--vector"
+        fix = f"with {other}, give --filter '{args.leave_out_same}!=VALUE'"
+        raise UserError(f"--leave_out_same compares hits with an item of --index that is the query; {fix}.")
+    queries = [f"--{name}" for name in ("image", "id", "vector") if getattr(args, name)]
+    if len(queries) != 1:
+        both = "all" if len(queries) > 2 else "both"
+        problem = f"{' and '.join(queries)} are {both} given" if queries else "no query is given"
+        raise UserError(f"{problem}; give one of --image=FILE.jpg, --image=FOLDER, --id=ID and --vector=FILE.")
     if args.image and not args.workdir:
         raise UserError("--image needs the model that embedded the index; give its --workdir.")
     for name in ("k", "candidates"):

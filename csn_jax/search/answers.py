@@ -14,12 +14,14 @@ from csn_jax.text import table
 
 
 class Query(NamedTuple):
-    """name: id or path; vector: [D]; path: of its image, if it is an image; row: of the item that it is, or -1."""
+    """name: id or path; vector: [D]; path: of its image, if it is an image; row: of the item that it is, or -1;
+    of_several: whether it is one of a folder or a list."""
 
     name: str
     vector: np.ndarray
     path: Path | None = None
     row: int = -1
+    of_several: bool = False
 
 
 class Hit(NamedTuple):
@@ -41,6 +43,12 @@ class Answers(NamedTuple):
     queries: Sequence[Query]
     hits: Sequence[Sequence[Hit]]
     reasons: Sequence[Reasons] | None
+    left_out_same: str = ""
+
+    @property
+    def single(self) -> bool:
+        """Whether one item, vector or image was searched by, instead of a folder or a list."""
+        return len(self.queries) == 1 and not self.queries[0].of_several
 
     def columns(self) -> dict[str, np.ndarray]:
         """The attributes for people: all but the paths of images."""
@@ -54,6 +62,7 @@ class Answers(NamedTuple):
     def searched(self) -> str:
         """The number of items searched and the filters, as text."""
         filters = "".join(f", {rule}" for rule in self.filters)
+        filters += f", of another {self.left_out_same}" if self.left_out_same else ""
         return f"among {self.n_items:,} items{filters}"
 
 
@@ -66,15 +75,19 @@ def to_hits(rows: np.ndarray, squares: np.ndarray) -> list[list[Hit]]:
 
 
 def as_json(answers: Answers) -> list[dict[str, Any]]:
-    """Per query {"query", "conditions", "hits": [{"id", "distance", "columns"}]}. Reasons add "explain" to each hit and
-    "dimensions" to the query: the items at both ends of the dimensions that matter most."""
+    """Per query {"query", "conditions", "hits": [{"id", "distance", "columns"}]}, and "columns" of a query that is an
+    item. Reasons add "explain" to each hit and "dimensions" to the query: the items at both ends of the dimensions that
+    matter most."""
     index, columns, objects = answers.index, answers.columns(), []
     for i, query in enumerate(answers.queries):
         hits = []
         for row, distance in answers.hits[i]:
             values = {name: str(column[row]) for name, column in columns.items()}
             hits.append({"id": str(index.ids[row]), "distance": distance, "columns": values})
-        answer = {"query": query.name, "conditions": dict(answers.weights), "hits": hits}
+        answer = {"query": query.name, "conditions": dict(answers.weights)}
+        if query.row >= 0:
+            answer["columns"] = {name: str(column[query.row]) for name, column in columns.items()}
+        answer["hits"] = hits
         if answers.reasons:
             for hit, by_condition, by_dimension, ranks in zip(hits, *answers.reasons[i], strict=True):
                 differ = ranks.min() < ranks.max()
@@ -99,6 +112,9 @@ def as_text(answers: Answers) -> str:
     for i, (query, hits) in enumerate(zip(answers.queries, answers.hits, strict=True)):
         head = f"{query.name}: nearest by {answers.mixture()}, {answers.searched()}"
         rows = [("rank", "id", "distance", *map(cell, columns))]
+        if query.row >= 0:
+            own = [cell(column[query.row]) for column in columns.values()]
+            rows.append(("query", str(answers.index.ids[query.row]), "", *own))
         for rank, hit in enumerate(hits, 1):
             cells = [cell(column[hit.row]) for column in columns.values()]
             rows.append((str(rank), str(answers.index.ids[hit.row]), f"{hit.distance:.4f}", *cells))

@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from csn_jax.config import DataConfig
 from csn_jax.data import to_embed
 from csn_jax.errors import UserError
 from csn_jax.runtime.writer import say
 from csn_jax.search.answers import Answers, Query, to_hits
 from csn_jax.search.explain import explain
 from csn_jax.search.qdrant_search import Collection
+from csn_jax.search.query_vectors import as_embeddings, read_vectors
 from csn_jax.store.filters import parse_rules
+from csn_jax.store.foreign import read_foreign
 from csn_jax.store.index import Index
 from csn_jax.store.qdrant import connected
+from csn_jax.store.vector_file import ForeignFile
 from csn_jax.text import listed
 
 if TYPE_CHECKING:
@@ -27,9 +31,7 @@ if TYPE_CHECKING:
 def in_index(args: "Args") -> Answers:
     """Search the file of --index."""
     run, model = _opened(args.workdir)
-    index = Index.open(args.index)
-    if model:
-        index = index.of_model(model.sha256, model.conditions, model.masks)
+    index = _index_of(args.index, run, model)
     weights, filters = parse_weights(args.condition, index.conditions), parse_rules(args.filter, index.columns)
     index.weight(weights)  # report a mistake before embedding
     if args.image:
@@ -37,18 +39,46 @@ def in_index(args: "Args") -> Answers:
         row_of = rows_by_picture(index.columns.get(pictures.get("image"), index.ids).tolist(), pictures)
         queries = embed_images(Path(args.image).expanduser(), run, model)
         queries = [query._replace(row=row_of(query.path)) for query in queries]
+    elif args.vector:
+        queries = read_queries(args.vector, index.masks.shape[1], model)
     else:
         row = index.row(args.id)
         queries = [Query(args.id, index.vectors[row], row=row)]
     vectors, own = np.stack([query.vector for query in queries]), [query.row for query in queries]
-    rows, squares = index.nearest(vectors, weights, args.k, filters=filters, exclude=own)
+    options = {"filters": filters, "exclude": own, "leave_out_same": args.leave_out_same}
+    rows, squares = index.nearest(vectors, weights, args.k, **options)
     hits, reasons = to_hits(rows, squares), None
     if args.explain:
         reasons = [
             explain(index, query.vector, [hit.row for hit in nearest], weights, query.row)
             for query, nearest in zip(queries, hits, strict=True)
         ]
-    return Answers(index, len(index.ids), weights, filters, queries, hits, reasons)
+    return Answers(index, len(index.ids), weights, filters, queries, hits, reasons, args.leave_out_same)
+
+
+def _index_of(path: str, run: "Run | None", model: "Model | None") -> Index:
+    """The index in a file; that of another program under the masks of the model."""
+    try:
+        index = Index.open(path)
+        return index.of_model(model.sha256, model.conditions, model.masks) if model else index
+    except ForeignFile:
+        if not model:
+            raise
+    data = run.config.data if run.config.data.source == "table" else DataConfig(vectors="vector")
+    items, notes = read_foreign(Path(path).expanduser(), model, data)
+    for note in notes:
+        say(note)
+    return Index(items._replace(conditions=run.record.conditions), model.conditions, model.masks, path)
+
+
+def read_queries(source: str, dim: int, model: "Model | None") -> list[Query]:
+    """A query for each vector of --vector."""
+    vectors = read_vectors(source)
+    name = "the vector of standard input" if source == "-" else source
+    embeddings = as_embeddings(np.atleast_2d(vectors), dim, model, source)
+    if vectors.ndim == 1:
+        return [Query(name, embeddings[0])]
+    return [Query(f"{name}, row {i + 1}", row, of_several=True) for i, row in enumerate(embeddings)]
 
 
 def in_qdrant(args: "Args") -> Answers:
@@ -66,6 +96,9 @@ def in_qdrant(args: "Args") -> Answers:
             queries = embed_images(Path(args.image).expanduser(), run, model)
             paths = [spellings(query.path, empty.items.pictures) for query in queries]
             own = [next(filter(None, map(collection.item_of, names)), "") for names in paths]
+        elif args.vector:
+            queries = read_queries(args.vector, empty.masks.shape[1], model)
+            own = [""] * len(queries)
         else:
             queries, own = [Query(args.id, collection.vector(args.id))], [args.id]
         vectors = np.stack([query.vector for query in queries])
@@ -126,7 +159,8 @@ def embed_images(path: Path, run: "Run", model: "Model") -> list[Query]:
         if fault:
             say(f"left out {name}, which {fault}")
     readable = [i for i, fault in enumerate(faults) if not fault]
-    return [Query(names[i], vector, paths[i]) for i, vector in zip(readable, vectors, strict=True)]
+    several = path.is_dir()
+    return [Query(names[i], vector, paths[i], of_several=several) for i, vector in zip(readable, vectors, strict=True)]
 
 
 def rows_by_picture(names: Sequence[str], pictures: Mapping[str, str]) -> Callable[[Path], int]:

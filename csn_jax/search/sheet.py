@@ -16,7 +16,7 @@ from csn_jax.errors import UserError
 from csn_jax.pictures.sheets import ALIKE, GREY, OTHER, fit, font_of
 from csn_jax.runtime.record import GAPS
 from csn_jax.runtime.workdir import read_config, write_atomically
-from csn_jax.search.answers import Answers
+from csn_jax.search.answers import Answers, Query
 from csn_jax.store.vector_file import Embeddings
 
 SIDE = 150  # pixels of a picture
@@ -52,18 +52,23 @@ def save_sheet(path: Path, answers: Answers) -> None:
 
     hit_pictures = iter(read_pictures(index.items, [hit.row for hits in answers.hits for hit in hits], SIDE))
     files = iter(shrink([query.path for query in answers.queries if query.path], SIDE))
-    items = iter(read_pictures(index.items, [query.row for query in answers.queries if not query.path], SIDE))
+    items = iter(read_pictures(index.items, [query.row for query in answers.queries if _is_item(query)], SIDE))
     results = []
     for query, hits in zip(answers.queries, answers.hits, strict=True):
         texts = lines(query.row, query.row, "") if query.row >= 0 else [(Path(query.name).name, None)]
         tiles = [Tile(next(hit_pictures), lines(hit.row, query.row, f"{hit.distance:.4f}")) for hit in hits]
-        results.append((Tile(next(files if query.path else items), texts), tiles))
+        picture = next(files) if query.path else next(items) if _is_item(query) else None
+        results.append((Tile(picture, texts), tiles))
     legend = f"{answers.searched()}; below each hit its id and distance"
     if named and any(query.row >= 0 for query in answers.queries):
         legend += f", then its {' and '.join(named)}: green where the query has it too"
     buffer = io.BytesIO()
     draw_hits(f"Nearest by {answers.mixture()}", legend, results).save(buffer, "PNG")
     write_atomically(path, buffer.getvalue())
+
+
+def _is_item(query: Query) -> bool:
+    return query.row >= 0 and not query.path
 
 
 def draw_hits(title: str, legend: str, results: Sequence[tuple[Tile, Sequence[Tile]]]) -> Image.Image:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from csn_jax.config import UNKNOWN
 from csn_jax.data.notations import plain_number, read_numbers, sets_of
 from csn_jax.errors import UserError
 from csn_jax.text import did_you_mean, listed
@@ -102,7 +103,7 @@ def passing(columns: Mapping[str, np.ndarray], filters: Filters, place: str) -> 
 def members_of(values: Iterable[str]) -> dict[str, set[str]]:
     """{value: itself and, if the values are sets in one of the notations of tables, its members}."""
     different = set(values)
-    sets = sets_of(different - {""})[0] or {}
+    sets = sets_of(different - {"", *UNKNOWN})[0] or {}
     return {value: {value, *sets.get(value, ())} for value in different}
 
 

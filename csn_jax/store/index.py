@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,15 +16,15 @@ from csn_jax.errors import UserError
 from csn_jax.store.filters import Filters, passing
 from csn_jax.store.queries import as_queries, unlike
 from csn_jax.store.search_cache import PIECE, SearchCache
-from csn_jax.store.vector_file import Embeddings, read_embeddings
-from csn_jax.text import did_you_mean
+from csn_jax.store.vector_file import Embeddings, ForeignFile, read_embeddings
+from csn_jax.text import did_you_mean, listed
 
 BLOCK = 1024  # items per block; a query first looks at the lowest score of each
 PAIRS = 1 << 23  # scores of (query, item) in memory at a time
 EXTRA = 64  # candidates from an accelerator beyond twice those that are needed
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Index:
     """Stored embeddings, searched under their model's masks or newer ones. Threads may share it.
 
@@ -47,17 +48,47 @@ class Index:
         """Open a file that `csn_jax embed` wrote, and check it against its digest.
 
         Raises:
-            UserError: when it is missing, damaged or another kind of file, or holds features instead of embeddings.
+            UserError: when it is missing, damaged or another kind of file, or holds features instead of embeddings;
+                see `from_table` for a file of another program.
         """
         path = Path(path).expanduser()
         items = read_embeddings(path)
         if not items.conditions:
-            raise UserError(
+            raise ForeignFile(
                 f"{path} holds features from embed --features, which no mask applies to; train on them with "
                 "--config.data.vectors=vector, or embed without --features."
             )
         items = items._replace(vectors=items.vectors.astype(np.float32, copy=False))
         return Index(items, tuple(name for name, _ in items.conditions), items.masks, str(path))
+
+    @staticmethod
+    def from_table(table: Any, model: Any, *, id: str = "id", vector: str = "vector") -> "Index":
+        """A table of another program under the masks of a Model.
+
+        Args:
+            table: of pandas, Polars, Arrow or DuckDB, or the path of a file such as Parquet.
+            model: vectors as wide as its embeddings are taken as embeddings. Those as wide as its inputs are embedded,
+                also if both have the same width, unless the table still has the metadata of `csn_jax embed`.
+            id, vector: the columns. All others but long texts are attributes. Rows without a vector are left out.
+
+        Raises:
+            UserError: when a column is missing, ids repeat, or the vectors do not fit the model.
+        """
+        from csn_jax.config import DataConfig
+        from csn_jax.data.columns import read_columns
+        from csn_jax.store.foreign import embeddings_of, table_of
+
+        columns = read_columns(Path(table).expanduser()) if isinstance(table, str | os.PathLike) else table_of(table)
+        items, _ = embeddings_of(columns, model, DataConfig(id=id, vectors=vector))
+        return Index(items, model.conditions, model.masks, str(columns.path))
+
+    def to_arrow(self) -> Any:
+        """The items as a pyarrow.Table: `id`, the attributes, and `vector`, a list of fixed size."""
+        import pyarrow
+
+        flat = pyarrow.array(np.ascontiguousarray(self.vectors).ravel())
+        vectors = pyarrow.FixedSizeListArray.from_arrays(flat, self.vectors.shape[1])
+        return pyarrow.table({"id": self.ids, **self.columns, "vector": vectors})
 
     def of_model(self, model_sha256: str, conditions: Sequence[str], masks: np.ndarray) -> "Index":
         """The same items under a model's masks, including masks that it learned after it embedded the items.
@@ -83,6 +114,13 @@ class Index:
     @property
     def columns(self) -> dict[str, np.ndarray]:
         return self.items.columns
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        names = f"conditions {listed(self.conditions)}, columns {listed(self.columns) or 'none'}"
+        return f"Index({len(self):,} items [{self.masks.shape[1]}], {names})"
 
     def row(self, item: str) -> int:
         """The row of an item by its id.

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from csn_jax.config import UNKNOWN
 from csn_jax.data.arrays import to_array, wrong_type
 from csn_jax.errors import UserError
 from csn_jax.store.filters import check_column, members_of
@@ -50,7 +51,7 @@ def unlike(index: "Index", column: str, own: np.ndarray) -> Callable[[np.ndarray
     members = members_of(values)
 
     def others(allowed: np.ndarray | None, row: int) -> np.ndarray | None:
-        shared = members[values[row]] - {""} if row >= 0 else set()
+        shared = members[values[row]] - {"", *UNKNOWN} if row >= 0 else set()
         if not shared:
             return allowed
         different = {value for value, parts in members.items() if parts.isdisjoint(shared)}

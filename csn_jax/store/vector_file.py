@@ -12,7 +12,7 @@ import numpy as np
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
 from csn_jax.runtime.workdir import full_disk_reported, replacing
-from csn_jax.text import first_sentence
+from csn_jax.text import first_sentence, listed
 
 SUFFIXES = (".parquet", ".npz")
 KEY = b"csn_jax"  # metadata key in a Parquet file; the array of this name in an npz file
@@ -23,6 +23,10 @@ BY_CONDITION = "vec_"  # prefix of the columns that `by_condition` adds
 
 class DamagedFile(UserError):
     """A file of vectors is half-written or does not match its digest."""
+
+
+class ForeignFile(UserError):
+    """A Parquet file that embed did not write, or that another program changed since; or one of features."""
 
 
 class Embeddings(NamedTuple):
@@ -93,7 +97,7 @@ def write_embeddings(path: Path, embeddings: Embeddings, *, by_condition: bool =
 
 def read_embeddings(path: Path) -> Embeddings:
     """Read what `write_embeddings` wrote, and check it against its digest. A UserError if the file is missing or is not
-    a file of vectors; a DamagedFile if it is half-written or damaged."""
+    a file of vectors; a ForeignFile if another program wrote it; a DamagedFile if it is half-written or damaged."""
     check_path(path, "path")
     if not path.is_file():
         raise UserError(f"{path} is not a file; give one that csn_jax embed wrote.")
@@ -104,14 +108,21 @@ def read_embeddings(path: Path) -> Embeddings:
             sha256 = head.pop("sha256")
             if head != head_of(embeddings) or sha256 != _digest(embeddings, head):
                 raise ValueError("its content does not match its SHA-256")
+    except ForeignFile:
+        raise
     except Exception as error:  # damage raises a dozen types
         raise DamagedFile(
             f"{path} is half-written or damaged ({type(error).__name__}: {first_sentence(error)}); write it again with "
             "csn_jax embed --rebuild."
         ) from None
-    if not content:
+    if content:
+        return embeddings
+    if path.suffix != ".parquet":
         raise UserError(f"{path} was not written by csn_jax embed; give a file that was.")
-    return embeddings
+    raise ForeignFile(
+        f"{path} was not written by csn_jax embed, or another program dropped its metadata; search it with --workdir, "
+        "whose run has the masks, or with csn_jax.Index.from_table."
+    )
 
 
 def head_of(embeddings: Embeddings) -> dict[str, Any]:
@@ -180,11 +191,12 @@ def from_head(head: dict[str, Any], ids: np.ndarray, vectors: np.ndarray, column
         model_sha256=head["model_sha256"],
         pictures=head["pictures"],
         made_from=head["made_from"],
-        scale=_scale(head),
+        scale=scale_of(head),
     )
 
 
-def _scale(head: dict[str, Any]) -> np.ndarray | None:
+def scale_of(head: dict[str, Any]) -> np.ndarray | None:
+    """The scale [D] of stored int8; None for floats."""
     return np.array(head["scale"], np.float32) if head.get("dtype") == "int8" else None
 
 
@@ -225,14 +237,19 @@ def _read_parquet(path: Path) -> tuple[Embeddings, dict[str, Any]] | None:
             return None
         head = json.loads(metadata[KEY])
         n, width = head["shape"]
-        if file.metadata.num_rows != n:
-            raise ValueError(f"it has {file.metadata.num_rows} rows instead of {n}")
-        if file.schema_arrow.field("vector").type.list_size != width:  # Arrow crashes on size 0
+        names, schema = ["id", *head["columns"]], file.schema_arrow
+        lost = [name for name in (*names, "vector") if name not in schema.names]
+        if file.metadata.num_rows != n or lost:
+            change = f"it lacks {listed(lost)}" if lost else f"it has {file.metadata.num_rows:,} rows and had {n:,}"
+            raise ForeignFile(
+                f"{path} was changed by another program since csn_jax embed wrote it ({change}); search it with "
+                "--workdir, or with csn_jax.Index.from_table."
+            )
+        if schema.field("vector").type.list_size != width:  # Arrow crashes on size 0
             raise ValueError("its vectors do not have the length that its metadata gives")
-        names = ["id", *head["columns"]]
         table = file.read(columns=names)
         texts = [_shared(table.column(i)) for i in range(len(names))]
-        scale, row = _scale(head), 0
+        scale, row = scale_of(head), 0
         vectors = np.empty((n, width), np.dtype(head["dtype"]) if scale is None else np.float32)
         for group in range(file.num_row_groups):  # iter_batches would hold the vectors twice
             for chunk in file.read_row_group(group, columns=["vector"]).column(0).chunks:
@@ -272,7 +289,7 @@ def _read_npz(path: Path) -> tuple[Embeddings, dict[str, Any]] | None:
                 return None
             head = json.loads(str(archive["csn_jax"][()]))
             texts = [archive[name] for name in ("ids", *(f"column_{name}" for name in head["columns"]))]
-            vectors, scale = archive["vectors"], _scale(head)
+            vectors, scale = archive["vectors"], scale_of(head)
             return from_head(head, texts[0], vectors if scale is None else vectors * scale, texts[1:]), head
     except zipfile.BadZipFile as error:
         raise ValueError(str(error)) from None

@@ -130,7 +130,12 @@ def models(finished):
 
 # A model, the shape and type of its inputs, the words of the refusal.
 REFUSED_INPUTS = {
-    "one image": ("images", (32, 32, 1), "uint8", ["[32, 32, 1]", "give [B, 32, 32, 1]"]),
+    "one image of another size": (
+        "images",
+        (48, 32, 1),
+        "uint8",
+        ["[48, 32, 1]", "give [B, 32, 32, 1], or image paths"],
+    ),
     "no channel": ("images", (2, 32, 32), "float32", ["[2, 32, 32]"]),
     "colour": ("images", (2, 32, 32, 3), "uint8", ["[2, 32, 32, 3]"]),
     "another size": ("images", (2, 48, 32, 1), "uint8", ["[2, 48, 32, 1]"]),

@@ -1,6 +1,7 @@
 """search: the command from a trained run to a sheet of pictures, and one sentence for every mistake."""
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -76,7 +77,7 @@ def test_a_table_for_people(index_file, capsys):
     that do not fit 80 columns follow in a second table."""
     argv = (f"--index={index_file}", "--id=images/007.jpg", "--condition", "colour", "category=0.5", "--k=3")
     text = printed_by(capsys, *argv, "--filter", "colour=red", "colour=blue")
-    (head, columns, rule, *rows), (more_columns, *_) = (part.splitlines() for part in text.split("\n\n"))
+    (head, columns, rule, own, *rows), (more_columns, *_) = (part.splitlines() for part in text.split("\n\n"))
     assert head == "images/007.jpg: nearest by colour, category x 0.5, among 60 items, colour red or blue"
     assert columns.split() == "rank id distance category colour price size tags product".split()
     assert more_columns.split() == ["rank", "title"]
@@ -84,6 +85,8 @@ def test_a_table_for_people(index_file, capsys):
     index = csn_jax.Index.open(index_file)
     filters, weights = {"colour": ["red", "blue"]}, {"colour": 1, "category": 0.5}
     row = index.row("images/007.jpg")
+    values = [index.columns[name][row] for name in "category colour price size tags product".split()]
+    assert own.split() == ["query", "images/007.jpg", *filter(None, values)]
     ids, distances = index.search(index.vectors[[row]], weights, 3, filters=filters, exclude=[row])
     for line, item, distance in zip(rows, ids[0], distances[0], strict=True):
         cells = line.split()
@@ -224,6 +227,67 @@ def test_newer_masks_of_the_workdir_are_used(index_file, shop_runs, monkeypatch,
     assert_message(*run(search, monkeypatch, capsys, *argv), 2, "unknown condition 'new'", "category, colour")
 
 
+def test_ranges_and_products(index_file, capsys):
+    """`price<100` and `size>=40`, and none of the other photos of the query's product."""
+    argv = (f"--index={index_file}", "--id=images/006.png", "--condition=colour", "--k=1000000000000")
+    index = csn_jax.Index.open(index_file)
+    price, size = (index.columns[name].astype(float) for name in ("price", "size"))
+    product = index.columns["product"]
+    fitting = (price < 100) & (size >= 40) & (np.arange(60) != 6)
+    answer = found_by(capsys, *argv, "--filter", "price<100", "size>=40")
+    assert sorted(ids_of(answer)) == sorted(index.ids[fitting])
+    assert (
+        answer["columns"]["product"] == product[6] == "p3" and answer["columns"]["price"] == index.columns["price"][6]
+    )
+    others = found_by(capsys, *argv, "--leave_out_same=product")
+    assert sorted(ids_of(others)) == sorted(index.ids[product != "p3"])
+    text = printed_by(capsys, *argv, "--filter", "price < 100", "colour!=red", "--leave_out_same=product")
+    assert text.startswith(
+        "images/006.png: nearest by colour, among 60 items, colour not red, price < 100, of another product\n"
+    )
+
+
+def test_vectors_as_queries(index_file, tmp_path, monkeypatch, capsys):
+    """From .npy, .npz, JSON, text and standard input; several at once. They have no picture."""
+    index = csn_jax.Index.open(index_file)
+    vector = index.vectors[13]
+    files = {name: tmp_path / name for name in ("v.npy", "v.npz", "v.json", "o.json", "v.txt", "pgvector.txt")}
+    np.save(files["v.npy"], vector)
+    np.savez(files["v.npz"], vector=vector)
+    files["v.json"].write_text(json.dumps(vector.tolist()))
+    files["o.json"].write_text(json.dumps({"model": "x", "embedding": vector.tolist()}))
+    files["v.txt"].write_text("\n".join(map(str, vector.tolist())))
+    files["pgvector.txt"].write_text(str(vector.tolist()).replace(" ", ""))
+    argv = (f"--index={index_file}", "--condition=colour", "--k=3")
+    expected = index.search(vector, "colour", 3)[0].tolist()
+    for name, path in files.items():
+        answer = found_by(capsys, *argv, f"--vector={path}")
+        assert (name, ids_of(answer)) == (name, expected) and answer["hits"][0]["distance"] == 0
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(files["v.json"].read_bytes())))
+    assert ids_of(found_by(capsys, *argv, "--vector=-", f"--save={tmp_path / 's.png'}")) == expected
+    np.save(tmp_path / "two.npy", index.vectors[[13, 4]])
+    first, second = found_by(capsys, *argv, f"--vector={tmp_path / 'two.npy'}")
+    assert ids_of(first) == expected and ids_of(second) == index.search(index.vectors[4], "colour", 3)[0].tolist()
+
+
+WRONG_VECTORS = {
+    "narrow": ("[1, 2]", ["has 2 numbers", "give 6 numbers", "--workdir"]),
+    "not finite": ("1 2 3 nan 5 6", ["nan at position 3", "finite"]),
+    "words": ("red", ["holds no vector", "'red'", ".npy, JSON or text"]),
+    "empty": ("", ["--vector"]),
+    "an object": ('{"a": 1}', ["holds no vector"]),
+    "lists of two lengths": ("[[1, 2], [1]]", ["holds no vector"]),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG_VECTORS)
+def test_mistakes_in_vectors(index_file, tmp_path, monkeypatch, capsys, mistake):
+    text, words = WRONG_VECTORS[mistake]
+    (tmp_path / "v.txt").write_text(text)
+    argv = (f"--index={index_file}", "--condition=colour", f"--vector={tmp_path / 'v.txt'}")
+    assert_message(*run(search, monkeypatch, capsys, *argv), 2, *words)
+
+
 ITEM = ("--id=images/007.jpg", "--condition=colour")
 # (flags besides --index, words of the message)
 FLAGS = {
@@ -231,6 +295,12 @@ FLAGS = {
     "two queries": (("--id=a", "--image=b", "--condition=colour"), ["--image", "--id", "both"]),
     "two indexes": ((*ITEM, "--qdrant=b"), ["--index", "--qdrant", "both"]),
     "collection of a file": ((*ITEM, "--collection=b"), ["--collection", "--qdrant"]),
+    "three queries": (("--id=a", "--image=b", "--vector=c", "--condition=colour"), ["--id", "--vector", "all"]),
+    "leave out same as a vector": (("--vector=b", "--leave_out_same=product"), ["--leave_out_same", "product!=VALUE"]),
+    "leave out an unknown column": ((*ITEM, "--leave_out_same=produce"), ["'produce' (did you mean product?)"]),
+    "no vector": (("--vector=none.npy", "--condition=colour"), ["--vector=none.npy", "No such file"]),
+    "range of words": ((*ITEM, "--filter=colour<5"), ["'colour'", "no numbers or dates", "colour=VALUE"]),
+    "filter without a sign": ((*ITEM, "--filter=colour"), ["--filter=colour", "COLUMN=VALUE", "'price<50'"]),
     "image without model": (("--image=b.jpg", "--condition=colour"), ["--image", "--workdir"]),
     "no condition": (("--id=images/007.jpg",), ["--condition", "category, colour"]),
     "unknown condition": (("--id=images/007.jpg", "--condition=color"), ["'color' (did you mean colour?)"]),

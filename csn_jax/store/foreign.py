@@ -1,0 +1,139 @@
+"""Tables that other programs wrote, as stored items: an id and a vector per row, under the masks of a model."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from csn_jax.config import DataConfig
+from csn_jax.data.attributes import LONGEST
+from csn_jax.data.columns import Columns, read_columns
+from csn_jax.data.sources.table import item_ids
+from csn_jax.data.sources.vector_cells import vector_columns
+from csn_jax.data.sources.vectors import read_vectors
+from csn_jax.data.table_pictures import pictures_beside
+from csn_jax.errors import UserError
+from csn_jax.runtime.record import Condition
+from csn_jax.store.vector_file import KEY, Embeddings, scale_of
+from csn_jax.text import listed
+
+if TYPE_CHECKING:
+    from csn_jax.model.model import Model
+
+NAMED = 20  # rows without a vector that are named one by one
+FLAG = "the search"  # what needs the columns, for messages
+
+
+def read_foreign(path: Path, model: "Model", data: DataConfig) -> tuple[Embeddings, list[str]]:
+    """`embeddings_of` the table in a file."""
+    return embeddings_of(read_columns(path), model, data)
+
+
+def table_of(table: Any) -> Columns:
+    """A table of pandas, Polars, Arrow or DuckDB as columns; none of them but Arrow is imported."""
+    import pyarrow
+
+    from csn_jax.data.arrow_tables import as_text
+
+    try:
+        arrow = pyarrow.table(table)
+    except (TypeError, ValueError, pyarrow.ArrowException):
+        kind = type(table).__name__
+        raise UserError(f"the table is a {kind}; give a table of pandas, Polars, Arrow or DuckDB.") from None
+    texts = {name: as_text(arrow[name]) for name in arrow.column_names}
+    return Columns(Path("the table"), {name: cells for name, cells in texts.items() if cells is not None}, None, arrow)
+
+
+def embeddings_of(columns: Columns, model: "Model", data: DataConfig) -> tuple[Embeddings, list[str]]:
+    """(the rows of a table with a usable vector, what was taken for what, one line each).
+
+    Vectors as wide as the model's embeddings are embeddings; those as wide as its inputs are embedded. If both are
+    equally wide, embeddings are those of a table with the metadata of csn_jax embed. The columns: `data.id` or else
+    `id`, `data.vectors` or else `vector`; all others but long texts are attributes.
+
+    Raises:
+        UserError: for a table without these columns, or vectors that are neither.
+    """
+    place, notes = columns.path, [*columns.notes]
+    if not len(columns):
+        raise UserError(f"{place} has no row; give one row per item.")
+    head = json.loads(((columns.arrow is not None and columns.arrow.schema.metadata) or {}).get(KEY, b"{}"))
+    known = vector_columns(columns, data.vectors)
+    data = DataConfig(
+        id=data.id if data.id in columns.text else DataConfig.id,
+        image=data.image,
+        vectors=data.vectors if known else "vector",
+    )
+    columns.column(data.id, FLAG)
+    ids, id_column = item_ids(columns, None, data, FLAG)
+    values, faults, more = read_vectors(columns, data, ids, FLAG)
+    notes += more
+    kept = np.array([fault is None for fault in faults])
+    bad = [f"left out {name}, which {fault}" for name, fault in zip(ids, faults, strict=True) if fault]
+    notes += bad[:NAMED] + ([f"left out {len(bad) - NAMED:,} more"] if len(bad) > NAMED else [])
+    if not kept.any():
+        raise UserError(f"{place} has no usable vector ({bad[0]}); give one vector per item.")
+    vectors, note = _embedded(columns, vector_columns(columns, data.vectors), values, model, head)
+    excluded = {id_column, data.image, *vector_columns(columns, data.vectors)}
+    attributes = {
+        name: np.array(cells, object)[kept]
+        for name, cells in columns.text.items()
+        if name not in excluded and max(map(len, cells)) <= LONGEST
+    }
+    pictures, where = pictures_beside(columns, data.image), {}
+    if pictures and pictures.exist():
+        where, names = pictures.kept(np.flatnonzero(kept), id_column)
+        if names is not None:
+            attributes[where["image"]] = names
+    embeddings = Embeddings(
+        ids=np.array(ids, object)[kept],
+        vectors=vectors,
+        columns=attributes,
+        conditions=tuple(Condition(name, "categorical") for name in model.conditions),
+        masks=model.masks,
+        model_sha256=model.sha256,
+        pictures=where,
+    )
+    return embeddings, [*notes, f"{place}: {note}"]
+
+
+def _embedded(
+    columns: Columns, names: tuple[str, ...], values: np.ndarray, model: "Model", head: dict[str, Any]
+) -> tuple[np.ndarray, str]:
+    """(embeddings [K, D] of vectors [K, width], what these were taken for). `head`: the metadata of embed, or {}."""
+    width, dim = values.shape[1], model.masks.shape[1]
+    takes = model.input_shape[0] if len(model.input_shape) == 1 else None
+    stored = head.get("model_sha256") if head.get("conditions") else None
+    if stored and stored != model.sha256:
+        raise UserError(
+            f"{columns.path} was made by another model ({stored[:12]}) than the workdir's ({model.sha256[:12]}); give "
+            "the workdir of the first, or embed the items again."
+        )
+    if width == dim and (stored or takes != width):
+        scale = scale_of(head)
+        if scale is None and _of_integers(columns, names):
+            raise UserError(
+                f"{columns.path} holds vectors of whole numbers, as embed --dtype=int8 writes them, without their "
+                "scale; search the file that embed wrote, or embed the items again."
+            )
+        return values if scale is None else values * scale, f"{width} numbers per vector, taken as embeddings"
+    if width == takes:
+        doubt = ""
+        if width == dim:
+            doubt = "; if they are embeddings, keep the metadata of the file that embed wrote"
+        return model.embed(values), f"{width} numbers per vector, taken as inputs of the model and embedded{doubt}"
+    inputs = f"takes {takes} and " if takes else ""
+    raise UserError(
+        f"{columns.path} holds vectors of {width} numbers in {listed(names)}, but the model {inputs}gives {dim}; give "
+        "vectors that fit, or another workdir."
+    )
+
+
+def _of_integers(columns: Columns, names: tuple[str, ...]) -> bool:
+    from pyarrow import types
+
+    if columns.arrow is None or len(names) != 1:
+        return False
+    kind = columns.arrow.schema.field(names[0]).type
+    return types.is_integer(getattr(kind, "value_type", kind))
