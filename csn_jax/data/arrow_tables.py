@@ -95,8 +95,10 @@ def _table(path: Path, kind: str, content: io.BytesIO | None, columns: list[str]
             batches = [*file.iter_batches(BATCH, columns=columns)]
             return pyarrow.Table.from_batches(batches) if batches else file.read(columns)
         with content or open(path, "rb") as file:
-            return (pyarrow.ipc.open_file if kind == "arrow" else pyarrow.ipc.open_stream)(file).read_all()
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            table = (pyarrow.ipc.open_file if kind == "arrow" else pyarrow.ipc.open_stream)(file).read_all()
+            table.validate(full=True)  # Arrow trusts the offsets of a file, and reads outside of it
+            return table
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
         raise _damaged(path, kind, error) from None
 
 

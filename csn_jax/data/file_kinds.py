@@ -39,8 +39,8 @@ PAGES = (b"<!doctype", b"<html", b"<?xml", b"<table", b"<head", b"<svg")
 
 
 def kind_of(path: Path) -> tuple[str, io.BytesIO | None]:
-    """(`parquet`, `arrow`, `arrow stream`, `json` or `text`; the unpacked content of a gzip file). UserError for a file
-    that is none of these, named for what it is."""
+    """(`parquet`, `arrow`, `arrow stream`, `json` or `text`; the unpacked content of a gzip file). UserError for
+    another file, named for what it is."""
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD)

@@ -70,7 +70,7 @@ def _objects(path: Path, content: bytes, encoding: str) -> Iterator[tuple[int, A
 
 
 def _decoded(words: str) -> Any:
-    """The value, or what is wrong with it as text: JSON text itself is no row either."""
+    """The value, or what is wrong as text. JSON text itself cannot be a row either."""
     try:
         return _DECODER.decode(words.strip())
     except (ValueError, RecursionError) as error:

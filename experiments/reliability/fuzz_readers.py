@@ -225,14 +225,58 @@ def fonts() -> Reader:
 
 
 def csv_tables() -> Reader:
-    from csn_jax.data.columns import read_columns
-
+    """Text of every form, and what its cells mean."""
     seeds = [
         b'image,colour,price\na.png,red,1.5\nb.png,"bl""ue",2\nc.png,,3\n',
         "\ufeffimage;ü\n".encode(),
         b"a\tb\n1\t2\n",
+        b"sep=;\r\n;price;tags\r\n0;\"1.299,50 \xe9\";['a', 'b']\r\n1;12 %;{\"a\"}\r\n",
+        "id|price\n1|1'299,00 €\n2|NA\n3|(5)\n".encode("utf-16"),
+        b'id, "a"\n1, "x\\"y"\n2,"b|c", d\n',
     ]
-    return Reader("x.csv", seeds, read_columns)
+    return Reader("x.csv", seeds, _attributes_of)
+
+
+def json_lines() -> Reader:
+    seeds = [b'{"a": 1.10, "b": ["x"], "c": [1, 2], "d": {"e": null}}\n{"a": true}\n', b'[{"a": "x"}, {"b": NaN}]']
+    return Reader("x.jsonl", seeds, _attributes_of)
+
+
+def packed_tables() -> Reader:
+    """Half of the inputs are damaged behind the gzip, as its checksum would stop all others."""
+    import gzip
+
+    seeds = [*csv_tables().seeds, *json_lines().seeds, *arrow_tables().seeds]
+
+    def read(path: Path) -> None:
+        if (content := path.read_bytes())[:2] != b"\x1f\x8b":
+            path.write_bytes(gzip.compress(content, 1))
+        _attributes_of(path)
+
+    return Reader("x.gz", [*seeds, *(gzip.compress(seed) for seed in seeds)], read)
+
+
+def arrow_tables() -> Reader:
+    import pyarrow
+    from pyarrow import feather, ipc
+
+    table = pyarrow.table({"a": ["x", None], "n": [1.5, None], "t": [["b"], []], "v": [[1.0, 2.0]] * 2})
+    feather.write_feather(table, packed := io.BytesIO())
+    with ipc.new_file(plain := io.BytesIO(), table.schema) as writer:
+        writer.write_table(table)
+    with ipc.new_stream(stream := io.BytesIO(), table.schema) as writer:
+        writer.write_table(table)
+    return Reader("x.arrow", [file.getvalue() for file in (packed, plain, stream)], _attributes_of)
+
+
+def _attributes_of(path: Path) -> None:
+    from csn_jax.config import DataConfig
+    from csn_jax.data.attributes import attribute_of
+    from csn_jax.data.columns import read_columns
+
+    columns = read_columns(path, skip_bad=True)
+    for name in columns.text:
+        attribute_of(columns, name, None, DataConfig())
 
 
 def parquet_tables() -> Reader:
@@ -381,6 +425,9 @@ READERS = {
     "images": images,
     "fonts": fonts,
     "csv": csv_tables,
+    "json": json_lines,
+    "arrow": arrow_tables,
+    "gzip": packed_tables,
     "parquet": parquet_tables,
     "vector_texts": vector_texts,
     "parquet_cells": parquet_cells,
