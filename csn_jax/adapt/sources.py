@@ -108,6 +108,7 @@ def _embedded(columns: Columns, data: DataConfig, model: Model) -> tuple[Columns
         n = f"{len(faults):,} {source.unit}s"
         raise UserError(f"{columns.path}: none of the {n} can be read; the first {faults[0]}.")
     text = {name: [values[row] for row in kept] for name, values in columns.text.items()}
+    text[data.id] = source.ids[kept].tolist()  # numbers of rows would be others without those left out
     lines = [columns.lines[row] for row in kept] if columns.lines else None
     items = Items(source.ids[kept], None, str(columns.path), np.concatenate(vectors))
     return Columns(columns.path, text, lines, None), items

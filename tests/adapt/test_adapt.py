@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import shop
 import tiny
@@ -441,6 +442,18 @@ def imported(tmp_path_factory):
     network = build_network(config, (16, 16, 3), 1, 0)
     write_run(workdir, config, Record.from_object(record), network.state)
     return workdir
+
+
+def test_pictures_inside_a_table(imported, tmp_path, capfd):
+    """Without ids: the rows keep their numbers although one is left out."""
+    columns = shop.columns(120)
+    path = shop.write(tmp_path / "products.csv", columns, pictures=True)
+    data = [(path.parent / name).read_bytes() for name in columns["image"]]
+    data[7] = b"no picture"
+    pyarrow.parquet.write_table(pyarrow.table(columns | {"image": data}), tmp_path / "t.parquet")
+    _, report = learn(imported, tmp_path / "new", f"--table={tmp_path / 't.parquet'}")
+    assert "left out 8, which is not a JPEG" in capfd.readouterr().err
+    assert report["learned_from"] == "labels of 119 items in t.parquet"
 
 
 def test_images_of_a_table(imported, tmp_path, capfd):
