@@ -47,6 +47,8 @@ class Args:
     is read from the environment variable QDRANT_API_KEY."""
     collection: str = ""
     """The Qdrant collection. Empty: the name of the file."""
+    yes: bool = False
+    """Store more than 20,000 items in a folder of Qdrant without being asked. A server is faster."""
     rebuild: bool = False
     """Replace the file if it exists, and the collection if it holds other vectors."""
 
@@ -67,7 +69,8 @@ def main(argv: Sequence[str]) -> None:
     if args.to_qdrant:  # reported before hours of embedding
         from csn_jax.store.qdrant import check_place
 
-        check_place(args.to_qdrant, args.collection or out.stem, model.sha256, rebuild=args.rebuild)
+        collection, n = args.collection or out.stem, len(items.ids)
+        check_place(args.to_qdrant, collection, model.sha256, n, rebuild=args.rebuild, yes=args.yes)
     if out.exists() and not args.rebuild:
         ids = finished_ids(out, made_from)
         print(f"{out} holds these {len(ids):,} vectors already; nothing to embed")

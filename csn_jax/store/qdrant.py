@@ -3,6 +3,7 @@
 import os
 import re
 import sqlite3
+import sys
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import numpy as np
 from csn_jax.errors import MachineError, UserError
 from csn_jax.runtime.writer import Progress
 from csn_jax.store.vector_file import BY_CONDITION, Embeddings, active_dimensions, head_of
-from csn_jax.text import first_sentence
+from csn_jax.text import duration, first_sentence
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -25,6 +26,8 @@ WHOLE = "vector_and_squares"  # the name of the unmasked vector followed by its 
 FLAG = "--to_qdrant"  # gives the place to write to
 BATCH = 256  # points sent or fetched at a time
 SECONDS = 60  # to wait for an answer
+MANY = 20_000  # items above which a folder is slow
+SECONDS_PER_ITEM = 0.01  # that a folder takes to store one, on two slow cores
 NAMESPACE = uuid.UUID("6c8d8f8b-3a3c-5d0c-9a55-0f2f6b7a1c11")  # of point ids; another would duplicate stored items
 
 
@@ -90,15 +93,34 @@ def _folder(where: str, place: str, create: bool) -> Path:
     return folder
 
 
-def check_place(where: str, name: str, model_sha256: str, *, rebuild: bool = False) -> None:
-    """Raise what `upload` of a model's embeddings would raise, as far as that can be known without them."""
+def check_place(
+    where: str, name: str, model_sha256: str, n: int = 0, *, rebuild: bool = False, yes: bool = False
+) -> None:
+    """Raise what `upload` of a model's embeddings would raise, as far as that can be known without them. Unless `yes`,
+    ask before a folder gets more than MANY of n items, as it would be slow."""
     if re.search(r'[<>:"/\\|?*\x00-\x1f]', name) or not 0 < len(name) < 200:
         raise UserError(f"--collection={name!r} cannot name a collection; use letters, digits, - and _.")
     with connected(where, FLAG, create=True) as client:
+        stored = 0
         if client.collection_exists(name):
             head = read_head(client, name, f"{FLAG}={where}")
-            if head["model_sha256"] != model_sha256 and not rebuild:
+            if head["model_sha256"] == model_sha256:
+                stored = client.count(name, exact=True).count
+            elif not rebuild:
                 raise _holds_other(where, name, "another model")
+        if n - stored > MANY and not yes and not where.startswith("http"):
+            _ask(where, n - stored)
+
+
+def _ask(where: str, n: int) -> None:
+    """Return if the user wants to send n items to a folder; else a UserError."""
+    slow = f"{FLAG}={where} is a folder, which takes {duration(n * SECONDS_PER_ITEM)} or more to store {n:,} items"
+    fix = "give the URL of a Qdrant server, or --yes for the folder"
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UserError(f"{slow}; {fix}.")
+    print(f"{slow}.\nStore them there? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UserError(f"nothing was embedded and nothing stored; {fix}.")
 
 
 def _holds_other(where: str, name: str, other: str) -> UserError:

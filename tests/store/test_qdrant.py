@@ -1,6 +1,7 @@
 """Embeddings in Qdrant, embedded in this process: what is stored, what an upload adds, and what it refuses."""
 
 import gc
+import io
 import json
 import shutil
 import sys
@@ -14,6 +15,7 @@ from test_cli import assert_message, run
 from csn_jax import embed, search
 from csn_jax.errors import UserError
 from csn_jax.search.qdrant_search import Collection
+from csn_jax.store import qdrant as module
 from csn_jax.store.qdrant import connected, point_id, upload
 from csn_jax.store.vector_file import read_embeddings
 
@@ -137,6 +139,33 @@ def test_the_commands(shop_runs, tmp_path, capsys):
     assert line.startswith("next: ")
     search.main((f"--index={out}", *argv[1:-1]))
     assert json.loads(done.stdout) == json.loads(capsys.readouterr().out)
+
+
+def test_many_items_in_a_folder_are_asked_for(shop_runs, tmp_path, monkeypatch, capsys):
+    """Without a terminal they need --yes. Items that are stored already do not count."""
+    monkeypatch.setattr(module, "MANY", 40)
+    argv = (f"--workdir={shop_runs / 'vectors'}", f"--table={shop_runs / 'products.parquet'}")
+    argv = (*argv, f"--out={tmp_path / 'e.npz'}", f"--to_qdrant={tmp_path / 'store'}")
+    assert_message(*run(embed, monkeypatch, capsys, *argv), 2, "is a folder", "60 items", "--yes", "server")
+    assert not (tmp_path / "e.npz").exists()
+    for answer in ("n\n", "", "yes\n"):
+        terminal = io.StringIO(answer)
+        monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+        monkeypatch.setattr("sys.stdin", terminal)
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "upload", lambda *args, **options: True)
+            if answer.startswith("y"):
+                embed.main(argv)
+            else:
+                with pytest.raises(UserError, match="nothing was embedded and nothing stored; .*--yes"):
+                    embed.main(argv)
+        assert "Store them there? [y/N]" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    embed.main([*argv, "--yes"])
+    assert "holds these 60 vectors, in" in capsys.readouterr().out
+    embed.main(argv)
+    assert "holds these 60 vectors already" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # a client that cannot open a folder leaves it
