@@ -177,7 +177,7 @@ def test_the_runs_own_items(of_pictures, shop_runs, tmp_path):
         rows = np.flatnonzero((items.split == split) | (split == "all"))
         assert embeddings.ids.tolist() == items.ids[rows].tolist()
         assert_vectors(embeddings, model, items.inputs[rows])
-        assert embeddings.columns["tags"].tolist() == items.labels["tags"][rows].tolist()
+        assert embeddings.columns["tags"].tolist() == [shop.columns()["tags"][i] for i in rows]  # the text of the table
         assert ("split" in embeddings.columns) == (split == "all")
     assert embeddings.columns["split"].tolist() == items.split.tolist()
     assert embeddings.pictures == {"kind": "table", "root": str(shop_runs)}
