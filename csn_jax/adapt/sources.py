@@ -122,4 +122,4 @@ def _table_of(run: Run) -> Path | None:
 
 def _ids_of(columns: Columns, data: DataConfig) -> list[str]:
     pictures = pictures_beside(columns, data.image)
-    return item_ids(columns, pictures and pictures.ids(), data, "--id")[0]
+    return item_ids(columns, pictures and pictures.ids(bool(data.vectors)), data, "--id")[0]

@@ -34,10 +34,11 @@ class TablePictures(NamedTuple):
     where: dict[str, str]
     contents: list[Any] | None = None
 
-    def ids(self) -> list[str] | None:
-        """The names, if they can be ids: always those of files; those of bytes if all are there and differ."""
-        usable = self.contents is None or (all(self.names) and len(set(self.names)) == len(self.names))
-        return self.names if usable else None
+    def ids(self, of_vectors: bool) -> list[str] | None:
+        """The names, if they can be ids: those of files; those of bytes if all are there and differ, unless the items
+        are vectors, which had no pictures once."""
+        differ = all(self.names) and len(set(self.names)) == len(self.names)
+        return self.names if self.contents is None or (differ and not of_vectors) else None
 
     def source(self, row: int) -> tuple[Source | None, str | None]:
         """(the picture of a row, None), or (None, what is wrong with it)."""

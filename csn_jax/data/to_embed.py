@@ -85,7 +85,7 @@ def from_table(path: Path, data: DataConfig, input_shape: Sequence[int], form: F
         raise UserError(f"{path} has no row; give one row per item.")
     of_vectors = len(input_shape) == 1
     pictures = pictures_beside(table, data.image) if of_vectors else find_pictures(table, data.image, "--image")
-    ids, id_column = item_ids(table, pictures and pictures.ids(), data, "--id")
+    ids, id_column = item_ids(table, pictures and pictures.ids(of_vectors), data, "--id")
     excluded = {id_column, data.image, *(vector_columns(table, data.vectors) if of_vectors else ())}
     columns = {
         name: np.array(cells, object)

@@ -204,6 +204,8 @@ def test_a_table_of_vectors_keeps_its_pictures(files, tmp_path):
     path = write(tmp_path / "v.parquet", structs(files), vector=list(vectors), id=ids)
     rows = table.read(config(path, vectors="vector"))
     assert rows.pictures.where["kind"] == "bytes"
+    path = write(tmp_path / "u.parquet", structs(files), vector=list(vectors))
+    assert table.read(config(path, vectors="vector")).ids.tolist() == [str(i + 1) for i in range(N)]
     path = write(tmp_path / "v.parquet", structs(files), vector=[*vectors[:9], None, *vectors[10:]], id=ids)
     rows = table.read(config(path, vectors="vector", skip_bad=True))
     assert rows.pictures.names.tolist() == [str(i + 1) for i in range(N) if i != 9]

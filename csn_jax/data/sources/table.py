@@ -35,7 +35,7 @@ def read(config: Config) -> Rows:
         raise UserError(f"{path} has no row; give one row per item.")
     look = pictures_beside if data.vectors else find_pictures
     pictures = look(columns, data.image)
-    ids, id_column = item_ids(columns, pictures and pictures.ids(), data)
+    ids, id_column = item_ids(columns, pictures and pictures.ids(bool(data.vectors)), data)
     split_name, split = split_header(columns, data), given_split(columns, data)
     if split is not None and data.split_by:
         raise UserError(

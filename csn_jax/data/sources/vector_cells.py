@@ -12,9 +12,10 @@ from csn_jax.errors import UserError
 from csn_jax.text import listed
 
 DEFAULT = "vector"  # the name in the preset; only this one stands for the next ones as well
-OTHER_NAMES = ("embedding", "embeddings", "vectors")
+OTHER_NAMES = (DEFAULT, "embedding", "embeddings", "vectors")  # in any case of letters
+TELLING = ("dim", "vec", "vector", "emb", "embedding")  # names of dimensions, however few
 NUMBERED = re.compile(r"(.*?)[_.\-\[]?(\d+)\]?")  # a name with the number of a dimension
-FEWEST = 8  # numbered columns that are taken for a vector without being named
+FEWEST = 8  # numbered columns of any other name that are taken for a vector without being named
 TEXTS = 4096  # read together
 # What stands around the numbers: of JSON, pgvector, PostgreSQL, Python, NumPy and PyTorch.
 AROUND = r"^\s*(array|tensor|c|Vector)?[\[\](){}\s]+|[\[\](){}\s]+(,\s*\w+=.*)?$"
@@ -35,7 +36,7 @@ def vector_columns(columns: Columns, name: str) -> tuple[str, ...]:
     names = columns.text if columns.arrow is None else dict.fromkeys([*columns.arrow.column_names, *columns.text])
     if name in names:
         return (name,)
-    found = [(other,) for other in OTHER_NAMES if other in names] if name == DEFAULT else []
+    found = [(other,) for other in names if other.lower() in OTHER_NAMES] if name == DEFAULT else []
     families: dict[str, list[tuple[int, str]]] = {}
     for column in names:
         if match := NUMBERED.fullmatch(column):
@@ -44,7 +45,7 @@ def vector_columns(columns: Columns, name: str) -> tuple[str, ...]:
     for prefix, family in families.items():
         numbers, ordered = zip(*sorted(family), strict=True)
         whole = numbers in (tuple(range(len(numbers))), tuple(range(1, len(numbers) + 1)))
-        taken = prefix == wanted or (unnamed and len(numbers) >= FEWEST)
+        taken = prefix == wanted or (unnamed and (len(numbers) >= FEWEST or prefix.lower() in TELLING))
         if whole and taken and len(numbers) > 1 and all(_holds_numbers(columns, column) for column in ordered):
             found.append(ordered)
     if len(found) > 1:
@@ -121,7 +122,8 @@ def _of_lists(column: Any, faults: dict[int, str]) -> Cells:
     for chunk in column.chunks:
         numbers = chunk.flatten()  # without missing vectors; a null among the numbers becomes NaN
         numbers = numbers.cast("float64") if types.is_decimal(numbers.type) else numbers
-        flat[filled : filled + len(numbers)] = numbers.to_numpy(zero_copy_only=False)
+        with np.errstate(over="ignore"):  # a number that float32 cannot hold becomes infinite
+            flat[filled : filled + len(numbers)] = numbers.to_numpy(zero_copy_only=False)
         filled += len(numbers)
     width, listed_faults = _of_other_length(lengths, faults)
     if (lengths[lengths > 0] == width).all():
@@ -142,7 +144,7 @@ def _of_other_length(lengths: np.ndarray, faults: dict[int, str]) -> tuple[int, 
 
 def _of_numbers(columns: Columns, names: tuple[str, ...]) -> Cells:
     """One column per dimension."""
-    values, faults = np.empty((len(columns), len(names)), np.float32), {}
+    values, faults = np.empty((len(columns), len(names))), {}
     for i, name in enumerate(names):
         if columns.arrow is not None and name in columns.arrow.column_names:
             values[:, i] = columns.arrow[name].cast("float64").to_numpy()
@@ -156,7 +158,8 @@ def _of_numbers(columns: Columns, names: tuple[str, ...]) -> Cells:
         if numbers is not None:
             values[:, i] = numbers
     _, listed_faults = _of_other_length((~np.isnan(values)).sum(axis=1), faults)
-    return Cells(values[[fault is None for fault in listed_faults]], listed_faults)
+    with np.errstate(over="ignore"):
+        return Cells(values[[fault is None for fault in listed_faults]].astype(np.float32), listed_faults)
 
 
 def _floats(cells: list[str]) -> np.ndarray | None:

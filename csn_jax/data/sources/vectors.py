@@ -79,7 +79,7 @@ def _from_file(
         raise UserError(
             f"{flag} names {path}, which does not exist; put it beside the table, or name a column."
         ) from None
-    except UserError:
+    except (UserError, PermissionError):
         raise
     except Exception as error:  # on a damaged file zip, zlib and NumPy raise a dozen types
         message = first_sentence(error)
@@ -97,7 +97,8 @@ def _from_file(
         raise UserError(
             f"{path} has {len(vectors)} vectors and {columns.path} {len(columns)} rows; give one vector per row."
         )
-    values = vectors if vectors.dtype == np.float32 else vectors.astype(np.float32)
+    with np.errstate(over="ignore"):
+        values = vectors if vectors.dtype == np.float32 else vectors.astype(np.float32)
     return Cells(values, [None] * len(values)), (f"vectors: row by row from {path.name}, which names no items",)
 
 
@@ -161,4 +162,5 @@ def _by_name(
     notes = [f"vectors: by the array {array} of {path.name}"]
     if len(named) > len(found):
         notes.append(f"{len(named) - len(found):,} vectors of {path.name} belong to no row of the table")
-    return Cells(vectors[found].astype(np.float32, copy=False), faults), tuple(notes)
+    with np.errstate(over="ignore"):
+        return Cells(vectors[found].astype(np.float32, copy=False), faults), tuple(notes)

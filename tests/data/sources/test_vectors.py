@@ -98,6 +98,11 @@ COLUMNS = {
     "missing": (lambda: spoilt(lambda v: v.__setitem__(8, None)), "vector", ["row 9", "no vector"]),
     "empty": (lambda: spoilt(lambda v: v.__setitem__(8, [])), "vector", ["row 9", "no vector"]),
     "NaN": (lambda: spoilt(lambda v: v[8].__setitem__(3, float("nan"))), "vector", ["row 9", "NaN or infinity"]),
+    "too large for float32": (
+        lambda: [[1.0] * F] * 8 + [[1e300] * F] + [[1.0] * F] * 51,
+        "vector",
+        ["row 9", "NaN or infinity"],
+    ),
     "infinite": (lambda: spoilt(lambda v: v[8].__setitem__(3, float("inf"))), "vector", ["row 9", "NaN or infinity"]),
     "null": (lambda: spoilt(lambda v: v[8].__setitem__(3, None)), "vector", ["row 9", "NaN or infinity"]),
     "all empty": (
@@ -346,6 +351,11 @@ def test_other_names_of_the_column(tmp_path):
     found = read_vectors(read_columns(path), DataConfig(vectors="vector"), columns["id"])
     np.testing.assert_array_equal(found.values, VECTORS)
     assert found.notes == ("vectors: the column embedding, as there is no column vector",)
+    dims = {"id": columns["id"], "Emb_1": ["0.5"] * N, "Emb_2": ["2"] * N, "tag_1": ["1"] * N, "tag_2": ["3"] * N}
+    few = read(read_columns(shop.write(tmp_path / "few.csv", dims)), vectors="vector")
+    np.testing.assert_array_equal(few, [[0.5, 2]] * N)
+    upper = shop.write(tmp_path / "upper.csv", {"id": columns["id"], "EMBEDDING": columns["embedding"]})
+    np.testing.assert_array_equal(read(read_columns(upper), vectors="vector"), VECTORS)
     with pytest.raises(UserError, match="no column 'clip'"):
         read(read_columns(path), vectors="clip")
     path = shop.write(tmp_path / "t.csv", columns | {"embeddings": columns["embedding"]})
