@@ -86,7 +86,7 @@ class DataConfig:
     """table, tfds: common: money, percent, decimal commas, lists, codes and the texts in unknown are read for what they
     mean; plain: only numbers such as 1.5 and sets such as a;b, as for runs from before there was this setting."""
     encoding: str = ""
-    """table: the encoding of a text file, such as latin-1; empty: found from the file."""
+    """table: the encoding of a text file, such as cp1252 or latin-1; empty: found from the file."""
     skip_bad: bool = False
     """table, zappos50k: leave out rows whose image or vector cannot be used, or with too many or too few cells, instead of
     refusing the table."""

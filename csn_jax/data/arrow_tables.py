@@ -25,8 +25,10 @@ Read = tuple[dict[str, list[str]], Any, list[str]]
 
 def read_arrow(path: Path, kind: str, content: io.BytesIO | None) -> Read:
     """A Parquet, Feather or Arrow file. UserError if it is damaged."""
+    from pyarrow import types
+
     table, notes = _table(path, kind, content), []
-    if INDEX in table.column_names and len(table.column_names) > 1:
+    if table.num_columns > 1 and INDEX in table.column_names and types.is_integer(table.schema.field(INDEX).type):
         table, notes = table.drop_columns([INDEX]), ["the index of pandas is left out"]
     return _columns(path, kind, table), table, notes
 

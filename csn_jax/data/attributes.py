@@ -106,7 +106,8 @@ def attribute_of(
     else:
         labels, counts = None, known
         if kind == "set":
-            members = sets or {text: text.split(";") for text in known}
+            mark = ";" if plain else next((mark for mark in ";|," if any(mark in text for text in known)), ";")
+            members = sets or {text: text.split(mark) for text in known}
             labels = {text: set_text(parts) for text, parts in members.items()}
             counts = Counter()
             for text, label in labels.items():

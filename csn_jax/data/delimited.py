@@ -88,7 +88,7 @@ def encoding_of(path: Path, content: bytes, declared: str) -> tuple[str, list[st
         content.decode(encoding)
     except LookupError:
         raise UserError(
-            f"config.data.encoding is {declared!r}, which is not an encoding; give one such as latin-1 or cp1250."
+            f"config.data.encoding is {declared!r}, which is not an encoding; give one such as cp1252 or cp1250."
         ) from None
     except UnicodeDecodeError as error:
         if encoding == "utf-8" and _is_western(content):
@@ -96,7 +96,7 @@ def encoding_of(path: Path, content: bytes, declared: str) -> tuple[str, list[st
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{path} is not {encoding.upper().removesuffix('-SIG')} text ({error.reason} at byte {error.start}, line "
-            f"{line}); save it as UTF-8, or name its encoding, such as --config.data.encoding=latin-1."
+            f"{line}); save it as UTF-8, or name its encoding, such as --config.data.encoding=cp1252."
         ) from None
     except UnicodeError as error:
         raise UserError(f"{path} is not {encoding} text ({error}); save it as UTF-8.") from None
@@ -104,30 +104,33 @@ def encoding_of(path: Path, content: bytes, declared: str) -> tuple[str, list[st
 
 
 def _is_western(content: bytes) -> bool:
-    """Whether Latin-1 is the only reading: the code pages of Western and of Central Europe have the same letter for
-    every byte above 127, and no word of such bytes shows another script."""
+    """Whether Latin-1 is the only reading: each byte above 127 is a letter, the same one in Western and in Central
+    Europe (bytes below 192 are letters on a Mac only), and no row of such bytes shows another script."""
     high = bytes({byte for byte in content if byte > 127})
     letters, others = (high.decode(page, "replace") for page in ("cp1252", "cp1250"))
-    return letters == others and letters.isalpha() and not re.search(rb"[\x80-\xff]{3}", content)
+    return min(high) >= 192 and letters == others and letters.isalpha() and not re.search(rb"[\xc0-\xff]{3}", content)
 
 
 def _form_of(sample: str, whole: bool) -> _Form:
-    """The delimiter under which most rows have as many cells as the first, of several the one with most cells."""
+    """The delimiter under which most rows have as many cells as the first, of several the one with most cells. Commas
+    come last: `size;price, EUR` has semicolons."""
     sample = sample.removeprefix("\ufeff")
     quote = "'" if re.match(r"\s*'[^'\"\n]*'\s*[,;\t|]\s*'", sample) else '"'
     options = {"quotechar": quote, "skipinitialspace": bool(re.search(rf"[,;|] +{quote}", sample))}
     if named := re.match(r'"?sep=(.)"?\r?\n', sample, re.IGNORECASE):  # written for Excel
         return _Form(named[1], options, 1)
 
-    def agreement(delimiter: str) -> tuple[float, int]:
+    def agreement(delimiter: str) -> tuple[float, int, bool]:
         reader = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, **options)
         try:
             rows = [cells for cells in islice(reader, 200) if cells]
         except csv.Error:
-            return 0, 0
+            return 0, 0, False
         rows = rows if whole or len(rows) < 2 else rows[:-1]  # the last may be cut
         width = len(rows[0]) if rows else 0
-        return (sum(len(cells) == width for cells in rows) / len(rows) if width > 1 else 0), width
+        if width < 2:
+            return 0, width, delimiter == ","
+        return sum(len(cells) == width for cells in rows) / len(rows), width, delimiter != ","
 
     return _Form(max(DELIMITERS, key=agreement), options)
 

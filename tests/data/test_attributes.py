@@ -123,6 +123,12 @@ def test_texts_with_commas_are_not_sets(texts):
     assert attribute(texts * 2).kind == "categorical"
 
 
+def test_a_column_can_be_forced_to_be_of_sets():
+    """By the first mark that it has."""
+    assert attribute(["Paris, France", "Rome, Italy"] * 2, kind="set").values == ["France;Paris", "Italy;Rome"] * 2
+    assert attribute(["x | y, z", "x"] * 2, kind="set").values == ["x;y, z", "x"] * 2
+
+
 CODES = {
     "by name": ("brand_id", [i % 30 for i in range(60)], "by the name"),
     "by a name in camels": ("colourGroupCode", [i % 5 for i in range(60)], "by the name"),

@@ -60,6 +60,12 @@ def test_a_text_is_read_whatever_its_form(name, tmp_path):
     assert any(words in note for note in columns.notes) if words else columns.notes == ()
 
 
+def test_commas_in_names_and_cells_do_not_hide_semicolons(tmp_path):
+    columns = read(tmp_path, b"id;price, EUR\na;1,5\nb;2,0\n")
+    assert columns.text == {"id": ["a", "b"], "price, EUR": ["1,5", "2,0"]}
+    assert read(tmp_path, b"tags\na;b\nc\n").text == {"tags": ["a;b", "c"]}
+
+
 def test_lines_of_rows_are_those_of_the_file(tmp_path):
     """Behind a line for Excel, blank rows, a cell of two lines and a row that is left out."""
     content = b'sep=;\nid;text\n\na;"one\ntwo"\n;\nb;x\nc;y;z\nd;w\n'
@@ -92,7 +98,7 @@ def test_outer_spaces_that_make_one_value_of_two_are_noted(tmp_path):
 
 def test_an_encoding_can_be_declared(tmp_path):
     content = "id,text\na,č\n".encode("cp1250")
-    with pytest.raises(UserError, match=r"is not UTF-8 text .* line 2\); .*--config.data.encoding=latin-1"):
+    with pytest.raises(UserError, match=r"is not UTF-8 text .* line 2\); .*--config.data.encoding=cp1252"):
         read(tmp_path, content)
     assert read(tmp_path, content, encoding="cp1250").text["text"] == ["č"]
     with pytest.raises(UserError, match="'latn' is|'latn', which is not an encoding"):
@@ -102,6 +108,7 @@ def test_an_encoding_can_be_declared(tmp_path):
 AMBIGUOUS = {
     "French": ("crème", "latin-1"),
     "Czech": ("čaj", "cp1250"),
+    "Mac": ("café", "mac_roman"),
     "Russian": ("мама", "cp1251"),
     "€": ("5 €", "cp1252"),
 }
