@@ -78,6 +78,22 @@ def no_child_is_left():
     assert children() <= before
 
 
+def test_items_are_made_when_a_worker_is_free():
+    """Those of a generator may be large. Each comes once."""
+    made = []
+
+    def items():
+        for number in range(9):
+            made.append(number)
+            yield number
+
+    results = isolated_map(behave, items(), workers=2)
+    first = next(results)
+    assert len(made) <= 5
+    assert sorted([first, *results]) == [(number, number) for number in range(9)] and made == list(range(9))
+    assert list(isolated_map(behave, iter(()), workers=2)) == []
+
+
 def test_deaths_cost_only_their_own_items():
     """Exit, kill, segmentation fault and an endless loop each cost one result, which says how. All others arrive."""
     items = [0, "exit", 1, signal.SIGKILL, 2, "segfault", 3, "spin", 4]

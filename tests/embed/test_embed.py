@@ -168,6 +168,25 @@ def test_pictures_inside_a_table(of_pictures, shop_runs, tmp_path, capsys):
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 300  # pictures, not frames that say there are none
 
 
+def test_a_padded_picture_is_the_same_in_training_embed_and_search(shop_runs, tmp_path, capsys):
+    """A copy of an item's picture finds that item at distance 0."""
+    flags = ("--config=table:tiny", f"--config.data.path={shop_runs / 'products.csv'}", "--config.preprocess.size=16")
+    flags += ("--config.preprocess.fit=pad", "--config.data.conditions", "category", "colour")
+    config = cli.parse(train.Args, flags).config
+    model, items = tiny.untrained(tmp_path / "run", config), load_dataset(config).items
+    assert (items.inputs[:, 0] == 255).all()  # the pictures are wide: white lies above
+    out = tmp_path / "e.parquet"
+    embeddings = embedded(f"--workdir={tmp_path / 'run'}", f"--table={shop_runs / 'products.csv'}", f"--out={out}")
+    assert_vectors(embeddings, model, items.inputs)
+    assert model.sha256 != load(shop_runs / "pictures").sha256
+    shutil.copy(shop_runs / embeddings.ids[12], tmp_path / "copy.png")
+    argv = (f"--index={out}", f"--workdir={tmp_path / 'run'}", f"--image={tmp_path / 'copy.png'}", "--condition=colour")
+    capsys.readouterr()
+    search.main([*argv, "--json"])
+    nearest = json.loads(capsys.readouterr().out)["hits"][0]
+    assert nearest["id"] == embeddings.ids[12] and nearest["distance"] < 1e-3
+
+
 def test_the_runs_own_items(of_pictures, shop_runs, tmp_path):
     """One split, or all with a column `split`: the pixels and the order of training, with pictures from the files."""
     workdir, model = of_pictures
