@@ -25,7 +25,7 @@ def to_array(values: Any, name: str, needed: str) -> np.ndarray:
         raise
     except Exception as error:  # ragged lists, tensors on an accelerator: types of several packages
         reason = first_sentence(error)
-        raise UserError(f"{name} a {type(values).__name__} that is no array ({reason}); give {needed}.") from None
+        raise UserError(f"{name} a {type(values).__name__} that NumPy cannot read ({reason}); give {needed}.") from None
     if array.dtype.kind not in "biufcUSOTV" or (array.dtype == object and (array.ndim != 1 or not len(array))):
         raise wrong_type(values, name, needed)
     return array.astype(object) if array.dtype.kind in "UT" else array

@@ -83,12 +83,14 @@ class Index:
         return Index(items, model.conditions, model.masks, str(columns.path))
 
     def to_arrow(self) -> Any:
-        """The items as a pyarrow.Table: `id`, the attributes, and `vector`, a list of fixed size."""
+        """The items as a pyarrow.Table: `id`, the attributes (null if missing), and `vector`, a list of fixed size."""
         import pyarrow
 
         flat = pyarrow.array(np.ascontiguousarray(self.vectors).ravel())
         vectors = pyarrow.FixedSizeListArray.from_arrays(flat, self.vectors.shape[1])
-        return pyarrow.table({"id": self.ids, **self.columns, "vector": vectors})
+        texts = {"id": self.ids} | self.columns
+        columns = {name: [text or None for text in column.tolist()] for name, column in texts.items()}
+        return pyarrow.table(columns | {"vector": vectors})
 
     def of_model(self, model_sha256: str, conditions: Sequence[str], masks: np.ndarray) -> "Index":
         """The same items under a model's masks, including masks that it learned after it embedded the items.

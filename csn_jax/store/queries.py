@@ -46,7 +46,9 @@ def unlike(index: "Index", column: str, own: np.ndarray) -> Callable[[np.ndarray
     """
     check_column(column, index.columns, index.name)
     if not (own >= 0).any():
-        raise UserError(f"the query is no item of {index.name}, so it has no {column!r} to leave out; search by an id.")
+        raise UserError(
+            f"the query is not an item of {index.name}, so it has no {column!r} to leave out; search by an id."
+        )
     values = index.columns[column].tolist()
     members = members_of(values)
 

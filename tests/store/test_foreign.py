@@ -190,7 +190,8 @@ def test_an_index_as_a_table(stored, model):
     index = Index.open(stored)
     table = index.to_arrow()
     assert table["vector"].type == pyarrow.list_(pyarrow.float32(), 6)
-    assert table["price"].to_pylist() == index.columns["price"].tolist()
+    assert table["category"].to_pylist() == [value or None for value in index.columns["category"].tolist()]
+    assert table["category"].null_count and table.column_names[-1] == "vector"
     back = Index.from_table(table, model)
     np.testing.assert_array_equal(back.vectors, index.vectors)
     assert hits_of(back) == hits_of(index) and back.conditions == index.conditions
