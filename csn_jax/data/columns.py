@@ -1,6 +1,7 @@
 """Table files as columns of text. Messages name the row and its line."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ from csn_jax.data.file_kinds import kind_of
 from csn_jax.data.json_lines import read_json
 from csn_jax.errors import UserError
 from csn_jax.text import did_you_mean, listed
+
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class Columns(NamedTuple):
@@ -75,10 +78,14 @@ def read_columns(path: Path, encoding: str = "", skip_bad: bool = False) -> Colu
 
 
 def _checked(columns: Columns) -> Columns:
+    """Refuse a NUL, which NumPy drops at the end of a value, and half a character, which JSON can hold."""
     for name, values in columns.text.items():
-        if "\0" in "".join(values):  # NumPy drops one at the end of a value
-            row = next(row for row, value in enumerate(values) if "\0" in value)
-            raise UserError(f"{columns.where(row)}: column {name!r} holds a NUL character; remove it.")
+        if NO_TEXT.search(name):
+            raise UserError(f"{columns.path} has a column {name!r}, whose name is not text; rename it.")
+        if NO_TEXT.search("".join(values)):
+            row = next(row for row, value in enumerate(values) if NO_TEXT.search(value))
+            kind = "a NUL" if "\0" in values[row] else "half a"
+            raise UserError(f"{columns.where(row)}: column {name!r} holds {kind} character; remove it.")
     return columns
 
 

@@ -226,13 +226,15 @@ def _without_index(path: Path, rows: _Rows, notes: list[str]) -> tuple[list[str]
         at_end = not any(columns[-1])
         if not at_end and not _numbers_rows(columns[0]):
             raise UserError(
-                f"{path} has {len(head)} names in its first line and {len(columns)} cells in each row; give every "
-                "column a name."
+                f"{path} has {len(head)} column names in its first line and {len(columns)} cells in each row; name "
+                "every column, or quote cells that hold the delimiter."
             )
         head = [*head, ""] if at_end else ["", *head]
-    if len(head) > 1 and not head[-1] and not any(columns[-1]):
-        notes.append("a delimiter at the end of each line is ignored")
+    width = len(head)
+    while len(head) > 1 and not head[-1] and not any(columns[-1]):
         head, columns = head[:-1], columns[:-1]
+    if len(head) < width:
+        notes.append("delimiters at the end of each line are ignored")
     if len(head) > 1 and INDEX.fullmatch(head[0]) and _numbers_rows(columns[0]):
         notes.append(f"the first column, {head[0] or 'which has no name'}, holds row numbers and is left out")
         head, columns = head[1:], columns[1:]

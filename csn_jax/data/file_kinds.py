@@ -34,7 +34,7 @@ REFUSED = (
     (b"\x80\5", "a Python pickle", "write the table with to_csv or to_parquet"),
 )
 CONTROL = bytes({*range(32)} - {*b"\t\n\v\f\r\x1a\x1b"})  # in a text, at most now and then
-JSON = re.compile(rb'\{\s*["}]|\[\s*\{')
+JSON = re.compile(rb'\{\s*["}]|\[\s*[{\["\d]')
 PAGES = (b"<!doctype", b"<html", b"<?xml", b"<table", b"<head", b"<svg")
 
 

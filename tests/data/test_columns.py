@@ -40,7 +40,7 @@ FORMS = {
     "row numbers of pandas": (',id,size,name\n7,p0,"1,5",Bär\n3,p1,2,a b\n'.encode(), "which has no name"),
     "their name": ('Unnamed: 0,id,size,name\n0,p0,"1,5",Bär\n1,p1,2,a b\n'.encode(), "Unnamed: 0"),
     "row numbers of R": ('"id","size","name"\n"1","p0","1,5","Bär"\n"2","p1","2","a b"\n'.encode(), "row numbers"),
-    "delimiters at the end": ("id;size;name;\np0;1,5;Bär;\np1;2;a b;\n".encode(), "at the end of each line"),
+    "delimiters at the end": ("id;size;name;;\np0;1,5;Bär;;\np1;2;a b;;\n".encode(), "at the end of each line"),
     "empty rows": (
         "id;size;name\n\np0;1,5;Bär\n;;\n ; ;\np1;2;a b\n;;\n".encode(),
         "without any value are left out: 3",
@@ -139,7 +139,10 @@ OTHERS = {
     "columns as JSON": (b'{"id": {"0": "a"}}', "orient='records', lines=True"),
     "one object over many lines": (b'{\n  "id": 1\n}\n', "orient='records', lines=True"),
     "JSON numbers": (b'[{"a": 1}, 2]', "is not a JSON list of objects"),
-    "names of rows": (b'"id","a"\n"x","p",1\n"y","q",2\n', "2 names in its first line and 3 cells in each row"),
+    "JSON lists": (b"[1, 2]\n[3, 4]\n", "is not a JSON list of objects"),
+    "half a character": (b'{"id": "a"}\n{"id": "\\ud800"}\n', "row 2 (line 2): column 'id' holds half a character"),
+    "a name with NUL": (b'{"i\\u0000": "a"}\n', "whose name is not text"),
+    "names of rows": (b'"id","a"\n"x","p",1\n"y","q",2\n', "2 column names in its first line and 3 cells in each row"),
     "extra commas": (b"id,text\na,b\nc,d, e\nf,g, h\n", "line 3 has 3 cells and the first line 2, and 1 more row"),
 }
 
