@@ -1,6 +1,7 @@
 """Model: its digest, its features, and the inputs that it refuses."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 
@@ -48,7 +49,7 @@ def test_the_digest_covers_what_determines_embeddings():
     assert len(own) == 64 and own == model_of().sha256
     for leaf in ("fc/kernel", "fc/bias", "conv1/kernel", "bn0/scale", "bn2/mean", "bn1/var"):
         assert model_of(change=nudged(leaf)).sha256 != own, leaf
-    for change in ({"mean": (0.2,)}, {"std": (0.2,)}):
+    for change in ({"mean": (0.2,)}, {"std": (0.2,)}, {"fit": "pad"}):
         other = dataclasses.replace(CONFIG, preprocess=dataclasses.replace(CONFIG.preprocess, **change))
         assert model_of(other).sha256 != own
     bfloat16 = dataclasses.replace(CONFIG, backbone=dataclasses.replace(CONFIG.backbone, dtype="bfloat16"))
@@ -63,6 +64,19 @@ def test_the_digest_covers_what_determines_embeddings():
     assert model_of(same).sha256 == own
     assert model_of(change=nudged("beta")).sha256 == model_of(rectified=False).sha256 == own
     assert model_of(change=lambda state: state._replace(step=np.int32(9))).sha256 == own
+
+
+def test_the_digest_has_the_form_of_files_written_before():
+    """Settings that came later are in it only if they differ from their defaults."""
+    hasher = hashlib.sha256(
+        b"(BackboneConfig(name='small', embedding_dim=8, hidden=0, dtype='float32', init='', freeze='', "
+        b"learning_rate_ratio=1.0), PreprocessConfig(size=8, flip=False, mean=(0.1,), std=(0.29,)))"
+    )
+    state = build_network(CONFIG, (8, 8, 1), 2, 100).state
+    for path, leaf in jax.tree_util.tree_leaves_with_path((state.params["backbone"], state.statistics)):
+        leaf = np.asarray(leaf)
+        hasher.update(repr((jax.tree_util.keystr(path), leaf.shape, leaf.dtype.str)).encode() + leaf.tobytes())
+    assert model_of().sha256 == hasher.hexdigest()
 
 
 def test_a_copied_or_exported_model_keeps_its_digest(finished, tmp_path):
