@@ -41,8 +41,8 @@ class BackboneConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the convolutions. Masks, distances, norms, statistics and optimizer stay float32."""
     init: str = ""
-    """Pretrained weights: a .safetensors, .pth, .pt or .pth.tar file with the tensor names of torchvision or timm, or
-    hf:OWNER/NAME on the Hugging Face hub. Set preprocess.mean and std to those of the weights."""
+    """Pretrained weights: a .safetensors, .pth, .pt, .ckpt or .bin file with the tensor names of torchvision or timm,
+    the index or folder of several, or hf:OWNER/NAME on the Hugging Face hub. Set preprocess.mean and std to those of the weights."""
     freeze: str = ""
     """Part of the backbone that does not train: stem, layer1.. (a ResNet's stages up to it) or all (everything except
     the last linear layer). Frozen batch norms use and keep their running statistics. Masks still train."""

@@ -17,6 +17,8 @@ from csn_jax.errors import UserError
 from csn_jax.text import listed
 
 HEAD = ("fc.", "fc/")  # the last linear layer
+WRAPPERS = re.compile(r"^((module|model|net|network|_orig_mod|backbone|encoder|resnet|embeddingnet)\.)+")
+CHILDREN = dict(zip("014567", ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"), strict=True)) | {"9": "fc"}
 MASKS = "masks.weight"  # beta [C, D], in released checkpoints and in exports
 TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}  # [h, w, in, out] -> [out, in, h, w] and [in, out] -> [out, in]
 FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
@@ -31,12 +33,18 @@ class Loaded(NamedTuple):
 
 
 def plain_names(tensors: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
-    """Tensors under their backbone's names: without `module.` of PyTorch's DataParallel, without `embeddingnet.` of the
-    reference's wrappers, and without counters of batches. The last layer is `fc`, as in torchvision; released
-    checkpoints name it `fc_embed`. UserError if two tensors get the same name."""
+    """Tensors under their backbone's names: without the names of wrappers, such as `module.` of PyTorch's DataParallel,
+    `_orig_mod.` of its compiler and `embeddingnet.` of the reference, and without counters of batches. The last layer
+    is `fc`, as in torchvision; released checkpoints name it `fc_embed`. A ResNet whose children lie in a Sequential has
+    their numbers in place of names. UserError if two tensors get the same name."""
     plain: dict[str, np.ndarray] = {}
+    bare = {name: WRAPPERS.sub("", name) for name in tensors}
+    renamed = {"fc_embed": "fc"}
+    if {"0.weight", "1.running_var", "4.0.conv1.weight"} <= {*bare.values()}:
+        renamed |= CHILDREN
     for name, tensor in tensors.items():
-        short = re.sub(r"^((module|embeddingnet)\.)*(fc_embed\.)?", lambda match: "fc." if match[3] else "", name)
+        first, dot, rest = bare[name].partition(".")
+        short = (renamed.get(first, first) if dot else first) + dot + rest
         if short in plain:
             raise UserError(f"{where} has tensor {short} twice, also as {name}; give the weights of one network.")
         if not short.endswith("num_batches_tracked"):
@@ -69,7 +77,8 @@ def from_tensors(
         params, statistics: values of the right shapes.
         where: the tensors' origin, which begins error messages.
         new_task: whether the tensors may be of another task. Then a last linear layer that is missing or has another
-            shape keeps its values in `params`, and masks, and for resnet18_csn the fourth stage, are left out.
+            shape keeps its values in `params`; and masks, for resnet18_csn the fourth stage, and what is not of a
+            ResNet are left out.
 
     Raises:
         UserError: naming tensors that are missing, unexpected, of another shape, or not finite floats.
@@ -82,6 +91,9 @@ def from_tensors(
         if any(name not in tensors or tensors[name].shape != shape for name, shape in head.items()):
             left_out += [name for name in tensors if name.startswith(HEAD)]
             wanted = {name: leaf for name, leaf in wanted.items() if name not in head}
+        if backbone in STAGES and wanted.keys() <= tensors.keys():  # beside the whole network: another head, a loss
+            parts = {name.split(".")[0] for name in (*wanted, *left_out)}
+            left_out += [name for name in tensors if name.split(".")[0] not in parts]
     given = {name: tensor for name, tensor in tensors.items() if name not in left_out}
     _check(backbone, given, wanted, where)
 
@@ -100,7 +112,7 @@ def from_tensors(
 
 
 def _check(backbone: str, given: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], where: str) -> None:
-    """Refuse tensors other than the wanted ones, with a list per kind of fault."""
+    """Refuse tensors other than the wanted ones, with a number and three names per kind of fault."""
     both = [(name, given[name], wanted[name].shape) for name in wanted if name in given]
     shapes = [(f"{name} {[*leaf.shape]}", [*shape]) for name, leaf, shape in both if leaf.shape != shape]
     faults = {
@@ -111,7 +123,7 @@ def _check(backbone: str, given: Mapping[str, np.ndarray], wanted: Mapping[str, 
         "not finite": [name for name, leaf, _ in both if not np.isfinite(leaf).all()],
     }
     if any(faults.values()):
-        summary = "; ".join(f"{fault}: {listed(names)}" for fault, names in faults.items() if names)
+        summary = "; ".join(f"{len(names)} {fault}: {listed(names, 3)}" for fault, names in faults.items() if names)
         raise UserError(f"{where} is not of a {backbone} ({summary}); give weights of a {backbone}.")
 
 

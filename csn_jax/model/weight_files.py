@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +13,17 @@ import safetensors
 import safetensors.numpy
 
 from csn_jax.errors import UserError
-from csn_jax.model.torch_archive import Refused, read_tensors
+from csn_jax.model.torch_archive import read_tensors
+from csn_jax.model.torch_pickle import Refused, from_bfloat16, shown
 from csn_jax.text import first_sentence
 
 MAX_FILE = 4 << 30  # bytes; a ResNet-50 has 100 million
-TORCH = (".pth", ".pt", ".pth.tar")
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "|b1", "U8": "|u1"}
+MAX_INDEX = 16 << 20
+TORCH = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+INDEX = (".safetensors.index.json", ".bin.index.json")  # of a model in several files
+PARTS = (".safetensors", ".bin")
+IN_FOLDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+DTYPES = {"BF16": "<u2", "F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "|b1", "U8": "|u1"}
 DTYPES |= {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1"}
 
 
@@ -33,24 +39,72 @@ def read_weights(source: str, place: str) -> Weights:
     """Read every tensor of a file, without running code in it and without PyTorch. A UserError if the file does not
     exist, has another format, is damaged, or asks to run code.
 
-    `source` is a path that ends in .safetensors, .pth, .pt or .pth.tar; or hf:OWNER/NAME, whose model.safetensors
-    huggingface_hub downloads once. `place` is the flag or config field that named it, for messages.
+    `source` is a path that ends in .safetensors or one of TORCH; the index of a model in several files; a folder of
+    either; or hf:OWNER/NAME, whose safetensors huggingface_hub downloads once. `place` is the flag or config field that
+    named it, for messages.
     """
     path = _from_hub(source, place) if source.startswith("hf:") else Path(source).expanduser()
+    if path.is_dir():
+        path = next((path / name for name in IN_FOLDER if (path / name).is_file()), path)
     name = path.name.lower()
-    if not name.endswith((".safetensors", *TORCH)):
-        raise UserError(f"{place}={source} is not a weight file; give one of .safetensors, {', '.join(TORCH)}.")
+    if not name.endswith((".safetensors", *TORCH, *INDEX)):
+        raise UserError(
+            f"{place}={source} is not a weight file; give one of .safetensors, {', '.join(TORCH)}, or "
+            "model.safetensors.index.json."
+        )
     if not path.is_file():
         raise UserError(f"{place}={source}: no such file; give the path of a weight file.")
-    size = path.stat().st_size
-    if size > MAX_FILE:
-        raise UserError(f"{path} has {size:,} bytes; give a weight file of at most {MAX_FILE:,} bytes.")
+    if not name.endswith(INDEX):
+        return _read_file(path)
     try:
-        data = path.read_bytes()
+        parts = [_read_file(part) for part in _parts(path)]
+        tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
+        if len(tensors) < sum(len(part.tensors) for part in parts):
+            raise Refused("names files that hold the same tensor twice")
+    except Refused as refusal:
+        raise UserError(f"{path} {refusal}.") from None
+    digests = "".join(part.sha256 for part in parts)
+    return Weights(tensors, parts[0].metadata, hashlib.sha256(digests.encode()).hexdigest())
+
+
+def _parts(index: Path) -> list[Path]:
+    """The files of a model, which all lie beside their index."""
+    parts = [index.parent / name for name in _part_names(index)]
+    for part in parts:
+        if not part.is_file():
+            raise Refused(f"names {part.name}, which is not beside it", "put all files of the model in one folder")
+    if sum(part.stat().st_size for part in parts) > MAX_FILE:
+        raise Refused(f"names files of more than {MAX_FILE:,} bytes in all", "give the weights of a smaller model")
+    return parts
+
+
+def _part_names(index: Path) -> list[str]:
+    try:
+        names = sorted({*json.loads(_bytes_of(index, MAX_INDEX))["weight_map"].values()})
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        names = []
+    for name in names:
+        if not (isinstance(name, str) and re.fullmatch(r"[\w.-]{1,200}", name) and name.endswith(PARTS)):
+            raise Refused(f"names the file {shown(name)}, which cannot be a weight file beside it")
+    if not names:
+        raise Refused("is not an index of weight files: it needs weight_map {tensor: file}")
+    return names
+
+
+def _bytes_of(path: Path, most: int) -> bytes:
+    size = path.stat().st_size
+    if size > most:
+        raise UserError(f"{path} has {size:,} bytes; give a weight file of at most {most:,} bytes.")
+    try:
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give a file you may read.") from None
+
+
+def _read_file(path: Path) -> Weights:
+    data = _bytes_of(path, MAX_FILE)
     try:
-        if name.endswith(".safetensors"):
+        if path.name.lower().endswith(".safetensors"):
             tensors, metadata = _read_safetensors(data)
         else:
             tensors, metadata = read_tensors(data), {}
@@ -78,7 +132,8 @@ def _read_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str
         for name, part in parts:
             if part["dtype"] not in DTYPES:
                 raise Refused(f"has tensor {name} in {part['dtype']}, which is not supported", "save it as float32")
-            tensors[name] = np.frombuffer(part["data"], DTYPES[part["dtype"]]).reshape(part["shape"])
+            tensor = np.frombuffer(part["data"], DTYPES[part["dtype"]]).reshape(part["shape"])
+            tensors[name] = from_bfloat16(tensor) if part["dtype"] == "BF16" else tensor
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return tensors, header.get("__metadata__", {})
     except Refused:
@@ -102,6 +157,11 @@ def _from_hub(source: str, place: str) -> Path:
     try:
         return Path(huggingface_hub.hf_hub_download(repository, "model.safetensors"))
     except Exception as error:  # a wrong name, no connection, a full disk: types of three packages
+        with suppress(Exception):  # a model in several files
+            index = Path(huggingface_hub.hf_hub_download(repository, "model.safetensors.index.json"))
+            for name in _part_names(index):
+                huggingface_hub.hf_hub_download(repository, name)
+            return index
         raise UserError(
             f"{place}={source} cannot be downloaded ({type(error).__name__}: {first_sentence(error)}); check the name "
             "and the connection, or download the repository's model.safetensors elsewhere and give its path."

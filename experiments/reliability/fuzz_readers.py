@@ -26,7 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+TESTS = Path(__file__).resolve().parents[2] / "tests"
+sys.path[:0] = [str(TESTS), str(TESTS / "data/sources")]
 
 SECONDS, MEMORY = 2.0, 512 << 20
 FORBIDDEN = """os.system subprocess.Popen os.exec os.posix_spawn os.fork os.remove os.rename os.mkdir os.rmdir
@@ -109,6 +110,7 @@ def _in_member(data: bytes, rng: random.Random) -> bytes:
 def torch_archive() -> Reader:
     import pickle
 
+    import numpy as np
     import torch
 
     from csn_jax.model.weight_files import read_weights
@@ -122,6 +124,7 @@ def torch_archive() -> Reader:
         for value in (
             {"a.weight": torch.ones(3, 4), "b": torch.arange(5)},
             {"epoch": 3, "state_dict": {"w": torch.ones(2)}},
+            {"best": np.float64(1), "args": argparse.Namespace(a={1}), "ema": {"w": torch.ones(2, 3).bfloat16()}},
         ):
             buffer = io.BytesIO()
             torch.save(value, buffer, _use_new_zipfile_serialization=new)
@@ -142,7 +145,32 @@ def safetensors() -> Reader:
 
     tensors = {"a.weight": np.ones((3, 4), np.float32), "b": np.arange(5), "c": np.zeros((0, 2), np.float16)}
     seeds = [to_safetensors(tensors, {"made": "by us"}), to_safetensors({"x": np.ones(2, np.float32)}, {})]
+    seeds.append(to_safetensors({"half": np.ones(6, np.uint16)}, {}).replace(b'"U16"', b'"BF16"').replace(b"} ", b"}"))
     return Reader("x.safetensors", seeds, lambda path: read_weights(str(path), "--init"))
+
+
+def weight_index() -> Reader:
+    """The index, beside two files that it names."""
+    import numpy as np
+
+    from csn_jax.model.weight_files import read_weights, to_safetensors
+
+    names = ("model-1-of-2.safetensors", "model-2-of-2.safetensors")
+    parts = {name: to_safetensors({name[6]: np.ones(2, np.float32)}, {}) for name in names}
+    index = {"metadata": {"total_size": 16}, "weight_map": {name[6]: name for name in names}}
+
+    def read(path: Path) -> Any:
+        _write_beside(path, parts)
+        return read_weights(str(path), "--init")
+
+    return Reader("model.safetensors.index.json", [json.dumps(index).encode()], read)
+
+
+def _write_beside(path: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        descriptor = os.open(path.parent / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.write(descriptor, content)
+        os.close(descriptor)
 
 
 def vectors(suffix: str) -> Reader:
@@ -206,6 +234,7 @@ def images() -> Reader:
 
 
 def fonts() -> Reader:
+    import made_fonts
     import matplotlib
 
     from csn_jax.data.sources.font_faces import Face, list_faces
@@ -215,6 +244,8 @@ def fonts() -> Reader:
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     names = ("cmr10.ttf", "cmtt10.ttf", "DejaVuSansMono.ttf")
     seeds = [(folder / name).read_bytes() for name in names]
+    seeds.append(made_fonts.collection(*(made_fonts.opened(name) for name in ("DejaVuSans", "DejaVuSerif"))))
+    seeds.append(made_fonts.saved(made_fonts.variable(("Slim", 0.2), ("Wide", 0.9))))
 
     def read(path: Path) -> None:
         index, instance, _ = list_faces(str(path))[0][-1]
@@ -363,6 +394,8 @@ def triplet_tables() -> Reader:
 
     seeds = [b"anchor,positive,negative,condition\na,b,c,k\nd,e,f,k\n"]
     seeds.append(b"anchor,positive,negative,condition,split\na,b,c,k,test\n")
+    seeds += [b"a,b,c,k\nd,e,f,k\n", b"a b c\nd e f\n", b"a;b;c;test\nd;e;f;train\n"]  # without names
+    seeds.append(b"head,winner,loser,worker_id\na,b,c,w1\na,c,b,w1\na,c,b,w2\n")
     return Reader("x.csv", seeds, lambda path: read_own_triplets(path, _rows()))
 
 
@@ -371,10 +404,7 @@ def triplet_lists() -> Reader:
 
     def read(path: Path) -> Any:
         names, _, lists = path.read_bytes().partition(b"\x01")
-        for name, content in {"filenames.json": names, **dict.fromkeys(LISTS, lists)}.items():
-            descriptor = os.open(path.parent / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.write(descriptor, content)
-            os.close(descriptor)
+        _write_beside(path, {"filenames.json": names, **dict.fromkeys(LISTS, lists)})
         return read_own_triplets(path.parent, _rows())
 
     return Reader("both", [b"a\nb\nc\nd\ne\nf\n\x010 1 2\n3 4 5\n"], read)
@@ -420,6 +450,7 @@ def data_json() -> Reader:
 READERS = {
     "torch": torch_archive,
     "safetensors": safetensors,
+    "weight_index": weight_index,
     "npy": partial(vectors, ".npy"),
     "npz": partial(vectors, ".npz"),
     "images": images,

@@ -137,7 +137,7 @@ def test_one_message_names_every_tensor_that_does_not_fit(drawn):
     message = str(caught.value)
     for words in (
         "weights.pth is not of a resnet18_csn",
-        "missing: bn1.bias, layer1.0.bn1.weight;",
+        "2 missing: bn1.bias, layer1.0.bn1.weight;",
         "unexpected: layer1.2.conv1.weight;",
         "shape: conv1.weight [64, 1, 7, 7], not [64, 3, 7, 7], fc.weight [5, 256], not [8, 256];",
         "not floats: layer2.0.bn1.weight;",
@@ -199,6 +199,57 @@ def test_names_lose_the_prefixes_of_wrappers():
     for name in ("module.fc.bias", "fc_embed.bias", "module.embeddingnet.fc_embed.bias"):
         with pytest.raises(UserError, match=f"fc.bias twice, .*{name};"):
             plain_names({"fc.bias": one, name: one}, "x")
+
+
+# Names as programs write them, from the plain ones.
+WRITERS = {
+    "DataParallel": "module.{}",
+    "torch.compile": "_orig_mod.{}",
+    "Lightning and compile": "model._orig_mod.{}",
+    "nested": "module.model.backbone.{}",
+    "encoder": "encoder.{}",
+    "compiled wrapper": "_orig_mod.module.net.{}",
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_weights_of_wrapped_networks_are_loaded(name, drawn):
+    """Also beside a loss and another head."""
+    params, statistics = drawn("resnet18")
+    tensors = {WRITERS[name].format(key): leaf for key, leaf in to_tensors("resnet18", params, statistics).items()}
+    tensors |= {"criterion.weight": np.ones(3, np.float32), "n_averaged": np.array(3), "head.0.bias": np.ones(2)}
+    plain, blank = plain_names(tensors, "x"), jax.tree.map(np.zeros_like, (params, statistics))
+    loaded = from_tensors("resnet18", plain, *blank, "x", new_task=True)
+    assert_close(flat(loaded.params), flat(params), 0)
+    assert_close(flat(loaded.statistics), flat(statistics), 0)
+    assert sorted(loaded.left_out) == ["criterion.weight", "head.0.bias", "n_averaged"]
+    with pytest.raises(UserError, match="3 unexpected: criterion.weight, n_averaged, head.0.bias"):
+        from_tensors("resnet18", plain, *blank, "x")
+
+
+def test_the_children_of_a_resnet_may_have_numbers(drawn):
+    """As in `nn.Sequential(*list(resnet.children())[:-1])`, without the head."""
+    params, statistics = drawn("resnet18")
+    number = dict(zip(("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"), "014567", strict=True))
+    tensors = to_tensors("resnet18", params, statistics)
+    numbered = {}
+    for name, leaf in tensors.items():
+        first, _, rest = name.partition(".")
+        if first in number:
+            numbered[f"backbone.{number[first]}.{rest}"] = leaf
+    plain = plain_names(numbered, "x")
+    assert_close(plain, {name: leaf for name, leaf in tensors.items() if not name.startswith("fc")}, 0)
+    assert list(plain_names({"0.weight": tensors["bn1.weight"]}, "x")) == ["0.weight"]  # of another network
+
+
+def test_weights_of_another_network_are_one_short_line(drawn):
+    """Counts and three names: a transformer's, whose names are long."""
+    params, statistics = drawn("resnet18")
+    names = [f"vision_model.encoder.layers.{i}.self_attn.{part}_proj.weight" for i in range(60) for part in "qkv"]
+    given = dict.fromkeys(names, np.ones((4, 4), np.float32))
+    with pytest.raises(UserError, match=r"102 missing: .* and 99 more; 180 unexpected: .* and 177 more\)") as caught:
+        from_tensors("resnet18", given, params, statistics, "x.pth")
+    assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
 
 
 def test_half_precision_becomes_float32(drawn):

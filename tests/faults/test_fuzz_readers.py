@@ -8,6 +8,6 @@ from harness import report_of
 @pytest.mark.parametrize(("inputs", "refused"), [(150, 20), pytest.param(300, 40, marks=pytest.mark.slow)])
 def test_readers_read_damaged_files_or_refuse_them(inputs, refused):
     readers = {reader["reader"]: reader for reader in report_of("fuzz_readers", f"--inputs={inputs}")["readers"]}
-    assert len(readers) == 19
+    assert len(readers) == 20
     for reader in readers.values():
         assert reader["read"] >= 1 and reader["refused"] >= refused, reader

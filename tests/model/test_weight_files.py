@@ -56,7 +56,7 @@ def test_written_files_are_read_again_and_by_pytorch(tmp_path):
     assert_close(read_weights(str(tmp_path / "x.safetensors"), "x").tensors, arrays, 0)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".pth.tar", ".PTH"])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".pth.tar", ".PTH", ".ckpt", ".bin", ".tar"])
 def test_torch_files_by_their_suffixes(suffix, tmp_path):
     torch.save(TENSORS, tmp_path / f"x{suffix}")
     assert_close(read_weights(str(tmp_path / f"x{suffix}"), "x").tensors, ARRAYS, 0)
@@ -101,7 +101,7 @@ def test_other_files_are_refused(tmp_path):
         other.writestr("a.txt", "text")
     (tmp_path / "folder.pth").mkdir()
     for name, data, words in (
-        ("bfloat16.safetensors", header({"a": F32 | {"dtype": "BF16", "shape": [4]}}, bytes(8)), ["tensor a in BF16"]),
+        ("f8.safetensors", header({"a": F32 | {"dtype": "F8_E5M2", "shape": [8]}}, bytes(8)), ["tensor a in F8_E5M2"]),
         ("name.safetensors", header({"a\n\x1b[31m. b": F32}, bytes(8)), ["name", "visible ASCII"]),
         ("both.safetensors", header({"a\n. b": F32 | {"dtype": "BF16", "shape": [4]}}, bytes(8)), ["visible ASCII"]),
         ("text.pth", b"just text", ["PyTorch checkpoint"]),
@@ -111,11 +111,92 @@ def test_other_files_are_refused(tmp_path):
         ("zip.pth", archive.getvalue(), ["0 data.pkl"]),
         ("absent.pth", None, ["config.backbone.init=", "no such file"]),
         ("folder.pth", None, ["no such file"]),
-        *((name, None, ["config.backbone.init=", ".safetensors, .pth"]) for name in ("x.bin", "x", "x.pth.gz", "")),
+        ("model.onnx", b"onnx", ["not a weight file", "model.safetensors.index.json"]),
+        *((name, None, ["config.backbone.init=", ".safetensors, .pth"]) for name in ("x.h5", "x", "x.pth.gz", "")),
     ):
         if data is not None:
             (tmp_path / name).write_bytes(data)
         refused(tmp_path / name if name else name, *words)
+
+
+def test_bfloat16_and_float16_are_read(tmp_path):
+    values = torch.tensor([1.0, -2.5, 3e38, 1e-40, 0.1, -0.0])
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(
+        torch_save({"b": values.bfloat16().reshape(2, 3), "h": values[:2].half(), "z": values[:0].bfloat16()})
+    )
+    tensors = read_weights(str(path), "x").tensors
+    assert_close(tensors, {"b": values.bfloat16().float().reshape(2, 3).numpy(), "h": values[:2].half().numpy(),
+                           "z": np.zeros(0, np.float32)}, 0)  # fmt: skip
+
+
+def sharded(folder, suffix=".safetensors", **change):
+    """A model in two files with its index, as Hugging Face writes it: the index."""
+    stem = {".safetensors": "model", ".bin": "pytorch_model"}[suffix]
+    names, parts = {}, {f"{stem}-0000{i}-of-00002{suffix}": {} for i in (1, 2)}
+    for (name, tensor), part in zip(TENSORS.items(), [*parts, list(parts)[0]], strict=True):
+        parts[part][name], names[name] = tensor, part
+    for part, tensors in parts.items():
+        if suffix == ".bin":
+            torch.save(tensors, folder / part)
+        else:
+            (folder / part).write_bytes(torch_save(tensors, {"format": "pt"}))
+    index = folder / f"{stem}{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 40}, "weight_map": names | change}))
+    return index
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_a_model_in_several_files_is_read_by_its_index_or_folder(suffix, tmp_path, monkeypatch):
+    index = sharded(tmp_path, suffix)
+    weights = read_weights(str(index), "x")
+    assert_close(weights.tensors, ARRAYS, 0)
+    again = read_weights(str(tmp_path), "x")
+    assert_close(again.tensors, ARRAYS, 0)
+    assert again.sha256 == weights.sha256
+    part = tmp_path / json.loads(index.read_text())["weight_map"]["b"]
+    part.write_bytes(torch_save({"b": torch.zeros(2)})) if suffix == ".safetensors" else torch.save(
+        {"b": torch.zeros(2)}, part
+    )
+    assert read_weights(str(tmp_path), "x").sha256 != weights.sha256
+
+
+def test_an_index_that_lies_is_refused(tmp_path):
+    """Each row: the content of the index, the words of the refusal."""
+    index = sharded(tmp_path)
+    secret = tmp_path / "secret.safetensors"
+    secret.write_bytes(torch_save({"a.weight": torch.ones(1)}))
+    (tmp_path / "sub").mkdir()
+    for change, words in (
+        ({"b": "../secret.safetensors"}, ["../secret.safetensors", "cannot be a weight file beside it"]),
+        ({"b": "/etc/passwd"}, ["cannot be a weight file"]),
+        ({"b": "sub"}, ["cannot be a weight file"]),
+        ({"b": 3}, ["is not an index"]),
+        ({"b": {}}, ["is not an index"]),
+        ({"b": "x" * 5000 + ".safetensors"}, ["cannot be a weight file"]),
+        ({"b": "gone.safetensors"}, ["names gone.safetensors, which is not beside it", "put all files"]),
+        ({"d": "secret.safetensors"}, ["same tensor twice"]),
+    ):
+        sharded(tmp_path, **change)
+        refused(index, *words)
+    maps = (f'{{"weight_map": {part}}}' for part in ("[]", "{}", '{"a": []}'))
+    for content in ("", "[]", "{}", "[" * 100_000, *maps):
+        index.write_text(content)
+        refused(index, "is not an index of weight files")
+
+
+def test_a_repository_of_several_files_is_downloaded(tmp_path, monkeypatch):
+    index, downloads = sharded(tmp_path), []
+
+    def download(_, name):
+        downloads.append(name)
+        if not (tmp_path / name).is_file():
+            raise RuntimeError("404 Client Error.")
+        return str(tmp_path / name)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(hf_hub_download=download))
+    assert_close(read_weights("hf:o/n", "x").tensors, ARRAYS, 0)
+    assert downloads == ["model.safetensors", index.name, *sorted(path.name for path in tmp_path.glob("*-of-*"))]
 
 
 def test_a_file_larger_than_the_limit_is_not_read(tmp_path, monkeypatch):
