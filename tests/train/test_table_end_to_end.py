@@ -267,3 +267,61 @@ def test_masks_learn_what_the_raw_vectors_hide(tmp_path):
 def test_presets_return_configs():
     for preset, function in itertools.product(("table.py", "features.py"), ("default", "tiny")):
         assert cli.load_preset(f"{CONFIGS / preset}:{function}").data.source == "table"
+
+
+@pytest.mark.slow
+def test_a_table_as_a_shop_brings_it_goes_through_every_command(tmp_path, monkeypatch, capsys):
+    """Ids of 19 digits, decimal commas, money, NA, lists as JSON, codes, a column Split, pictures in the table: every
+    stored attribute is the table's own text. A CSV with semicolons, of another encoding, has the same cells."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from csn_jax import adapt, embed, explore, search
+    from csn_jax.data.columns import read_columns
+
+    monkeypatch.chdir(tmp_path)
+    n, rng = 90, np.random.default_rng(0)
+    cells = {
+        "id": [str(10**18 + 7919 * i) for i in range(n)],
+        "category": [shop.SHAPES[i % 3] for i in range(n)],
+        "price": [f"{rng.uniform(1000, 2000):,.2f} €".translate(str.maketrans(",.", ".,")) for _ in range(n)],
+        "weight": [f"{weight:.3f}".replace(".", ",") for weight in rng.uniform(0.1, 2, n)],
+        "season": [("Summer", "NA", "Winter", "null")[i % 4] for i in range(n)],
+        "tags": [json.dumps(rng.choice(list("abcde"), rng.integers(1, 3), replace=False).tolist()) for _ in range(n)],
+        "brand_id": [str(i % 7 + 1) for i in range(n)],
+        "version": [("1.10", "1.1", "4E3")[i % 3] for i in range(n)],
+        "Split": [("Train", "train", "Valid", "TEST", "TRAIN")[i % 5] for i in range(n)],
+    }
+    names = shop.columns(n)["image"]
+    shop.write(tmp_path / "p.csv", {"image": names} | cells | {"colour": ["red"] * n}, pictures=True)
+    pictures = [{"bytes": (tmp_path / name).read_bytes(), "path": name} for name in names]
+    pq.write_table(pa.table(cells | {"image": pictures}), "p.parquet")
+    with open("p.csv", "w", newline="", encoding="latin-1", errors="ignore") as file:
+        csv.writer(file, delimiter=";").writerows([["", *cells], *zip(range(n), *cells.values(), strict=True)])
+    table = read_columns(tmp_path / "p.csv").text
+    assert table == cells | {"price": [price.removesuffix("€").strip() for price in cells["price"]]}
+
+    settings = arguments(tmp_path, "table.py", "p.parquet", "--config.preprocess.size=16", "--workdir=run")
+    train.main([*settings, "--check"])
+    report = capsys.readouterr().out
+    assert [line for line in ("season ", "brand_id ", "tags ", "price ") if line not in report] == []
+    assert "(54 train, 18 validation, 18 test)" in report and "NA" in report and "codes" in report
+    train.main([*settings, "--config.data.conditions", "category", "tags", "price"])
+    embed.main(["--workdir=run", "--table=p.parquet", "--out=e.parquet"])
+    stored = pq.read_table("e.parquet").to_pydict()
+    assert {name: stored[name] for name in cells} == cells
+    embed.main(["--workdir=run", "--split=all", "--out=s.parquet"])
+    own = pq.read_table("s.parquet").to_pydict()
+    order = [own["id"].index(item) for item in cells["id"]]
+    assert all([own[name][i] for i in order] == cells[name] for name in cells if name != "Split")
+    capsys.readouterr()
+    query = ["--index=e.parquet", f"--id={10**18}", "--condition", "tags"]
+    search.main([*query, "--filter", "tags=a", "price<1.500,00 €", "--json"])
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert hits and all("a" in json.loads(hit["columns"]["tags"]) for hit in hits)
+    assert all(hit["columns"]["price"] < "1.500" for hit in hits)
+    search.main([*query, "--explain", "--save=sheet.png"])
+    for source in ("--table=p.parquet", "--index=e.parquet"):
+        adapt.main(["--workdir=run", "--condition=season", source, f"--out=adapted{source[-9]}"])
+    explore.main(["--workdir=run", "--out=page"])
+    assert "Summer" in Path("page/data.js").read_text()
