@@ -5,12 +5,15 @@ import random
 import sys
 
 import numpy as np
+import pyarrow
 import pytest
 import shop
 from PIL import Image
 
 from csn_jax.config import Config, DataConfig, PreprocessConfig
+from csn_jax.data.columns import Columns
 from csn_jax.data.sources import table
+from csn_jax.data.table_pictures import find_pictures
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import check_name
 
@@ -110,6 +113,22 @@ def test_no_name_of_a_table_leaves_its_folder(folder, monkeypatch):
         assert "\n" not in str(error.value)
     armed = False
     assert opened == [] and outcomes["outside"] >= 60 and len(names) == 200, outcomes
+
+
+def test_no_template_and_no_path_beside_bytes_leaves_the_folder(folder):
+    """All names at once: as cells of a template, and as paths without bytes inside a Parquet table."""
+    data = (folder / "data").resolve()
+    names = [name for name in hostile_names(folder) if printable(name)]
+    columns = Columns(data / "t.csv", {"name": names}, None, None)
+    structs = pyarrow.table({"image": [{"bytes": None, "path": name} for name in names]})
+    for found in (
+        find_pictures(columns, "{name}"),
+        find_pictures(columns, "a/../{name}"),
+        find_pictures(Columns(data / "t.parquet", {}, None, structs), "image"),
+    ):
+        sources = [*map(found.source, range(len(names)))]
+        assert all(path is None or path.resolve().is_relative_to(data) for path, _ in sources)
+        assert sum("lies outside" in (fault or "") for _, fault in sources) >= 60
 
 
 def printable(name: str) -> bool:
