@@ -119,6 +119,7 @@ def _contents(column: Any) -> tuple[list[str], list[Any]] | None:
         if "path" in fields:
             names = _texts(compute.struct_field(column, "path"))
         column = compute.struct_field(column, "bytes")
+        column = column.cast("binary") if types.is_null(column.type) else column  # paths alone
     kind = column.type
     if not (types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)):
         return None
