@@ -42,7 +42,8 @@ class BackboneConfig:
     """Type of the convolutions. Masks, distances, norms, statistics and optimizer stay float32."""
     init: str = ""
     """Pretrained weights: a .safetensors, .pth, .pt, .ckpt or .bin file with the tensor names of torchvision or timm,
-    the index or folder of several, or hf:OWNER/NAME on the Hugging Face hub. Set preprocess.mean and std to those of the weights."""
+    the index or folder of several, or hf:OWNER/NAME on the Hugging Face hub. Set preprocess.mean and std to those of
+    the weights."""
     freeze: str = ""
     """Part of the backbone that does not train: stem, layer1.. (a ResNet's stages up to it) or all (everything except
     the last linear layer). Frozen batch norms use and keep their running statistics. Masks still train."""
@@ -55,9 +56,9 @@ class DataConfig:
     """Which items, and how triplets are drawn from them."""
 
     source: Literal["glyphs", "fonts", "table", "zappos50k", "tfds", "imported"] = "glyphs"
-    """glyphs: data inside this package; fonts: a folder of font files; table: a CSV or Parquet file with one row per
-    item; zappos50k: the folder of the unpacked UT-Zappos50K; tfds: a TensorFlow dataset, named by data.name;
-    imported: no data, as in runs made by csn_jax port import."""
+    """glyphs: data inside this package; fonts: a folder of font files; table: a CSV, Parquet or JSON-lines file, or a
+    folder of Parquet files, with one row per item; zappos50k: the folder of the unpacked UT-Zappos50K; tfds: a
+    TensorFlow dataset, named by data.name; imported: no data, as in runs made by csn_jax port import."""
     path: str = ""
     """The folder or file that the source reads. glyphs needs none; tfds reads TFDS_DATA_DIR instead."""
     name: str = ""
@@ -88,8 +89,8 @@ class DataConfig:
     encoding: str = ""
     """table: the encoding of a text file, such as cp1252 or latin-1; empty: found from the file."""
     skip_bad: bool = False
-    """table, zappos50k: leave out rows whose image or vector cannot be used, or with too many or too few cells, instead of
-    refusing the table."""
+    """table, zappos50k: leave out rows whose image or vector cannot be used, or with too many or too few cells,
+    instead of refusing the table."""
     triplets: str = ""
     """Your own triplets instead of drawn ones: a table with columns anchor, positive, negative and perhaps condition,
     or a folder of the reference's integer lists with filenames.json. All are used."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from csn_jax.data.file_kinds import kind_of
-from csn_jax.data.notations import number_text
+from csn_jax.data.notations import number_text, stripped
 from csn_jax.errors import UserError
 from csn_jax.text import first_sentence, listed
 
@@ -30,7 +30,7 @@ def read_arrow(path: Path, kind: str, content: io.BytesIO | None) -> Read:
     table, notes = _table(path, kind, content), []
     if table.num_columns > 1 and INDEX in table.column_names and types.is_integer(table.schema.field(INDEX).type):
         table, notes = table.drop_columns([INDEX]), ["the index of pandas is left out"]
-    return _columns(path, kind, table), table, notes
+    return _columns(path, kind, table, notes), table, notes
 
 
 def read_folder(folder: Path) -> Read:
@@ -49,7 +49,8 @@ def read_folder(folder: Path) -> Read:
     except pyarrow.ArrowException as error:
         message = first_sentence(error)
         raise UserError(f"the files of {folder} have different columns ({message}); give one data set.") from None
-    text, notes = _columns(folder, kind, table), [f"read {len(files):,} files of {folder}"]
+    notes = [f"read {len(files):,} files of {folder}"]
+    text = _columns(folder, kind, table, notes)
     found = set(splits)
     if found == set(SPLITS.values()) and "split" not in text:
         text["split"] = splits
@@ -110,7 +111,7 @@ def _damaged(path: Path, kind: str, error: Exception) -> UserError:
     )
 
 
-def _columns(path: Path, kind: str, table: Any) -> dict[str, list[str]]:
+def _columns(path: Path, kind: str, table: Any, notes: list[str]) -> dict[str, list[str]]:
     from pyarrow import ArrowException
 
     names = table.column_names
@@ -120,9 +121,21 @@ def _columns(path: Path, kind: str, table: Any) -> dict[str, list[str]]:
     classes = _class_names(table.schema)
     try:
         text = {name: as_text(table[name], classes.get(name)) for name in names}
+        for name in names:
+            _note_spaces(name, table[name], notes)
     except (ArrowException, UnicodeDecodeError, OSError) as error:  # Arrow takes any bytes as text
         raise _damaged(path, kind, error) from None
     return {name: values for name, values in text.items() if values is not None}
+
+
+def _note_spaces(name: str, column: Any, notes: list[str]) -> None:
+    import pyarrow
+    from pyarrow import compute
+
+    if _is_text(column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type):
+        column = column.cast(pyarrow.large_string())
+        if compute.any(compute.not_equal(column, compute.utf8_trim_whitespace(column))).as_py():
+            stripped(name, [value or "" for value in column.to_pylist()], notes)
 
 
 def _class_names(schema: Any) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from csn_jax.data.file_kinds import HEAD, utf_16
+from csn_jax.data.notations import stripped
 from csn_jax.errors import UserError
 from csn_jax.text import listed
 
@@ -69,11 +70,7 @@ def read_delimited(path: Path, content: bytes, encoding: str, skip_bad: bool) ->
             raise UserError(
                 f"{path} has {'two columns' if name else 'a column'} named {name!r}; give each its own name."
             )
-    text = {}
-    for name, cells in zip(head, columns, strict=True):
-        text[name] = [*map(str.strip, cells)]
-        if text[name] != cells and (merged := {cell.strip() for cell in cells if cell != cell.strip()} & set(cells)):
-            notes.append(f"{name}: outer spaces are removed, so {min(merged)!r} with and without them is one value")
+    text = {name: stripped(name, cells, notes) for name, cells in zip(head, columns, strict=True)}
     return text, rows.lines, notes
 
 

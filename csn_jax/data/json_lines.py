@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from csn_jax.data.delimited import Read, encoding_of
+from csn_jax.data.notations import stripped
 from csn_jax.errors import UserError
 
 
@@ -51,7 +52,7 @@ def read_json(path: Path, content: bytes, encoding: str, skip_bad: bool) -> Read
         )
     if bad:
         notes.append(f"lines that are not JSON objects are left out: {bad:,}")
-    return {name.strip(): column for name, column in text.items()}, lines, notes
+    return {name.strip(): stripped(name, column, notes) for name, column in text.items()}, lines, notes
 
 
 def _objects(path: Path, content: bytes, encoding: str) -> Iterator[tuple[int, Any]]:
@@ -80,7 +81,7 @@ def _decoded(words: str) -> Any:
 def _cell(value: Any) -> str | None:
     """A value as the text of a cell; None for an object."""
     if value is None or isinstance(value, str):
-        return (value or "").strip()
+        return value or ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):

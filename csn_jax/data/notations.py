@@ -80,6 +80,14 @@ def _decimal_mark(digits: list[str]) -> str:
     return "," if any(text.count(".") > 1 for text in dots) else "."
 
 
+def stripped(name: str, cells: list[str], notes: list[str]) -> list[str]:
+    """The cells of a column without outer spaces, and a note if this makes one value of two."""
+    texts = [*map(str.strip, cells)]
+    if texts != cells and (merged := {cell.strip() for cell in cells if cell != cell.strip()} & set(cells)):
+        notes.append(f"{name}: outer spaces are removed, so {min(merged)!r} with and without them is one value")
+    return texts
+
+
 def set_text(members: Iterable[str]) -> str:
     """One spelling per set: its members stripped and sorted, with `;` between them."""
     return ";".join(sorted({member.strip() for member in members} - {""}))

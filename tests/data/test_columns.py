@@ -93,7 +93,13 @@ def test_quotes_of_other_programs(name, tmp_path):
 def test_outer_spaces_that_make_one_value_of_two_are_noted(tmp_path):
     columns = read(tmp_path, b"id,colour,shape\n1,red, boot\n2,red , boot\n")
     assert columns.text["colour"] == ["red", "red"]
-    assert columns.notes == ("colour: outer spaces are removed, so 'red' with and without them is one value",)
+    note = "colour: outer spaces are removed, so 'red' with and without them is one value"
+    assert columns.notes == (note,)
+    table = pa.table({"colour": pa.array(["red", " red", None]).dictionary_encode(), "shape": ["boot ", " shoe", "x"]})
+    columns = read(tmp_path, written(table, "Parquet"))
+    assert columns.text == {"colour": ["red", "red", ""], "shape": ["boot", "shoe", "x"]} and columns.notes == (note,)
+    columns = read(tmp_path, b'{"colour": "red"}\n{"colour": "red "}\n')
+    assert columns.text == {"colour": ["red", "red"]} and columns.notes == (note,)
 
 
 def test_an_encoding_can_be_declared(tmp_path):

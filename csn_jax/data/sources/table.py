@@ -1,4 +1,4 @@
-"""Source `table`: a CSV or Parquet file with one row per item: its picture or vector, and attributes in columns."""
+"""Source `table`: a table file with one row per item: its picture or vector, and attributes in columns."""
 
 from collections.abc import Callable
 from functools import partial
