@@ -11,6 +11,7 @@ from PIL import Image
 from csn_jax.config import PreprocessConfig
 from csn_jax.data.arrays import to_array
 from csn_jax.data.images import as_shown, decode_file, to_square
+from csn_jax.data.table_pictures import URL
 from csn_jax.data.workers import read_in_workers
 from csn_jax.errors import UserError
 from csn_jax.text import first_sentence
@@ -66,7 +67,8 @@ def _of_pil(image: Image.Image, form: tuple[int, int, str]) -> tuple[np.ndarray 
 
 
 def _name_of(source: Any) -> str:
-    return f"the {source.size[0]} x {source.size[1]} image" if isinstance(source, Image.Image) else str(source)
+    is_open = isinstance(source, Image.Image)
+    return f"the {source.width} x {source.height} image" if is_open else f"the image {os.fspath(source)!r}"
 
 
 def read_inputs(
@@ -118,6 +120,8 @@ def _pictures(sources: Sequence[Any], images: bool, preprocess: PreprocessConfig
     if not images:
         raise UserError("the model embeds feature vectors, not images; give floats [B, F].")
     for place, source in enumerate(sources):
+        if isinstance(source, str) and URL.match(source):
+            raise UserError(f"the inputs hold the address {source}; download the picture and give its path.")
         if not _is_picture(source):
             kind = "None" if source is None else type(source).__name__
             raise UserError(f"the inputs hold {kind} at position {place} among images; give paths or PIL images.")

@@ -19,7 +19,7 @@ from csn_jax.store.filters import parse_rules
 from csn_jax.store.foreign import read_foreign
 from csn_jax.store.index import Index
 from csn_jax.store.qdrant import connected
-from csn_jax.store.vector_file import ForeignFile
+from csn_jax.store.vector_file import SUFFIXES, ForeignFile
 from csn_jax.text import listed
 
 if TYPE_CHECKING:
@@ -58,14 +58,16 @@ def in_index(args: "Args") -> Answers:
 
 def _index_of(path: str, run: "Run | None", model: "Model | None") -> Index:
     """The index in a file; that of another program under the masks of the model."""
-    try:
-        index = Index.open(path)
-        return index.of_model(model.sha256, model.conditions, model.masks) if model else index
-    except ForeignFile:
-        if not model:
-            raise
+    place = Path(path).expanduser()
+    if not model or place.suffix in SUFFIXES or not place.exists():
+        try:
+            index = Index.open(place)
+            return index.of_model(model.sha256, model.conditions, model.masks) if model else index
+        except ForeignFile:
+            if not model:
+                raise
     data = run.config.data if run.config.data.source == "table" else DataConfig(vectors="vector")
-    items, notes = read_foreign(Path(path).expanduser(), model, data)
+    items, notes = read_foreign(place, model, data)
     for note in notes:
         say(note)
     return Index(items._replace(conditions=run.record.conditions), model.conditions, model.masks, path)

@@ -50,7 +50,7 @@ def embeddings_of(columns: Columns, model: "Model", data: DataConfig) -> tuple[E
 
     Vectors as wide as the model's embeddings are embeddings; those as wide as its inputs are embedded. If both are
     equally wide, embeddings are those of a table with the metadata of csn_jax embed. The columns: `data.id` or else
-    `id`, `data.vectors` or else `vector`; all others but long texts are attributes.
+    `id` or the paths of the pictures, `data.vectors` or else `vector`; all others but long texts are attributes.
 
     Raises:
         UserError: for a table without these columns, or vectors that are neither.
@@ -58,15 +58,17 @@ def embeddings_of(columns: Columns, model: "Model", data: DataConfig) -> tuple[E
     place, notes = columns.path, [*columns.notes]
     if not len(columns):
         raise UserError(f"{place} has no row; give one row per item.")
-    head = json.loads(((columns.arrow is not None and columns.arrow.schema.metadata) or {}).get(KEY, b"{}"))
     known = vector_columns(columns, data.vectors)
     data = DataConfig(
         id=data.id if data.id in columns.text else DataConfig.id,
         image=data.image,
         vectors=data.vectors if known else "vector",
     )
-    columns.column(data.id, FLAG)
-    ids, id_column = item_ids(columns, None, data, FLAG)
+    pictures = pictures_beside(columns, data.image)
+    names = pictures.ids(of_vectors=True) if pictures else None
+    if names is None:
+        columns.column(data.id, FLAG)  # as row numbers mean nothing to a search
+    ids, id_column = item_ids(columns, names, data, FLAG)
     values, faults, more = read_vectors(columns, data, ids, FLAG)
     notes += more
     kept = np.array([fault is None for fault in faults])
@@ -74,14 +76,14 @@ def embeddings_of(columns: Columns, model: "Model", data: DataConfig) -> tuple[E
     notes += bad[:NAMED] + ([f"left out {len(bad) - NAMED:,} more"] if len(bad) > NAMED else [])
     if not kept.any():
         raise UserError(f"{place} has no usable vector ({bad[0]}); give one vector per item.")
-    vectors, note = _embedded(columns, vector_columns(columns, data.vectors), values, model, head)
+    vectors, note = _embedded(columns, vector_columns(columns, data.vectors), values, model)
     excluded = {id_column, data.image, *vector_columns(columns, data.vectors)}
     attributes = {
         name: np.array(cells, object)[kept]
         for name, cells in columns.text.items()
         if name not in excluded and max(map(len, cells)) <= LONGEST
     }
-    pictures, where = pictures_beside(columns, data.image), {}
+    where = {}
     if pictures and pictures.exist():
         where, names = pictures.kept(np.flatnonzero(kept), id_column)
         if names is not None:
@@ -98,36 +100,41 @@ def embeddings_of(columns: Columns, model: "Model", data: DataConfig) -> tuple[E
     return embeddings, [*notes, f"{place}: {note}"]
 
 
-def _embedded(
-    columns: Columns, names: tuple[str, ...], values: np.ndarray, model: "Model", head: dict[str, Any]
-) -> tuple[np.ndarray, str]:
-    """(embeddings [K, D] of vectors [K, width], what these were taken for). `head`: the metadata of embed, or {}."""
+def _embedded(columns: Columns, names: tuple[str, ...], values: np.ndarray, model: "Model") -> tuple[np.ndarray, str]:
+    """(embeddings [K, D] of vectors [K, width], what these were taken for)."""
     width, dim = values.shape[1], model.masks.shape[1]
     takes = model.input_shape[0] if len(model.input_shape) == 1 else None
-    stored = head.get("model_sha256") if head.get("conditions") else None
+    stored, scale = _metadata(columns)
     if stored and stored != model.sha256:
         raise UserError(
             f"{columns.path} was made by another model ({stored[:12]}) than the workdir's ({model.sha256[:12]}); give "
             "the workdir of the first, or embed the items again."
         )
     if width == dim and (stored or takes != width):
-        scale = scale_of(head)
-        if scale is None and _of_integers(columns, names):
+        integers = _of_integers(columns, names)
+        if integers and np.shape(scale) != (dim,):
             raise UserError(
                 f"{columns.path} holds vectors of whole numbers, as embed --dtype=int8 writes them, without their "
                 "scale; search the file that embed wrote, or embed the items again."
             )
-        return values if scale is None else values * scale, f"{width} numbers per vector, taken as embeddings"
+        return values * scale if integers else values, f"{width} numbers per vector, taken as embeddings"
     if width == takes:
-        doubt = ""
-        if width == dim:
-            doubt = "; if they are embeddings, keep the metadata of the file that embed wrote"
+        doubt = "; if they are embeddings, keep the metadata of the file that embed wrote" if width == dim else ""
         return model.embed(values), f"{width} numbers per vector, taken as inputs of the model and embedded{doubt}"
     inputs = f"takes {takes} and " if takes else ""
     raise UserError(
         f"{columns.path} holds vectors of {width} numbers in {listed(names)}, but the model {inputs}gives {dim}; give "
         "vectors that fit, or another workdir."
     )
+
+
+def _metadata(columns: Columns) -> tuple[str, np.ndarray | None]:
+    """(the digest of the model by which embed made a table, the scale of its int8); ("", None) for other tables."""
+    try:
+        head = json.loads(columns.arrow.schema.metadata[KEY])
+        return (str(head["model_sha256"]), scale_of(head)) if head["conditions"] else ("", None)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # none, or damaged
+        return "", None
 
 
 def _of_integers(columns: Columns, names: tuple[str, ...]) -> bool:

@@ -104,8 +104,10 @@ REFUSED = {
     "nothing": (None, ["the inputs are None", "image paths"]),
     "a number": (3, ["the inputs are 3", "pixels [B, 16, 16, 3]"]),
     "a dictionary": ({"image": "a.png"}, ["the inputs are a dict"]),
-    "a missing file": ("none.png", ["none.png is missing"]),
-    "missing files": ([f"{i}.png" for i in range(20)], ["0.png is missing", "19 more"]),
+    "a missing file": ("none.png", ["the image 'none.png' is missing"]),
+    "missing files": ([f"{i}.png" for i in range(20)], ["'0.png' is missing", "19 more"]),
+    "an address": ("https://shop.example/a.png", ["the address https://shop.example/a.png", "download"]),
+    "a folder": (".", ["'.' is a folder"]),
     "a hole": (["a.png", None], ["None at position 1 among images"]),
     "bytes": (b"\x89PNG", ["the inputs", "bytes"]),
     "channels first": (np.zeros((2, 3, 16, 16), np.uint8), ["[2, 3, 16, 16]", "[B, 16, 16, 3]"]),
@@ -133,7 +135,7 @@ def test_pictures_for_a_model_of_vectors_and_odd_pictures(model, of_vectors, pat
     (tmp_path / "half.png").write_bytes(paths[0].read_bytes()[:120])
     with pytest.raises(csn_jax.UserError, match="image cannot be read"), Image.open(tmp_path / "half.png") as half:
         model.embed(half)
-    with pytest.raises(csn_jax.UserError, match=r"half.png is truncated"):
+    with pytest.raises(csn_jax.UserError, match=r"half.png' is truncated"):
         model.embed(tmp_path / "half.png")
     for workdir in (3, None):
         with pytest.raises(csn_jax.UserError, match=f"the workdir is {workdir}; give the path"):

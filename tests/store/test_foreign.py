@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pyarrow
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import tiny
@@ -13,6 +14,7 @@ import csn_jax
 from csn_jax import embed, search
 from csn_jax.errors import UserError
 from csn_jax.store.index import Index
+from csn_jax.store.vector_file import read_embeddings, rounded, write_embeddings
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,10 @@ def without_metadata(table: pyarrow.Table) -> pyarrow.Table:
     return pyarrow.table(columns | {"id": table["id"].cast(pyarrow.large_string())})
 
 
+def texts(table: pyarrow.Table) -> pyarrow.Array:
+    return pyarrow.array([str(row) for row in table["vector"].to_pylist()])
+
+
 def dimensions(table: pyarrow.Table) -> pyarrow.Table:
     """One column per dimension."""
     rows = np.array(table["vector"].to_pylist())
@@ -58,9 +64,7 @@ CHANGES = {
         table.column_names.index("vector"), "vector", table["vector"].cast(pyarrow.list_(pyarrow.float16(), 6))
     ).replace_schema_metadata(None),
     "text, as in pgvector": lambda table: (
-        table.drop_columns(["vector"])
-        .append_column("vector", pyarrow.array([str(row) for row in table["vector"].to_pylist()]))
-        .replace_schema_metadata(None)
+        table.drop_columns(["vector"]).append_column("vector", texts(table)).replace_schema_metadata(None)
     ),
     "a column per dimension": lambda table: dimensions(table),
     "called embedding": lambda table: without_metadata(table).rename_columns(
@@ -113,6 +117,12 @@ def test_raw_vectors_are_embedded_by_the_run(stored, model, shop_runs, tmp_path,
         answers.append(json.loads(capsys.readouterr().out)["hits"])
     assert [hit["id"] for hit in answers[0]] == [hit["id"] for hit in answers[1]]
     assert answers[0][0]["id"] == "images/007.jpg" and answers[0][0]["distance"] < 1e-4
+    pyarrow.csv.write_csv(raw.drop_columns(["vector"]).append_column("vector", texts(raw)), tmp_path / "raw.csv")
+    for file in (table, tmp_path / "raw.csv"):  # the pictures' paths are ids where there is no id
+        capsys.readouterr()
+        search.main([f"--index={file}", workdir, "--id=images/007.jpg", "--condition=colour", "--json"])
+        answer = json.loads(capsys.readouterr().out)
+        assert [hit["id"] for hit in answer["hits"]][:5] == whole.search("images/007.jpg", "colour", 5)[0].tolist()
     argv = (f"--index={tmp_path / 'raw.parquet'}", "--id=images/007.jpg", "--condition=colour")
     assert_message(
         *run(search, monkeypatch, capsys, *argv), 2, "not written by csn_jax embed", "--workdir", "from_table"
@@ -135,6 +145,23 @@ def test_where_inputs_and_embeddings_are_equally_wide_the_metadata_decide(model,
     items, notes = embeddings_of(table_of(marked), square, DataConfig(vectors="vector"))
     np.testing.assert_array_equal(items.vectors, rows)
     assert "taken as embeddings" in notes[-1]
+
+
+def test_a_filtered_file_of_int8_keeps_its_scale(stored, model, tmp_path):
+    """As long as it keeps the metadata."""
+    items = read_embeddings(stored)
+    vectors, scale = rounded(items.vectors.copy())
+    write_embeddings(tmp_path / "e.parquet", items._replace(vectors=vectors, scale=scale))
+    half = pyarrow.parquet.read_table(tmp_path / "e.parquet").slice(0, 30)
+    np.testing.assert_array_equal(Index.from_table(half, model).vectors, vectors[:30])
+    pyarrow.parquet.write_table(half, tmp_path / "half.parquet")
+    with pytest.raises(UserError, match=r"changed by another program .* \(it has 30 rows and had 60\); .*--workdir"):
+        Index.open(tmp_path / "half.parquet")
+    pyarrow.parquet.write_table(half.drop_columns(["price", "id"]), tmp_path / "half.parquet")
+    with pytest.raises(UserError, match=r"it lacks id, price"):
+        Index.open(tmp_path / "half.parquet")
+    with pytest.raises(UserError, match="without their scale"):
+        Index.from_table(half.replace_schema_metadata(None), model)
 
 
 def test_rows_without_a_vector_are_left_out_and_named(model):

@@ -265,7 +265,10 @@ REFUSED = {
     "no sign": (lambda index: search(index, "a", filters=["colour"]), ["the filter colour has no value"]),
     "unknown sign": (lambda index: search(index, "a", filters={"colour": {"~": "red"}}), ["'~'", "<=", "!="]),
     "range of words": (lambda index: search(index, "a", filters=["colour<5"]), ["'colour'", "no numbers", "'blue'"]),
-    "leave out of a vector": (lambda index: search(index, "a", leave_out_same="colour"), ["not an item", "'colour'", "id"]),
+    "leave out of a vector": (
+        lambda index: search(index, "a", leave_out_same="colour"),
+        ["not an item", "'colour'", "id"],
+    ),
     "leave out unknown": (
         lambda index: search(index, "a", queries="item 1", leave_out_same="color"),
         ["'color' (did you mean colour?)"],
