@@ -1,6 +1,10 @@
 """Conditional Similarity Networks in JAX: one embedding, many notions of similarity (Veit et al., CVPR 2017)."""
 
-from typing import TYPE_CHECKING, Any
+from csn_jax import starting
+
+starting.guard()  # before the imports that take time
+
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 __version__ = "0.1.0"
 

@@ -1,6 +1,7 @@
 """The command line: the front door, help, flags, presets, and one line with the fix for every failure."""
 
 import configparser
+import gc
 import json
 import os
 import re
@@ -395,7 +396,7 @@ def test_a_failed_start_in_an_existing_folder_leaves_it_as_it_was(tmp_path, monk
     argv = [*tiny.ARGUMENTS, f"--workdir={tmp_path}", "--config.feed=device", "--config.data.conditions", "fnot"]
     assert_message(*run(train, monkeypatch, capsys, *argv), 2, "'fnot'")
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert not (tmp_path / "config.json").exists() and not (tmp_path / "checkpoints").exists()
+    assert os.listdir(tmp_path) == ["notes.txt"]  # and no lock
 
 
 PRESETS = """
@@ -612,6 +613,7 @@ def test_a_damaged_workdir_is_one_sentence_to_evaluate_and_load(name, finished, 
     if "other" not in name:
         with pytest.raises(csn_jax.UserError if status == 2 else csn_jax.MachineError):
             csn_jax.load(folder)
+    gc.collect()  # what Orbax left, while it is silenced
 
 
 @pytest.mark.parametrize("name", ["config.json no JSON", "data.json no JSON", "other items"])
@@ -642,6 +644,14 @@ def test_a_missing_tensorflow_is_reported_before_anything_is_written(tmp_path):
     assert os.listdir(tmp_path) == ["fake"]
 
 
+INTERRUPTED = [
+    (["/x/csn_jax/embed/__main__.py", "--out=x"], "finished parts are kept: run the same command again to resume"),
+    (["/bin/csn_jax", "train"], "run the same command again to resume"),
+    (["/x/csn_jax/__main__.py", "search", "--id=train"], "nothing was changed"),
+    (["/x/csn_jax/report/__main__.py", "train"], "nothing was written"),
+]
+
+
 def test_interrupts_and_stops_have_their_exit_status(monkeypatch, capsys):
     """130 after Ctrl-C, 143 after either signal, 1 when the machine failed, and no traceback."""
 
@@ -654,7 +664,12 @@ def test_interrupts_and_stops_have_their_exit_status(monkeypatch, capsys):
             cli.run(main)
         return end.value.code, capsys.readouterr().err
 
-    assert ends_with(KeyboardInterrupt()) == (130, "interrupted; run the same command again to continue\n")
+    assert ends_with(KeyboardInterrupt()) == (130, "interrupted; nothing was written\n")
+    for argv, left in INTERRUPTED:
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as end:
+            cli.run(lambda _: signal.raise_signal(signal.SIGINT))
+        assert (end.value.code, capsys.readouterr().err) == (130, f"interrupted; {left}\n")
     broken_import = ImportError("numpy is broken")
     broken_import.__context__ = KeyboardInterrupt()
     assert ends_with(broken_import)[0] == 130
@@ -662,12 +677,89 @@ def test_interrupts_and_stops_have_their_exit_status(monkeypatch, capsys):
     status, printed = ends_with(csn_jax.Stopped(15, 70))
     assert status == 143 and printed == f"{csn_jax.Stopped(15, 70)}\n" and "step 70" in printed
     assert ends_with(csn_jax.Stopped(signal.SIGUSR1))[0] == 143
+    assert ends_with(csn_jax.Stopped(signal.SIGINT, 7)) == (130, f"{csn_jax.Stopped(signal.SIGINT, 7)}\n")
+    broken_import.__context__ = csn_jax.Stopped(15)
+    assert ends_with(broken_import) == (143, f"{csn_jax.Stopped(15)}\n")
     assert ends_with(csn_jax.MachineError("no room")) == (1, "error: no room\n")
     with pytest.raises(ZeroDivisionError):  # a bug is not dressed up
         cli.run(lambda _: 1 / 0)
-    for error in (RuntimeError("a bug"), OSError(5, "Input/output error")):
+    for error in (RuntimeError("a bug"), OSError(22, "Invalid argument"), FileNotFoundError(2, "No such file", "f")):
         with pytest.raises(type(error)):
             ends_with(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (
+            PermissionError(13, "Permission denied", "run/config.json"),
+            2,
+            ["run/config.json cannot be used (Perm"],
+        ),
+        (PermissionError(13, "Failed to open local file 'a.parquet'"), 2, ["'a.parquet'", "(Permission denied)"]),
+        (OSError(30, "Read-only file system", "out/x"), 2, ["out/x", "(Read-only file system)", "another path"]),
+        (IsADirectoryError(21, "Is a directory", "folder"), 2, ["folder", "(Is a directory)"]),
+        (OSError(40, "Too many levels of symbolic links", "loop"), 2, ["loop", "symbolic links"]),
+        (OSError(28, "No space left on device", "f.png"), 1, ["f.png", "(No space left on device)", "same command"]),
+        (OSError(5, "Input/output error", "disk/f"), 1, ["disk/f", "(Input/output error)"]),
+        (OSError(24, "Too many open files", "f"), 1, ["(Too many open files)"]),
+        (OSError(28, "No space left on device"), 1, ["the output cannot be written (No space left on device)"]),
+        (OSError(5, "Input/output error"), 1, ["the output cannot be written"]),  # a terminal that has gone
+    ],
+    ids=str,
+)
+def test_what_the_machine_refuses_is_one_sentence(error, status, words, monkeypatch, capsys):
+    def main(_):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["train"])
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert_message(end.value.code, capsys.readouterr().err, status, *words)
+
+
+@pytest.mark.parametrize("stream", [">/dev/full", "1</dev/null"])
+@pytest.mark.parametrize("printed", ["1", "100_000"])  # within the buffer, and beyond it
+def test_an_output_that_cannot_be_written_is_one_sentence(stream, printed):
+    program = f"from csn_jax import cli; cli.run(lambda argv: print('x' * {printed}))"
+    words = ["bash", "-c", f'exec "$@" {stream}', "-", sys.executable, "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert_message(done.returncode, done.stderr, 1, "the output cannot be written")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("main", "status"), [("writer.say('x')", 0), ("1 / 0", 1), ("sys.exit(3)", 3)])
+def test_nobody_needs_to_read_what_is_said(main, status):
+    """A full or broken standard error changes no exit status."""
+    program = f"import sys; from csn_jax import cli; from csn_jax.runtime import writer; cli.run(lambda argv: {main})"
+    for stream in ("2>/dev/full", "2> >(exec true); sleep 0.2"):
+        words = ["bash", "-c", f'"$@" {stream.partition(";")[0]}', "-", sys.executable, "-c", program]
+        assert subprocess.run(words, capture_output=True).returncode == status
+
+
+@pytest.mark.parametrize("module", ["csn_jax.embed", "csn_jax.config", "csn_jax.cli.flags", "numpy"])
+@pytest.mark.parametrize("start", [["-m", "csn_jax.embed"], ["-m", "csn_jax", "embed"]], ids=" ".join)
+def test_ctrl_c_while_a_command_is_imported_is_one_line(module, start, tmp_path):
+    """An interrupt at the import of a module: status 130 and no traceback."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Hook:\n"
+        "    def find_spec(name, path, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Hook)\n"
+    )
+    flags = ["--workdir=w", "--out=o.npz", "--split=test"]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run([sys.executable, *start, *flags], env=environment, capture_output=True, text=True)
+    assert done.returncode == 130 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("interrupted; ")
+
+
+@pytest.mark.parametrize("command", [["-c"], ["-m", "timeit", "-n1", "-r1"]], ids=" ".join)
+def test_a_program_that_imports_us_keeps_its_ctrl_c(command):
+    code = "import csn_jax.cli, signal; print(signal.getsignal(2) is signal.default_int_handler)"
+    assert "True" in subprocess.run([sys.executable, *command, code], capture_output=True, text=True).stdout
 
 
 def test_the_default_workdir_is_the_config_s_own(monkeypatch):
@@ -695,7 +787,7 @@ def test_an_interrupt_inside_a_callback_is_not_lost():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr == "interrupted; run the same command again to continue\n"
+    assert done.stderr == "interrupted; nothing was written\n"
 
 
 def test_commands_spare_the_import_of_keras():

@@ -6,13 +6,26 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
+from csn_jax import starting
 from csn_jax.cli.parse import parse, without
 from csn_jax.cli.presets import load_preset
 from csn_jax.errors import MachineError, Stopped, UserError
 
 __all__ = ["load_preset", "parse", "run", "without"]
+
+# What Ctrl-C leaves, by command; others write whole files or none.
+INTERRUPTED = {
+    "train": "run the same command again to resume",
+    "embed": "finished parts are kept: run the same command again to resume",
+    "adapt": "run the same command again to start anew",
+    "evaluate": "nothing was changed",
+    "search": "nothing was changed",
+}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
+FAILED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -20,6 +33,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
     Ctrl-C exits 130, and a reader of standard output that has gone exits 141.
     """
+    if signal.getsignal(signal.SIGINT) is starting.interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # TensorFlow imports Keras at once, or an old stub where this is set: a third of its import time, for nothing that
     # we use. Set here and not beside the import, since a notebook may want Keras.
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -33,12 +48,13 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         status, message = _ending(error)
         if status is None:
             raise
-        if status == 128 + signal.SIGPIPE:  # Python would complain again while exiting
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if message:
-            print(message, file=sys.stderr)
+            with suppress(OSError):
+                print(message, file=sys.stderr)
         sys.exit(status)
     finally:
+        for stream in (sys.stdout, sys.stderr):
+            _let_go(stream)
         if sys.unraisablehook is _unraisable:  # else a command put its own over it, which silences Orbax until the exit
             sys.unraisablehook = hook
 
@@ -49,20 +65,46 @@ def _ending(error: BaseException) -> tuple[int | None, str]:
         return 2, f"error: {error}"
     if isinstance(error, MachineError):
         return 1, f"error: {error}"
-    if isinstance(error, Stopped):  # the same status for every signal: launchers restart after it
-        return 128 + signal.SIGTERM, str(error)
+    if isinstance(error, Stopped):  # the same status for other signals: launchers restart after it
+        return 128 + (signal.SIGINT if error.signum == signal.SIGINT else signal.SIGTERM), str(error)
     if isinstance(error, BrokenPipeError):
         return 128 + signal.SIGPIPE, ""
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # from pathlib, for ~NAME
         return 2, "error: a path begins with ~NAME, and there is no such user; give it from / on."
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return 2, f"error: {error.filename} is too long for a path; give a shorter one."
+    if isinstance(error, OSError) and error.errno in FORBIDDEN | FAILED:
+        what = os.strerror(error.errno)
+        if error.errno in FORBIDDEN:
+            where = error.filename or error.strerror  # pyarrow names the file in its text
+            return 2, f"error: {where} cannot be used ({what}); check its rights, or give another path."
+        where = f"{error.filename} cannot be read or written" if error.filename else "the output cannot be written"
+        return 1, f"error: {where} ({what}); fix that and run the same command again."
     cause: BaseException | None = error
     while cause and not isinstance(error, SystemExit):  # an import that Ctrl-C broke may end in another exception
         if isinstance(cause, KeyboardInterrupt):
-            return 128 + signal.SIGINT, "interrupted; run the same command again to continue"
+            return 128 + signal.SIGINT, f"interrupted; {_left()}"
+        if isinstance(cause, Stopped):
+            return _ending(cause)
         cause = cause.__cause__ or cause.__context__
     return None, ""
+
+
+def _left() -> str:
+    """What Ctrl-C leaves of the command that runs: its name is the folder of `python -m csn_jax.COMMAND`, or a word."""
+    folder, file = os.path.split(sys.argv[0])
+    of_module = file == "__main__.py" and os.path.basename(folder) != "csn_jax"
+    return INTERRUPTED.get(os.path.basename(folder) if of_module else "".join(sys.argv[1:2]), "nothing was written")
+
+
+def _let_go(stream: Any) -> None:
+    """Drop what a stream holds that cannot be written: Python would complain while exiting, and exit 120."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            stream.flush()
 
 
 def _open_streams() -> None:

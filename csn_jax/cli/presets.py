@@ -22,7 +22,7 @@ def preset_words() -> list[str]:
     """What can be given as --config without a file: NAME, and NAME:FUNCTION for each further function."""
     words = []
     for name, path in preset_files().items():
-        functions = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+        functions = [node.name for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.FunctionDef)]
         words += [name, *(f"{name}:{each}" for each in functions if each != "default" and not each.startswith("_"))]
     return words
 

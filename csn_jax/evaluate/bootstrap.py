@@ -38,9 +38,10 @@ def interval_of_difference(sums: np.ndarray, totals: np.ndarray, seed: int = 0) 
     """
     if np.count_nonzero(sums) >= FEW:
         return _resampled(sums[None], totals, seed)[0]
-    parts = np.maximum([sums, -sums], 0)  # [2, G]: gains, losses
-    gain, loss = parts.sum(axis=1) / totals.sum()
-    n = _worth(np.abs(sums)[None], totals)
+    parts = np.maximum([sums, -sums, np.abs(sums)], 0)  # [3, G]: gains, losses, and both
+    gain, loss, _ = parts.sum(axis=1) / totals.sum()
+    *worths, of_both = _worth(parts, totals)
+    n = np.where([gain, loss], worths, of_both)  # if one of them never happened, the other shows how groups depend
     (gain_low, loss_low), (gain_high, loss_high) = _wilson(np.array([gain, loss]), n)
     alike = np.sqrt(gain * loss / max((1 - gain) * (1 - loss), 1e-12))  # minus their correlation
 

@@ -6,7 +6,6 @@ checks below prevent these; each was measured.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
@@ -26,6 +25,7 @@ import orbax.checkpoint as ocp
 from csn_jax.core.steps import State
 from csn_jax.errors import MachineError, UserError
 from csn_jax.runtime import hosts
+from csn_jax.runtime.workdir import check_readable
 
 FULL_DISK = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "Disk quota exceeded")
 
@@ -197,6 +197,7 @@ class Checkpoints:
         try:
             state = self._manager.restore(step, args=args).state
         except Exception as error:  # a broken file raises one of a dozen kinds
+            check_readable(self.folder / str(step))
             raise Damaged(f"it cannot be read ({_first_line(error)})") from error
         restored = _described(_leaves_of(jax.device_get(state)))
         wrong = [name for name, entry in restored.items() if entry != record["leaves"][name]]
@@ -210,6 +211,7 @@ class Checkpoints:
             saved = json.loads((self.folder / str(step) / "meta" / "metadata").read_bytes())
             record, digest = saved["record"], saved["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
+            check_readable(self.folder / str(step))
             raise Damaged(f"its record of digests cannot be read ({_first_line(error)})") from error
         if digest != _sha256_of_json(record):
             raise Damaged("its record of digests differs from its own SHA-256")
@@ -278,10 +280,11 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:200]}" + (f" of {place[1]}" if place else "")
 
 
-@functools.cache
 def _silence_orphans() -> None:
     """Have Orbax report a failure once, by raising it. On a broken file or a full disk it also logs one traceback per
     thread, and TensorStore's pending work ends later as exceptions that nobody awaits."""
+    if getattr(sys.unraisablehook, "of_orbax", False):
+        return  # installed, and not replaced since
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").addFilter(lambda record: "tensorstore" not in record.getMessage())
     warnings.filterwarnings("ignore", "coroutine 'Store.* was never awaited", RuntimeWarning)
@@ -292,4 +295,5 @@ def _silence_orphans() -> None:
         if str(orphan.exc_value) != "Event loop is closed" and "orbax" not in place:
             report(orphan)
 
+    report_others.of_orbax = True
     sys.unraisablehook = report_others

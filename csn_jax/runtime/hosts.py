@@ -89,7 +89,7 @@ def joined(text: str) -> Iterator[None]:
 def _keep_stdout() -> None:
     """Keep standard output for results: lines that Gloo, which joins CPUs, prints there go to standard error."""
     sys.stdout.flush()
-    sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding)
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
     os.dup2(2, 1)
 
 

@@ -32,13 +32,17 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
-    """A file to write piece by piece that then replaces another, as `write_atomically` does. An error removes it."""
+    """A file to write piece by piece that then replaces another, as `write_atomically` does. An error removes it; one
+    of missing rights names the other file."""
     try:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except PermissionError as error:
+        error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     descriptor = os.open(path.parent, os.O_RDONLY)
@@ -53,8 +57,8 @@ def locked(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
     """Hold the folder's lock; of several processes, the first one holds it for all.
 
     The lock dies with the process, also under SIGKILL, so a stale one does not need to be removed. An error that leaves
-    nothing else in the folder removes the lock file too. A UserError if the folder, which `flag` named, is read-only,
-    or another process writes here: it names that process and its host.
+    nothing new in a folder without a run removes the lock file too. A UserError if the folder, which `flag` named, is
+    read-only, or another process writes here: it names that process and its host.
     """
     with ExitStack() as lock:
         hosts.on_first(lambda: lock.enter_context(_lock(workdir, flag)))
@@ -65,6 +69,7 @@ def locked(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
 def _lock(workdir: Path, flag: str) -> Iterator[None]:
     path = workdir / ".lock"
     try:
+        before = {*os.listdir(workdir), path.name}
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise UserError(f"{flag}={workdir} cannot be written ({error.strerror}); give another folder.") from None
@@ -75,17 +80,17 @@ def _lock(workdir: Path, flag: str) -> Iterator[None]:
             raise UserError(
                 f"{workdir} is in use by {_owner(descriptor)}; wait for it, stop it, or give another {flag}."
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
         if not _is_at(descriptor, path):  # its last owner has just removed it
             raise UserError(f"{workdir} was in use a moment ago; run the same command again.")
-        for remains in workdir.glob(".*.tmp"):  # of a write_atomically that was killed
-            remains.unlink()
         try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
+            for remains in workdir.glob(".*.tmp"):  # of a write_atomically that was killed
+                remains.unlink()
             yield
         except BaseException:
             with suppress(OSError):  # the folder is gone
-                if os.listdir(workdir) == [".lock"]:
+                if before.issuperset(os.listdir(workdir)) and not (workdir / "config.json").exists():
                     path.unlink()
             raise
     finally:
@@ -134,6 +139,13 @@ def no_empty_folders(workdir: Path) -> Iterator[None]:
             for folder in missing:
                 folder.rmdir()
         raise
+
+
+def check_readable(folder: Path) -> None:
+    """Raise PermissionError if anything in a folder may not be read, which is not damage: it must not be moved away."""
+    for path in (folder, *folder.rglob("*")):
+        if not os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def open_workdir(workdir: Path) -> Path:

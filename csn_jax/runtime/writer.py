@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,15 +145,16 @@ class Progress:
 
 def say(text: str) -> None:
     """Print a line on standard error, above the bar if there is one; standard output is for results. Of several
-    processes only the first prints."""
+    processes only the first prints. A training does not end because its reader has gone."""
     if not hosts.is_first():
         return
-    if sys.stderr.isatty():
-        from tqdm import tqdm
+    with suppress(OSError):
+        if sys.stderr.isatty():
+            from tqdm import tqdm
 
-        tqdm.write(text, file=sys.stderr)
-    else:
-        print(text, file=sys.stderr, flush=True)
+            tqdm.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
 
 
 def next_step(*words: object) -> None:

@@ -101,6 +101,7 @@ def read_embeddings(path: Path) -> Embeddings:
     check_path(path, "path")
     if not path.is_file():
         raise UserError(f"{path} is not a file; give one that csn_jax embed wrote.")
+    path.open("rb").close()  # a file that may not be read is not damaged: its error goes up
     try:
         content = (_read_parquet if path.suffix == ".parquet" else _read_npz)(path)
         if content:

@@ -58,7 +58,7 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
     Raises:
         UserError: a mistake in config, data or workdir.
         MachineError: a full disk, no sound checkpoint, or a loss that is not finite.
-        Stopped: after SIGTERM or SIGUSR1, with the state saved.
+        Stopped: after SIGTERM, SIGUSR1 or Ctrl-C, with the state saved.
     """
     config.validate()
     workdir = Path(workdir).expanduser().absolute()

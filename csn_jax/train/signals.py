@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 end a run: at once if nothing is lost, else after saving."""
+"""SIGTERM, SIGUSR1 and Ctrl-C end a run: at once if nothing is lost, else after saving."""
 
 import functools
 import os
@@ -52,7 +52,9 @@ class StopRequest:
             raise Stopped(self.signum)
 
     def note(self, signum: int, _frame: object) -> None:
-        """The handler of the signals."""
+        """The handler of the signals. A second Ctrl-C does not wait for the save."""
+        if signum == self.signum == signal.SIGINT:
+            raise KeyboardInterrupt
         self.signum = signum
         if not self._waiting:
             raise Stopped(signum)
@@ -63,7 +65,8 @@ def catch_stop() -> Iterator[StopRequest]:
     """Raise Stopped at these signals, or note them under `StopRequest.deferred`.
 
     Outside the main thread Python allows no handlers, and nothing changes. With several processes, JAX handles SIGTERM
-    and informs them all, which a handler of ours would prevent. SIGUSR1 is forwarded as SIGTERM.
+    and informs them all, which a handler of ours would prevent. SIGUSR1 is forwarded as SIGTERM, and Ctrl-C, which a
+    terminal sends to all of them, ends them at once. It stays as it is where somebody else handles it.
     """
     request = StopRequest()
     _raise_what_is_swallowed()
@@ -71,6 +74,8 @@ def catch_stop() -> Iterator[StopRequest]:
         yield request
         return
     handlers = dict.fromkeys((signal.SIGTERM, signal.SIGUSR1), request.note)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        handlers[signal.SIGINT] = request.note
     if hosts.count() > 1:
         handlers = {signal.SIGUSR1: lambda *_: os.kill(os.getpid(), signal.SIGTERM)}
     previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}

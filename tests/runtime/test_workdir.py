@@ -2,20 +2,24 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import tiny
 
 from csn_jax.config import Config
 from csn_jax.errors import MachineError, UserError
+from csn_jax.model.run import open_run
 from csn_jax.runtime import record as r
 from csn_jax.runtime import workdir as w
 from csn_jax.runtime.record import Record
+from csn_jax.store.vector_file import read_embeddings
 
 HOLD = """
 import sys, time
@@ -70,6 +74,50 @@ def test_work_that_fails_later_keeps_what_it_wrote(tmp_path):
     with w.locked(workdir):
         pass
     assert sorted(os.listdir(workdir)) == [".lock", "config.json"]  # the lock file is for the next process
+
+
+def test_a_failed_start_leaves_a_folder_of_others_as_it_was(tmp_path, monkeypatch):
+    """Also when the lock itself cannot be written. The lock of a run stays for the next process."""
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ZeroDivisionError), w.locked(tmp_path):
+        1 / 0  # noqa: B018
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError), w.locked(tmp_path):
+            pass
+    assert os.listdir(tmp_path) == ["notes.txt"]
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ZeroDivisionError), w.locked(tmp_path):
+        1 / 0  # noqa: B018
+    assert (tmp_path / ".lock").exists()
+
+
+def test_what_may_not_be_read_is_not_damaged(finished_on_vectors, tmp_path, monkeypatch):
+    """A checkpoint of another user is not moved away, and an index is not called damaged."""
+    run = tmp_path / "run"
+    shutil.copytree(finished_on_vectors, run)
+    steps = sorted(os.listdir(run / "checkpoints"))
+    (meta,) = (path for path in run.glob("checkpoints/24/meta/metadata"))
+    meta.write_text("{")  # unreadable for whatever reason
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != meta)
+    with pytest.raises(PermissionError) as caught:
+        open_run(run).model()
+    assert caught.value.filename == str(meta) and sorted(os.listdir(run / "checkpoints")) == steps
+    index = tmp_path / "e.npz"
+    index.write_bytes(b"")
+    monkeypatch.setattr(Path, "open", lambda path, mode: os.open(meta / "below", os.O_RDONLY))
+    with pytest.raises(NotADirectoryError):
+        read_embeddings(index)
+
+
+def test_missing_rights_name_the_file_and_not_a_temporary_one(tmp_path, monkeypatch):
+    def refused(source, target):
+        raise PermissionError(13, "Permission denied", source)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(PermissionError) as caught:
+        w.write_atomically(tmp_path / "a.png", b"x")
+    assert caught.value.filename == str(tmp_path / "a.png") and os.listdir(tmp_path) == []
 
 
 def test_a_lock_file_that_its_owner_removes_meanwhile_is_not_a_lock(tmp_path, monkeypatch):

@@ -90,8 +90,11 @@ def test_a_huge_learning_rate_ends_in_one_sentence(train, tmp_path, rate):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
+SIGNALS = [(signal.SIGUSR1, 6), (signal.SIGTERM, 16)]
+
+
 @pytest.mark.parametrize(
-    ("number", "at"), [(signal.SIGUSR1, 6), pytest.param(signal.SIGTERM, 16, marks=pytest.mark.slow)]
+    ("number", "at"), [(signal.SIGINT, 6), *(pytest.param(*each, marks=pytest.mark.slow) for each in SIGNALS)]
 )
 def test_a_stop_in_the_middle_of_a_step_is_saved_at_the_next(train, finished, tmp_path, monkeypatch, number, at):
     """The signal comes while a log line of step `at` is written, after the loop has looked: the step that it reports

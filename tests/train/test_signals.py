@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 end a run at once or after saving. The former handlers are restored."""
+"""SIGTERM, SIGUSR1 and Ctrl-C end a run at once or after saving. The former handlers are restored."""
 
 import os
 import signal
@@ -60,10 +60,25 @@ def test_the_former_handlers_are_restored_after_an_error():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_ctrl_c_keeps_its_handler():
-    before = signal.getsignal(signal.SIGINT)
-    with catch_stop():
-        assert signal.getsignal(signal.SIGINT) is before
+def test_ctrl_c_saves_and_a_second_one_does_not_wait():
+    with catch_stop() as stop:
+        with pytest.raises(Stopped, match="^interrupted; run the same command again to resume$"):
+            os.kill(os.getpid(), signal.SIGINT)
+        stop.signum = None
+        with pytest.raises(KeyboardInterrupt), stop.deferred():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.signum == signal.SIGINT
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_keeps_the_handler_of_somebody_else():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a shell
+    try:
+        with catch_stop():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_outside_the_main_thread_nothing_is_caught():
