@@ -38,11 +38,12 @@ class PictureFiles:
         return np.stack(self._decoded([self.sources[row] for row in different.tolist()]))[places]
 
     def _decoded(self, sources: list[Any]) -> list[np.ndarray]:
-        tasks = [(os.fspath(source), *self.form) for source in sources if not isinstance(source, Image.Image)]
-        files = map(_in_process, tasks) if len(tasks) <= FEW else read_in_workers(decode_file, tasks)
+        files = [source for source in sources if not isinstance(source, Image.Image)]
+        tasks = [(os.path.expanduser(file), *self.form) for file in files]
+        read = map(_in_process, tasks) if len(tasks) <= FEW else read_in_workers(decode_file, tasks)
         images, faults = [], []
         for source in sources:
-            image, fault = _of_pil(source, self.form) if isinstance(source, Image.Image) else next(files)
+            image, fault = _of_pil(source, self.form) if isinstance(source, Image.Image) else next(read)
             images.append(image)
             faults += [f"{_name_of(source)} {fault}"] if fault else []
         if faults:
@@ -83,7 +84,7 @@ def read_inputs(
         preprocess: of the model.
     """
     images = len(shape) == 3
-    if _is_picture(inputs) or isinstance(inputs, Image.Image):
+    if _is_picture(inputs):
         return _pictures([inputs], images, preprocess), True
     if isinstance(inputs, Iterator | range):
         inputs = list(inputs)

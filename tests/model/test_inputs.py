@@ -62,6 +62,11 @@ def test_pictures_in_every_form_have_the_same_embeddings(model, paths, expected)
     assert model.features(paths).shape == (3, model.features(paths[0]).shape[0])
 
 
+def test_a_path_may_begin_with_the_home_folder(model, paths, expected, monkeypatch):
+    monkeypatch.setenv("HOME", str(paths[0].parent))
+    np.testing.assert_allclose(model.embed(f"~/{paths[0].name}"), expected[0], rtol=1e-5, atol=1e-6)
+
+
 def test_many_files_are_decoded_in_workers(model, paths, expected, monkeypatch):
     monkeypatch.setattr(module, "FEW", 2)
     np.testing.assert_array_equal(model.embed([*paths, opened(paths[0])]), expected[[0, 1, 2, 0]])
