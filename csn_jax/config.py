@@ -52,6 +52,14 @@ class BackboneConfig:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the data of a run lies."""
+
+    path: str = ""
+    """Where the run's data lies now, if it moved: as its config.data.path. Other data is refused."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which items, and how triplets are drawn from them."""
 

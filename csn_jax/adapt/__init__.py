@@ -13,11 +13,12 @@ them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from csn_jax import cli
+from csn_jax.config import Place
 from csn_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Args:
     """The table's column of ids. Empty: as in the run's own table, or id if there is one, else the image paths."""
     vectors: str = ""
     """The table's column of vectors, or a file beside it. Empty: as in the run's own table."""
+    data: Place = field(default_factory=Place)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -58,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     from csn_jax.runtime.whole import check_free
     from csn_jax.runtime.writer import next_step, say
 
-    run = open_run(args.workdir)
+    run = open_run(args.workdir, args.data.path)
     _check(args, run)
     place = args.out or f"{args.workdir.rstrip('/')}_{args.condition}"
     out = Path(place).expanduser().absolute()

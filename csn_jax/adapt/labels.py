@@ -29,7 +29,7 @@ def from_run(run: Run, model: Model, name: str, kind: str | None) -> Lesson | No
     That is: there is none, it has triplets instead of labels, a condition was learned from other data since, or the
     run's in-batch loss cannot compare the attribute, since evaluation reads the data as training does.
     """
-    config = run.config
+    config = run.placed()
     elsewhere = any(not report["own_data"] for report in run.record.adapted)
     if config.data.source == "imported" or config.data.triplets or elsewhere:
         return None

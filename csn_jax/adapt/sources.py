@@ -116,7 +116,7 @@ def _embedded(columns: Columns, data: DataConfig, model: Model) -> tuple[Columns
 
 def _table_of(run: Run) -> Path | None:
     """The table that a run was trained on, or None if its source is another one."""
-    data = run.config.data
+    data = run.placed().data
     return Path(data.path).expanduser().resolve() if data.source == "table" else None
 
 

@@ -104,6 +104,7 @@ def _load(config: Config) -> Dataset:
             f"config.batch_size is {config.batch_size} and there are {n_train} training triplets; give at most "
             f"{n_train}, or more data.train_triplets."
         )
+    relative = [path for path in (data.path, data.triplets) if path and not Path(path).expanduser().is_absolute()]
     record = Record(
         source=data.source,
         conditions=items.conditions,
@@ -113,5 +114,6 @@ def _load(config: Config) -> Dataset:
         split_unit=data.split_by or ("item" if items_are_split else "triplet"),
         items_sha256=items.digest(),
         triplets_sha256={split: triplets[split].digest() for split in SPLITS},
+        folder=str(Path.cwd()) if relative else None,
     )
     return Dataset(items, triplets, record, notes)

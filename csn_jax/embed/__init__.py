@@ -8,11 +8,12 @@ to resume.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from csn_jax import cli
+from csn_jax.config import Place
 from csn_jax.errors import UserError
 
 
@@ -51,6 +52,7 @@ class Args:
     """Store more than 20,000 items in a folder of Qdrant without being asked. A server is faster."""
     rebuild: bool = False
     """Replace the file if it exists, and the collection if it holds other vectors."""
+    data: Place = field(default_factory=Place)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -62,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
     from csn_jax.store.vector_file import check_columns
 
     out = check_out(args)
-    run = open_run(args.workdir)
+    run = open_run(args.workdir, args.data.path)
     model, items = run.model(), find_items(args, run)
     check_columns(items.columns)
     made_from = digest(args, model, items)
@@ -98,6 +100,8 @@ def _check(args: Args) -> None:
         raise UserError("--dtype=int8 is given with --features, which training reads without a scale; use float16.")
     if args.features and args.to_qdrant:
         raise UserError("--to_qdrant is given with --features, which no condition masks; leave out one of them.")
+    if args.data.path and not args.split:
+        raise UserError("--data.path is given without --split, which reads the run's own items; leave out --data.path.")
     if args.collection and not args.to_qdrant:
         raise UserError("--collection is given without --to_qdrant; add --to_qdrant, or leave out --collection.")
 

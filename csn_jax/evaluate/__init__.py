@@ -8,10 +8,11 @@ All figures are exact counts over one split, with 95 % intervals.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from csn_jax import cli
+from csn_jax.config import Place
 
 if TYPE_CHECKING:
     from csn_jax.runtime.record import Results
@@ -31,6 +32,7 @@ class Args:
     95 % interval of the difference, which overlapping intervals of the two errors would hide."""
     json: bool = False
     """Print the results as JSON instead of a table."""
+    data: Place = field(default_factory=Place)
     distributed: str = ""
     """Share the embedding of the items among several processes, as in csn_jax train."""
 
@@ -54,7 +56,7 @@ def _measure(args: Args) -> "Results":
     from csn_jax.evaluate.triplet_error import difference, wrong_triplets
     from csn_jax.model.run import open_run
 
-    run = open_run(args.workdir)
+    run = open_run(args.workdir, args.data.path)
     model, dataset = run.model(), run.dataset()
     n = len(dataset.items.conditions)  # behind these come what csn_jax.adapt learned from other data
     model = model.with_masks(model.conditions[:n], model.masks[:n])

@@ -8,11 +8,12 @@ masks in its folder.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from csn_jax import cli
+from csn_jax.config import Place
 from csn_jax.errors import UserError
 
 
@@ -26,6 +27,7 @@ class Args:
     """Which items to show."""
     max_items: int = 10_000
     """If there are more items, the page shows a random sample of this size, and says so."""
+    data: Place = field(default_factory=Place)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -43,6 +45,6 @@ def main(argv: Sequence[str]) -> None:
     check_folder(out, OURS, MARK)
     if not has_tsne():
         raise UserError("the maps need openTSNE, which is not installed; run pip install openTSNE.")
-    n, total = write(out, open_run(args.workdir), args.split, args.max_items)
+    n, total = write(out, open_run(args.workdir, args.data.path), args.split, args.max_items)
     print(f"{out / 'index.html'} shows {n:,} of {total:,} {args.split} items; open it in a browser")
     next_step("python", "-m", "webbrowser", Path(args.out) / "index.html")

@@ -1,5 +1,6 @@
 """A run, read and checked once: config, record, results, model and data."""
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A workdir. specialists: the runs below it, one per condition; empty for other variants."""
+    """A workdir. specialists: the runs below it, one per condition; empty for other variants. data_path: where the user
+    says that its data lies now, or the empty string."""
 
     workdir: Path
     config: Config
     record: Record
     results: Results | None
     specialists: tuple["Run", ...]
+    data_path: str = ""
 
     def model(self) -> "Model":
         """The best model by validation error. Specialists are joined to one model."""
@@ -63,19 +66,43 @@ class Run:
         """The items and triplets of training and measurement; a UserError if they are missing or have changed."""
         from csn_jax.data.dataset import load_dataset
 
-        dataset = load_dataset(self.config)
+        config = self.placed()
+        path = Path(config.data.path).expanduser()
+        if config.data.path and config.data.source != "tfds" and not path.exists():
+            was = Path(self.record.folder or "", self.config.data.path)
+            raise UserError(
+                f"{self.workdir} was trained on {was}, and {path} is not there; give the place of the same data as "
+                "--data.path."
+            )
+        dataset = load_dataset(config)
         self.record.check(dataset.record, self.workdir)
         return dataset
 
+    def placed(self) -> Config:
+        """The config with the paths of its data as they are now. A relative path begins in the folder in which training
+        was started; else here; else in a folder above the workdir, if both moved together."""
+        here = Path.cwd()
+        starts = (Path(self.record.folder or here), here, *self.workdir.parents)
 
-def open_run(workdir: str | Path) -> Run:
-    """Read a run's folder; a UserError if it is not one, or a file in it is damaged."""
+        def now(path: str) -> str:
+            if not path or Path(path).expanduser().is_absolute():
+                return path
+            found = next((start for start in starts if (start / path).exists()), here)
+            return path if found == here else str(found / path)
+
+        data = self.config.data
+        data = dataclasses.replace(data, path=self.data_path or now(data.path), triplets=now(data.triplets))
+        return dataclasses.replace(self.config, data=data)
+
+
+def open_run(workdir: str | Path, data_path: str = "") -> Run:
+    """Read a run's folder; a UserError if it is not one, or a file in it is damaged. `data_path` as in Run."""
     if not isinstance(workdir, str | os.PathLike):
         raise UserError(f"the workdir is {workdir!r}; give the path of a run's folder.")
     workdir = Path(workdir).expanduser().absolute()
     config, record, results = read_config(workdir), read_record(workdir), read_results(workdir)
     below = record.names if config.variant == "specialists" else ()
-    return Run(workdir, config, record, results, tuple(open_run(workdir / name) for name in below))
+    return Run(workdir, config, record, results, tuple(open_run(workdir / name) for name in below), data_path)
 
 
 def load(workdir: str | Path) -> "Model":

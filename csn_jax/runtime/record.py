@@ -20,8 +20,8 @@ class Condition(NamedTuple):
     """A condition, and what makes two items alike under it.
 
     kind: `categorical`: equal values; `numeric`: a small gap between numbers; `rank`: few items with a number between
-    theirs; `ordinal`: few levels between them, the labels being numbers in the levels' order; `set`: a shared member, with `;` between the members; `triplets`: what
-    people said in triplets of their own, without labels.
+    theirs; `ordinal`: few levels between them, the labels being numbers in the levels' order; `set`: a shared member,
+    with `;` between the members; `triplets`: what people said in triplets of their own, without labels.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Record(_Form):
     items, triplets: their number per split.
     items_sha256, triplets_sha256: digests, of the triplets per split.
     init_sha256: of the weight file that training started from.
+    folder: where training was started, if the config has relative paths: they begin there.
     adapted: what csn_jax.adapt reported of each condition that it added.
     """
 
@@ -76,14 +77,16 @@ class Record(_Form):
     triplets_sha256: dict[str, str] | None = None
     rectified: bool | None = None
     init_sha256: str | None = None
+    folder: str | None = None
     adapted: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def from_object(cls, raw: dict[str, Any]) -> "Record":
         conditions = [Condition(condition["name"], condition["kind"]) for condition in raw["conditions"]]
         record = super().from_object(raw | {"conditions": conditions})
-        numbers = [*record.input_shape, *record.triplets.values(), *record.items.values()]
-        if not all(isinstance(name, str) for name in record.names) or not all(isinstance(n, int) for n in numbers):
+        names, numbers = [*record.names, record.folder or ""], [*record.input_shape]
+        numbers += [*record.triplets.values(), *record.items.values()]
+        if not all(isinstance(name, str) for name in names) or not all(isinstance(n, int) for n in numbers):
             raise TypeError("a name is not text, or a number is not an integer")
         if not all(isinstance(report["own_data"], bool) for report in record.adapted):
             raise TypeError("own_data is not a truth value")
@@ -96,10 +99,12 @@ class Record(_Form):
 
     def check(self, new: "Record", workdir: Path) -> None:
         """Refuse data other than this record's: a UserError names the first field that differs, digests first. `new`
-        may leave fields out. Conditions that csn_jax.adapt learned from other data are not part of the run's own."""
+        may leave fields out; where it lies does not matter. Conditions that csn_jax.adapt learned from other data are
+        not part of the run's own."""
         foreign = {report["condition"] for report in self.adapted if not report["own_data"]}
         own = tuple(condition for condition in self.conditions if condition.name not in foreign)
         old, now = (json.loads(to_json(part.as_object())) for part in (dataclasses.replace(self, conditions=own), new))
+        now.pop("folder", None)
         for name in sorted(now, key=lambda name: "sha256" not in name):
             if old.get(name) != now[name]:
                 raise UserError(

@@ -11,6 +11,7 @@ from csn_jax.data.dataset import Dataset
 from csn_jax.data.item_set import SPLITS, Condition, ItemSet
 from csn_jax.data.triplets import Triplets, count_by_gap, count_by_members, count_by_value, scale_of
 from csn_jax.runtime.record import GAPS, NUMBERS
+from csn_jax.store.vector_file import check_columns
 from csn_jax.text import table
 
 RARE = 2  # a value seen at most so often
@@ -20,8 +21,9 @@ WIDTH = 24  # characters of a name or value
 
 def report(config: Config, dataset: Dataset) -> str:
     """The items and conditions of a data set as a table, and below it conditions that are nearly the same and notes of
-    the source."""
+    the source. A UserError for a column that csn_jax embed would refuse after training."""
     items = dataset.items
+    check_columns((*items.labels, *items.cells))
     counts = ", ".join(f"{int((items.split == name).sum()):,} {name}" for name in SPLITS)
     if dataset.record.split_unit == "triplet":
         counts = "your own triplets are split, not the items"

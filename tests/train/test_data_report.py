@@ -12,6 +12,7 @@ import shop
 from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig
 from csn_jax.data.dataset import load_dataset
 from csn_jax.data.item_set import SPLITS, Rows, split_rows
+from csn_jax.errors import UserError
 from csn_jax.train.data_report import normalised_mutual_information, report
 
 TRIPLETS = {"train_triplets": 60, "validation_triplets": 20, "test_triplets": 20}
@@ -50,6 +51,14 @@ def lines_of(settings, dataset):
             rows.setdefault(name, []).extend(cells)
     assert columns == ["kind", "values", "known", "possible triplets", "rarest values"]
     return head, rows, notes
+
+
+@pytest.mark.parametrize("name", ["id", "vector", "vec_colour"])
+def test_a_column_that_embed_refuses_is_refused_before_training(name, tmp_path):
+    columns = shop.columns() | {name: shop.columns()["category"]}
+    settings, dataset = by_vectors(tmp_path, columns, conditions=("colour",), id="title")
+    with pytest.raises(UserError, match=f"column '{name}' has a name that the file of vectors reserves; rename it"):
+        report(settings, dataset)
 
 
 def test_the_row_of_a_condition(tmp_path):
