@@ -28,7 +28,7 @@ class Import:
     """
 
     checkpoint: str
-    """A released CSN checkpoint (.pth.tar, .pth, .pt or .safetensors), or a folder that `export` wrote."""
+    """A released CSN checkpoint (.pth.tar, .pth, .pt, .ckpt, .bin or .safetensors), or a folder that `export` wrote."""
     workdir: str = ""
     """The folder to make. Empty: runs/<name of the checkpoint>."""
     conditions: tuple[str, ...] = ()
