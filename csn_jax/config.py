@@ -118,15 +118,15 @@ class PreprocessConfig:
 
     size: int = 32
     """Height and width in pixels."""
-    fit: Literal["crop", "pad"] = "crop"
-    """How a picture becomes square. crop: cut to its centre, as in the reference; pad: kept whole, with white beside
-    it, for wide or tall products."""
     flip: bool = False
     """Flip each training image left to right with probability one half. Do not use it for characters."""
     mean: tuple[float, ...] = (0.10,)
     """Mean per channel, on the scale 0 to 1."""
     std: tuple[float, ...] = (0.29,)
     """Standard deviation per channel, on the scale 0 to 1."""
+    fit: Literal["crop", "pad"] = "crop"
+    """How a picture becomes square. crop: cut to its centre, as in the reference; pad: kept whole, with white beside
+    it, for wide or tall products."""
 
     @property
     def form(self) -> tuple[int, int, str]:

@@ -251,7 +251,7 @@ def _unpickled(origin: Origin | list[Origin], conditions: tuple[str, ...], masks
 def _digest(config: Config, params: Any, statistics: Any) -> str:
     # Settings that only training reads are left out. The digest is stored in files of vectors: keep its form.
     network = replace(config.backbone, init="", freeze="", learning_rate_ratio=1.0)
-    preprocess = repr(replace(config.preprocess, flip=False)).replace(" fit='crop',", "")  # newer than the form
+    preprocess = repr(replace(config.preprocess, flip=False)).replace(", fit='crop'", "")  # newer than the form
     hasher = hashlib.sha256(f"({network!r}, {preprocess})".encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path((params, statistics)):
         leaf = np.asarray(leaf)
