@@ -47,7 +47,8 @@ def _row(items: ItemSet, condition: Condition, own: list[Triplets] | None) -> tu
     known = column[column != ""]
     if not own:
         possible = _large(sum(count_possible(column, kind, items.split == split) for split in SPLITS))
-    times = Counter(member for value in known.tolist() for member in (value.split(";") if kind == "set" else [value]))
+    members = known.tolist() if kind != "set" else (part for value in known.tolist() for part in value.split(";"))
+    times = Counter(members)
     rarest, values = "-", f"{len(times):,}"
     if kind in GAPS:
         numbers = known.astype(float)
