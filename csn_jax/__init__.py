@@ -2,7 +2,8 @@
 
 from csn_jax import starting
 
-starting.guard()  # before the imports that take time
+if starting.is_command():
+    starting.guard()  # before the imports that take time
 
 from typing import TYPE_CHECKING, Any  # noqa: E402
 

@@ -737,8 +737,8 @@ def test_nobody_needs_to_read_what_is_said(main, status):
         assert subprocess.run(words, capture_output=True).returncode == status
 
 
-@pytest.mark.parametrize("module", ["csn_jax.embed", "csn_jax.config", "csn_jax.cli.flags", "numpy"])
-@pytest.mark.parametrize("start", [["-m", "csn_jax.embed"], ["-m", "csn_jax", "embed"]], ids=" ".join)
+@pytest.mark.parametrize("module", ["csn_jax.embed", "csn_jax.config", "csn_jax.cli.flags", "numpy", "jaxlib._jax"])
+@pytest.mark.parametrize("start", [["-mcsn_jax.embed"], ["-m", "csn_jax", "embed"]], ids=" ".join)
 def test_ctrl_c_while_a_command_is_imported_is_one_line(module, start, tmp_path):
     """An interrupt at the import of a module: status 130 and no traceback."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -749,7 +749,7 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line(module, start, tmp_path)
         "            os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.meta_path.insert(0, Hook)\n"
     )
-    flags = ["--workdir=w", "--out=o.npz", "--split=test"]
+    flags = ["--workdir=w", "--table=t.csv", "--out=o.npz"]
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     done = subprocess.run([sys.executable, *start, *flags], env=environment, capture_output=True, text=True)
     assert done.returncode == 130 and len(done.stderr.splitlines()) == 1, done.stderr

@@ -16,14 +16,6 @@ from csn_jax.errors import MachineError, Stopped, UserError
 
 __all__ = ["load_preset", "parse", "run", "without"]
 
-# What Ctrl-C leaves, by command; others write whole files or none.
-INTERRUPTED = {
-    "train": "run the same command again to resume",
-    "embed": "finished parts are kept: run the same command again to resume",
-    "adapt": "run the same command again to start anew",
-    "evaluate": "nothing was changed",
-    "search": "nothing was changed",
-}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 FAILED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 
@@ -33,8 +25,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
     Ctrl-C exits 130, and a reader of standard output that has gone exits 141.
     """
-    if signal.getsignal(signal.SIGINT) is starting.interrupted:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    starting.guard()
     # TensorFlow imports Keras at once, or an old stub where this is set: a third of its import time, for nothing that
     # we use. Set here and not beside the import, since a notebook may want Keras.
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -48,11 +39,14 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         status, message = _ending(error)
         if status is None:
             raise
+        exec("")  # else Python remembers an interrupt inside an exec, as dataclasses use, and ends by the signal
         if message:
             with suppress(OSError):
                 print(message, file=sys.stderr)
         sys.exit(status)
     finally:
+        if signal.getsignal(signal.SIGINT) is starting.interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         for stream in (sys.stdout, sys.stderr):
             _let_go(stream)
         if sys.unraisablehook is _unraisable:  # else a command put its own over it, which silences Orbax until the exit
@@ -83,18 +77,11 @@ def _ending(error: BaseException) -> tuple[int | None, str]:
     cause: BaseException | None = error
     while cause and not isinstance(error, SystemExit):  # an import that Ctrl-C broke may end in another exception
         if isinstance(cause, KeyboardInterrupt):
-            return 128 + signal.SIGINT, f"interrupted; {_left()}"
+            return 128 + signal.SIGINT, f"interrupted; {starting.left()}"
         if isinstance(cause, Stopped):
             return _ending(cause)
         cause = cause.__cause__ or cause.__context__
     return None, ""
-
-
-def _left() -> str:
-    """What Ctrl-C leaves of the command that runs: its name is the folder of `python -m csn_jax.COMMAND`, or a word."""
-    folder, file = os.path.split(sys.argv[0])
-    of_module = file == "__main__.py" and os.path.basename(folder) != "csn_jax"
-    return INTERRUPTED.get(os.path.basename(folder) if of_module else "".join(sys.argv[1:2]), "nothing was written")
 
 
 def _let_go(stream: Any) -> None:

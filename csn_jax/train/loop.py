@@ -74,7 +74,8 @@ def _train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
         return results
     with locked(workdir), full_disk_reported(workdir), catch_stop() as stop:
         if config.feed == "tfdata":
-            import csn_jax.train.tf_feed  # noqa: F401  (reports a missing TensorFlow before anything is written)
+            with stop.shielded():  # its libraries do not bear an exception
+                import csn_jax.train.tf_feed  # noqa: F401  (reports a missing TensorFlow before anything is written)
         dataset = load_dataset(config)
         say(report(config, dataset))
         if config.variant == "specialists":

@@ -11,6 +11,7 @@ from typing import Any
 
 from jax.experimental import multihost_utils
 
+from csn_jax import starting
 from csn_jax.errors import Stopped
 from csn_jax.runtime import hosts
 
@@ -74,7 +75,7 @@ def catch_stop() -> Iterator[StopRequest]:
         yield request
         return
     handlers = dict.fromkeys((signal.SIGTERM, signal.SIGUSR1), request.note)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, starting.interrupt):
         handlers[signal.SIGINT] = request.note
     if hosts.count() > 1:
         handlers = {signal.SIGUSR1: lambda *_: os.kill(os.getpid(), signal.SIGTERM)}
