@@ -10,6 +10,7 @@ import fcntl
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -105,6 +106,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Make JAX strict, except in the process that only hands tests out."""
     if getattr(session.config.option, "numprocesses", 0) and "PYTEST_XDIST_WORKER" not in os.environ:
         return
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by `&`: the commands of tests would ignore Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     import jax
 
     jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -55,9 +55,9 @@ def flipped(data: bytes, at: int) -> bytes:
 def damage(kind: int, rng: np.random.Generator) -> bytes | None:
     """A file's bytes; None where it is missing, and b"folder" where a folder is in its place."""
     whole_jpg, whole_png = picture(rng, "JPEG"), picture(rng, "PNG")
-    picture_of_tiff = io.BytesIO()
+    picture_of_ppm = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(
-        picture_of_tiff, ("TIFF", "GIF", "BMP")[rng.integers(3)]
+        picture_of_ppm, ("PPM", "TGA", "PCX")[rng.integers(3)]
     )
     return [
         lambda: whole_jpg[: len(whole_jpg) * 2 // 3],
@@ -66,7 +66,7 @@ def damage(kind: int, rng: np.random.Generator) -> bytes | None:
         lambda: b"no image, just text\n" * 20,
         lambda: flipped(whole_jpg, 1),
         lambda: flipped(whole_png, whole_png.index(b"IDAT") + 40),  # its checksum tells
-        lambda: picture_of_tiff.getvalue(),
+        lambda: picture_of_ppm.getvalue(),
         lambda: png(9000, 9000, b"\0" * 1000),
         lambda: None,
         lambda: b"folder",

@@ -268,7 +268,9 @@ def test_evaluation_embeds_each_item_once():
         return jnp.asarray(np.random.default_rng(0).normal(size=(len(inputs), 4)).astype(np.float32))
 
     masks, shape = np.ones((2, 4), np.float32), inputs.shape[1:]
-    model = Watched(("x", "y"), masks, 7, shape, False, network, network, str, make_shardings(), PreprocessConfig())
+    model = Watched(
+        ("x", "y"), masks, 7, shape, False, network, network, str, make_shardings(), PreprocessConfig(), None
+    )
     record = Record(source="none", conditions=conditions, input_shape=shape, items={}, triplets={})
     measured, embeddings = measure(model, Dataset(items, {"test": triplets}, record), "test", "learned")
     np.testing.assert_array_equal(np.sort(np.concatenate(embedded)), np.flatnonzero(split == "test"))

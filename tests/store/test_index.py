@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow
 import pytest
 import tiny
-import torch
 from small_index import assert_hits, make, naive
 
 import csn_jax
@@ -400,7 +399,7 @@ def test_queries_may_be_ids_or_vectors_and_conditions_names():
     column = np.empty(2, object)  # as pandas and Polars give vectors
     column[:] = list(vectors)
     chunks = pyarrow.chunked_array([pyarrow.array(list(vectors))])
-    for queries in (vectors.tolist(), list(vectors), column, chunks, torch.tensor(vectors)):
+    for queries in (vectors.tolist(), list(vectors), column, chunks):
         ids, _ = index.search(queries, ["a", "b"], 5, exclude=[7, 3])
         assert ids.tolist() == index.search(vectors, {"a": 1, "b": 1}, 5, exclude=[7, 3])[0].tolist()
     assert index.search(vectors[0], "c", 3)[0].tolist() == index.search(vectors, "c", 3)[0][0].tolist()
