@@ -30,12 +30,13 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     # we use. Set here and not beside the import, since a notebook may want Keras.
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     _open_streams()
-    hook, sys.unraisablehook = sys.unraisablehook, _unraisable
+    hook, ours = sys.unraisablehook, _repeating(sys.unraisablehook)
+    sys.unraisablehook = ours
     try:
         main(sys.argv[1:])
         sys.stdout.flush()
     except BaseException as error:
-        signal.setitimer(signal.ITIMER_REAL, 0)  # see _unraisable
+        signal.setitimer(signal.ITIMER_REAL, 0)  # see _repeating
         status, message = _ending(error)
         if status is None:
             raise
@@ -49,7 +50,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         for stream in (sys.stdout, sys.stderr):
             _let_go(stream)
-        if sys.unraisablehook is _unraisable:  # else a command put its own over it, which silences Orbax until the exit
+        if sys.unraisablehook is ours:  # else a command put its own over it, which silences Orbax until the exit
             sys.unraisablehook = hook
 
 
@@ -120,10 +121,16 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
     return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2)), error.end
 
 
-def _unraisable(event: Any) -> None:
-    """Repeat a Ctrl-C that came in a callback of the garbage collector: Python drops what is raised there."""
-    if event.exc_type and issubclass(event.exc_type, KeyboardInterrupt):
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-    else:
-        sys.__unraisablehook__(event)
+def _repeating(report: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A hook that repeats a Ctrl-C that came in a callback of the garbage collector, where Python drops what is raised,
+    and reports everything else."""
+
+    def hook(event: Any) -> None:
+        if event.exc_type and issubclass(event.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm inside of this hook would be dropped
+            signal.signal(signal.SIGALRM, signal.default_int_handler)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        else:
+            report(event)
+
+    return hook
