@@ -37,8 +37,8 @@ TENSORFLOW = (  # their files run in one worker: TensorFlow costs 10 s and 600 M
     "runtime/test_writer.py",
 )
 LONGEST_FIRST = (  # so that no worker is left with a long file at the end; the first two among the slow tests
-    "tests/test_notebooks.py",
-    "tests/test_experiments.py",
+    "test_notebooks.py",
+    "test_experiments.py",
     "train/test_loop.py",
     "core/test_parity.py",
     "train/test_end_to_end.py",
