@@ -147,7 +147,7 @@ def test_large_results_arrive_whole():
     [
         ("raise", "ValueError: a bug in the function"),
         ("end of file", "EOFError: a truncated file"),  # a closed pipe raises it too
-        ("unpicklable", "pickle"),
+        ("unpicklable", "ForkingPickler"),
     ],
 )
 def test_an_exception_of_the_function_is_raised_here(bug, text):
