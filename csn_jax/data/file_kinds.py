@@ -71,10 +71,10 @@ def kind_of(path: Path) -> tuple[str, io.BytesIO | None]:
 
 def utf_16(head: bytes) -> str:
     """`utf-16-le` or `utf-16-be` if every other byte of a text is zero, as in UTF-16 without a mark; else empty."""
-    half = 0.4 * len(head)
-    if head[1::2].count(0) > half / 2 * 1.5 and not head[::2].count(0):
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    if odd > 0.3 * len(head) and not even:
         return "utf-16-le"
-    return "utf-16-be" if head[::2].count(0) > half / 2 * 1.5 and not head[1::2].count(0) else ""
+    return "utf-16-be" if even > 0.3 * len(head) and not odd else ""
 
 
 def _unpacked(path: Path) -> io.BytesIO:

@@ -15,7 +15,7 @@ class _Number(str):
     """The digits of a number in the file."""
 
 
-_DECODER = json.JSONDecoder(parse_float=_Number, parse_int=_Number, parse_constant=lambda _: None)  # NaN is no value
+_DECODER = json.JSONDecoder(parse_float=_Number, parse_int=_Number, parse_constant=lambda _: None)  # NaN is not a value
 
 
 def read_json(path: Path, content: bytes, encoding: str, skip_bad: bool) -> Read:

@@ -64,6 +64,7 @@ def embeddings_of(columns: Columns, model: "Model", data: DataConfig) -> tuple[E
         image=data.image,
         vectors=data.vectors if known else "vector",
     )
+    taken = known or vector_columns(columns, data.vectors)
     pictures = pictures_beside(columns, data.image)
     names = pictures.ids(of_vectors=True) if pictures else None
     if names is None:
@@ -76,8 +77,8 @@ def embeddings_of(columns: Columns, model: "Model", data: DataConfig) -> tuple[E
     notes += bad[:NAMED] + ([f"left out {len(bad) - NAMED:,} more"] if len(bad) > NAMED else [])
     if not kept.any():
         raise UserError(f"{place} has no usable vector ({bad[0]}); give one vector per item.")
-    vectors, note = _embedded(columns, vector_columns(columns, data.vectors), values, model)
-    excluded = {id_column, data.image, *vector_columns(columns, data.vectors)}
+    vectors, note = _embedded(columns, taken, values, model)
+    excluded = {id_column, data.image, *taken}
     attributes = {
         name: np.array(cells, object)[kept]
         for name, cells in columns.text.items()

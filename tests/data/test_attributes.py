@@ -80,7 +80,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_no_number_stays_a_name(name):
+def test_what_is_not_a_number_stays_a_name(name):
     texts, words = NAMES[name]
     found = attribute(texts * 3)
     assert found.kind == "categorical" and found.values == texts * 3

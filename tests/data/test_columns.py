@@ -34,6 +34,7 @@ FORMS = {
     "mark of UTF-8": ('\ufeff"id","size","name"\n"p0","1,5","Bär"\n"p1","2","a b"\n'.encode(), ""),
     "UTF-16": ("id;size;name\r\np0;1,5;Bär\r\np1;2;a b\r\n".encode("utf-16"), "UTF-16"),
     "UTF-16 without a mark": ("id;size;name\np0;1,5;Bär\np1;2;a b\n".encode("utf-16-be"), "UTF-16-BE"),
+    "UTF-16 of Windows without a mark": ("id;size;name\np0;1,5;Bär\np1;2;a b\n".encode("utf-16-le"), "UTF-16-LE"),
     "Latin-1": ("id;size;name\np0;1,5;Bär\np1;2;a b\n".encode("latin-1"), "Latin-1"),
     "single quotes": ("'id','size','name'\n'p0','1,5','Bär'\n'p1','2','a b'\n".encode(), ""),
     "spaces before quotes": ('id, "size", name\np0, "1,5", Bär\np1, 2, a b\n'.encode(), ""),
@@ -127,7 +128,7 @@ def test_an_encoding_that_could_be_several_is_not_guessed(name, tmp_path):
         read(tmp_path, f"id,text\na,{text}\n".encode(encoding))
 
 
-# (content, words of the message): what a file is, if it is no table.
+# (content, words of the message): what a file is that is not a table.
 OTHERS = {
     "zip": (b"PK\3\4" + bytes(30), "is a zip archive"),
     "xlsx": (b"PK\3\4" + bytes(30) + b"[Content_Types].xml", "is an Excel workbook"),

@@ -174,7 +174,7 @@ def test_names_are_text_and_no_markup():
     names = ("a|b", "<img src=x onerror=alert(1)>", "_under_", "`tick`", "![x](y)")
     run = make_run("r", config("learned"), errors=(0.1,) * 5, names=names)
     sections = arrange([run])
-    text = report_text.markdown(sections, [[("map_a|b (1).png", "Map by a|b", "told", b"")]], [])
+    text = report_text.markdown(sections, [[("map_a|b (1).png", "Map by a|b", "caption", b"")]], [])
     assert "<img" not in text and "![x]" not in text and "`tick`" not in text
     rows = cells(text, "Triplet error on test")
     assert {len(row) for row in rows} == {2 + 6}
@@ -289,7 +289,7 @@ def test_a_map_shows_each_picture_once_in_its_cell(channels, side, drawn, ink):
     pictures = np.zeros((n, side, side, channels), np.uint8) + np.arange(n, dtype=np.uint8)[:, None, None, None] * 4
     places = np.random.default_rng(0).normal(size=(n, 2))
     cells_, (lines, columns) = image_map.to_grid(places)
-    data = image_map.draw_map(pictures, places, "By shape", "told", ink=ink)
+    data = image_map.draw_map(pictures, places, "By shape", "caption", ink=ink)
     sheet = np.asarray(Image.open(io.BytesIO(data)).convert("L"), int)
     step = drawn + 2
     assert sheet.shape == (52 + lines * step + 8, max(columns * step + 16, 640))

@@ -433,7 +433,7 @@ def test_a_family_has_no_word_for_its_cut(folder):
 
 
 def test_split_by_family_keeps_sisters_together(folder):
-    """The label is no condition unless asked; splitting by font says that sisters may part."""
+    """The label is not a condition unless asked; splitting by font notes that sister cuts may part."""
     for number, name in enumerate(("DejaVuSans", "DejaVuSerif", "DejaVuSansMono", "cmr10", "STIXGeneral")):
         font = named_family(opened(name), f"F{number // 2} " + ("Bold", "")[number % 2])
         write(folder, **{f"f{number}": saved(font)})
