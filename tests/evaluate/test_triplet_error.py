@@ -187,6 +187,21 @@ def test_few_failures_have_wilsons_interval():
     assert narrow[1] * 0.8 < high < narrow[1] * 1.2 < wide[1] and narrow[0] * 0.8 < low < narrow[0] * 1.2
 
 
+def test_a_design_effect_of_few_failures_is_raised():
+    """Sixty anchors of four triplets; three of them have failures. Step by step, as `_worth` says."""
+    sums, size, n = [2, 1, 1] + [0] * 57, 4, 60
+    share = sum(sums) / (n * size)
+    variance = sum((failures - share * size) ** 2 for failures in sums) / (n * size) ** 2 * n / (n - 1)
+    effect = variance / (share * (1 - share) / (n * size))
+    raised = min(effect * (1 + 2 / 3), size)  # at most as if all triplets of an anchor were alike
+    worth, z = n * size / raised, 1.959964
+    middle = (share + z * z / (2 * worth)) / (1 + z * z / worth)
+    half = z * math.sqrt(share * (1 - share) / worth + z * z / (4 * worth**2)) / (1 + z * z / worth)
+    wrong = np.concatenate([np.arange(size) < failures for failures in sums])
+    assert interval(wrong, np.repeat(np.arange(n), size)) == pytest.approx((middle - half, middle + half), rel=1e-9)
+    assert 1 < effect < raised < size
+
+
 def test_a_difference_of_few_groups_is_not_certain():
     """Of 50 groups one is better: its Wilson interval above, and below also the room for a loss that was not seen.
     Groups that differ in nothing leave room on both sides."""

@@ -327,6 +327,14 @@ def test_one_column_per_dimension(tmp_path, suffix, spell, name):
     assert any(f"the 12 columns {spell.format(0)} to {spell.format(11)}" in note for note in rows.notes)
 
 
+def test_dimensions_with_a_gap_are_not_a_vector(tmp_path):
+    """A column was lost: the numbers left are not taken for the whole vector."""
+    left = {f"dim_{i}": column for i, column in enumerate(VECTORS.T.tolist()) if i != 1}
+    columns = read_columns(shop.write(tmp_path / "t.parquet", {"id": [str(i) for i in range(N)]} | left))
+    with pytest.raises(UserError, match="has no column 'vector'"):
+        read_vectors(columns, DataConfig(vectors="vector"), columns.text["id"])
+
+
 def test_columns_of_dimensions_in_a_spreadsheet_of_another_country(tmp_path):
     """Decimal commas; rows without numbers have no vector, those with a few have another length, words are bad."""
     texts = [[f"{number!r}".replace(".", ",") for number in column] for column in VECTORS.T.tolist()]
