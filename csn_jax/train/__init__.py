@@ -64,5 +64,5 @@ def main(argv: Sequence[str]) -> None:
         results = train_and_evaluate(config, workdir)
         if is_first():
             print(results_table(Results.from_object(results)))
-        say(f"pictures and records are in {workdir}: masks.png, neighbours_*.png for images, results.json")
+        say(f"pictures and records are in {workdir}: masks.png, neighbours_*.png if items have pictures, results.json")
         next_step("embed", f"--workdir={workdir}", "--split=all", f"--out={workdir}.parquet")
