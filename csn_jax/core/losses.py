@@ -74,3 +74,46 @@ def csn_loss(
     total = triplet + embedding_weight * embedding + mask_weight * mask_l1
     accuracy = jnp.sum((d_negative > d_positive).astype(rows.dtype) * rows) / n  # a tie is wrong
     return Loss(total, triplet, embedding, mask_l1, accuracy)
+
+
+def maps_loss(
+    anchor: jax.Array,
+    positive: jax.Array,
+    negative: jax.Array,
+    maps: jax.Array,
+    condition: jax.Array,
+    valid: jax.Array,
+    *,
+    margin: float,
+    embedding_weight: float,
+    pulls: tuple[float, ...],
+) -> Loss:
+    """`csn_loss` with a map per condition in place of a mask, summed over P sets of maps that train side by side.
+
+    L = sum over p of (L_T under maps[p] + pulls[p] * |maps[p] - L_0|^2) + embedding_weight * L_W. L_0 takes the first r
+    coordinates, where maps start. The terms in Loss are means over the sets; `mask` is the pull, already weighted.
+
+    Args:
+        anchor, positive, negative: [B, D] embeddings.
+        maps: [P, C, r, D].
+        condition: [B] of each triplet.
+        valid, margin, embedding_weight: as in `csn_loss`.
+        pulls: P weights.
+    """
+    rows = valid.astype(anchor.dtype)  # [B]
+    n, (n_sets, n_conditions, rank, width) = jnp.sum(rows), maps.shape
+    matrix = maps.reshape(-1, width).T  # [D, P C r]; all maps at once: gathering one per triplet moves more memory
+
+    def to(other: jax.Array) -> jax.Array:
+        """The distance of the anchor under the triplet's map of each set: [B, P]."""
+        views = ((anchor - other) @ matrix).reshape(-1, n_sets, n_conditions, rank)
+        return norm(jnp.take_along_axis(views, condition[:, None, None, None], axis=2)[:, :, 0] + EPSILON, axis=-1)
+
+    d_positive, d_negative = to(positive), to(negative)
+    triplet = jnp.sum(triplet_hinge(d_positive, d_negative, margin) * rows[:, None], axis=0) / n  # [P]
+    start = jnp.eye(rank, width, dtype=maps.dtype)[None, None]
+    pull = jnp.asarray(pulls, maps.dtype) * jnp.sum(jnp.square(maps - start), axis=(1, 2, 3))  # [P]
+    embedding = sum(norm(e * rows[:, None], axis=(0, 1)) for e in (anchor, positive, negative)) / (3 * jnp.sqrt(n))
+    total = jnp.sum(triplet + pull) + embedding_weight * embedding
+    accuracy = jnp.sum((d_negative > d_positive).astype(rows.dtype) * rows[:, None]) / (n * n_sets)
+    return Loss(total, jnp.mean(triplet), embedding, jnp.mean(pull), accuracy)

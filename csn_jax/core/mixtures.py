@@ -48,7 +48,8 @@ def weight_of_dimensions(
             float(weight) * np.square(masks[conditions.index(name)], dtype=np.float64)
             for name, weight in weights.items()
         )
-    if not np.isfinite(w).all():
+        fits = np.isfinite(np.float32(w)).all()  # as distances are float32
+    if not fits:
         raise UserError(f"the weights of {listed(weights)} are too large to add up; give smaller ones.")
     if not np.any(w):
         weighted = masks[[conditions.index(name) for name, weight in weights.items() if weight]]

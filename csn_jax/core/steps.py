@@ -1,6 +1,6 @@
 """The training and embedding steps that are compiled. Pure functions of arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import optax
 from csn_jax.backbones import Backbone
 from csn_jax.config import LossConfig
 from csn_jax.core.in_batch import in_batch_loss
-from csn_jax.core.losses import csn_loss
+from csn_jax.core.losses import csn_loss, maps_loss
 from csn_jax.core.masks import rectify
 from csn_jax.core.preprocess import Preprocess
 
@@ -33,7 +33,7 @@ class LabelledBatch(NamedTuple):
     ITEMS = ("item",)
 
     item: Any  # inputs [B, ...], or int32 [B] positions
-    labels: Any  # [B, C] int32 codes; -1 where a label is missing
+    labels: Any  # [B, W] int32, as in core.label_codes; [B, C] if all conditions are categorical
     valid: Any  # [B] bool; False marks padding
 
 
@@ -41,8 +41,8 @@ class State(NamedTuple):
     """All that training changes, and all that a checkpoint holds."""
 
     step: Any  # [] int32, steps done
-    params: Any  # {"backbone": tree, "beta": [C, D]}
-    statistics: Any  # the backbone's running statistics
+    params: Any  # {"backbone": tree, "beta": [C, D], or [P, C, r, D] of maps}
+    statistics: Any  # the backbone's running statistics; of maps over vectors, axes and the best maps so far
     opt_state: Any
 
 
@@ -58,13 +58,17 @@ def make_train_step(
     train_masks: bool,
     seed: int,
     shared_statistics: bool = False,
+    pulls: tuple[float, ...] = (),
+    kinds: Sequence[str] = (),
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """Build train_step(state, batch, items=None) -> (state, metrics), to be jitted with `state` donated.
 
     With the loss `triplet`, the batch is a Batch. With the others it is a LabelledBatch, which takes one forward pass.
     With `items` [N, ...], the batch holds positions in it. With `shared_statistics`, batch norm sees the three roles as
-    one batch. Metrics are scalars: the loss, its terms, the gradient's norm, and the batch's accuracy or, for the other
-    losses, the share of active triplets (batch_all) or anchors (batch_hard).
+    one batch. With `pulls`, beta [P, C, r, D] holds maps in place of masks. `kinds` are those of the conditions, which
+    the in-batch losses need; all are categorical by default. Metrics are scalars: the loss, its terms, the gradient's
+    norm, and the batch's accuracy or, for the other losses, the share of active triplets (batch_all) or anchors
+    (batch_hard).
     """
     in_batch = loss.name != "triplet"
     roles = LabelledBatch.ITEMS if in_batch else ROLES
@@ -76,9 +80,15 @@ def make_train_step(
         return csn_loss(**named, mask=masks[batch.condition], valid=batch.valid, **weights)
 
     def in_batch_terms(embeddings, masks, batch):
-        return in_batch_loss(*embeddings, masks, batch.labels, batch.valid, name=loss.name, **weights)
+        return in_batch_loss(*embeddings, masks, batch.labels, batch.valid, name=loss.name, kinds=kinds, **weights)
 
-    terms_of = in_batch_terms if in_batch else triplet_terms
+    def map_terms(embeddings, maps, batch):
+        named, settings = dict(zip(ROLES, embeddings, strict=True)), weights | {"pulls": pulls}
+        del settings["mask_weight"]
+        return maps_loss(**named, maps=maps, condition=batch.condition, valid=batch.valid, **settings)
+
+    terms_of = map_terms if pulls else in_batch_terms if in_batch else triplet_terms
+    applied = (lambda beta: beta) if pulls else rectify
 
     def train_step(state: State, batch: Batch | LabelledBatch, items: jax.Array | None = None):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -87,7 +97,7 @@ def make_train_step(
         def objective(params):
             embeddings, statistics = embed(params["backbone"], state.statistics, inputs, batch.valid, key)
             beta = params["beta"] if train_masks else jax.lax.stop_gradient(params["beta"])  # [C, D]
-            terms = terms_of(embeddings, rectify(beta), batch)
+            terms = terms_of(embeddings, applied(beta), batch)
             return terms.total, (terms, statistics)
 
         (_, (terms, statistics)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from csn_jax import cli
-from csn_jax.config import Place
+from csn_jax.cli.flags import Place
 
 if TYPE_CHECKING:
     from csn_jax.runtime.record import Results
@@ -27,6 +27,9 @@ class Args:
     full: bool = False
     """Ask all queries in retrieval instead of a sample. Also measure which other attributes each condition's space
     reveals (leakage), and what a linear probe predicts of labels that are not conditions (off-task)."""
+    ladder: bool = False
+    """Also print, per condition, intervals and retrieval of raw vectors, four examples per value and a linear probe
+    beside the run. On images, these are measured on the features before the network's last layer."""
     against: str = ""
     """The folder of another run on the same data. Also print how much higher its error is on the same triplets, with a
     95 % interval of the difference, which overlapping intervals of the two errors would hide."""
@@ -47,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     with joined(args.distributed):
         results = _measure(args)
         if is_first():
-            print(json.dumps(results.as_object(), indent=2) if args.json else results_table(results))
+            print(json.dumps(results.as_object(), indent=2) if args.json else results_table(results, args.ladder))
         next_step("report", args.workdir, *([args.against] if args.against else []), "--out=report")
 
 
@@ -60,7 +63,7 @@ def _measure(args: Args) -> "Results":
     model, dataset = run.model(), run.dataset()
     n = len(dataset.items.conditions)  # behind these come what csn_jax.adapt learned from other data
     model = model.with_masks(model.conditions[:n], model.masks[:n])
-    results, embeddings = measure(model, dataset, args.split, run.config.variant, args.full)
+    results, embeddings = measure(model, dataset, args.split, run.config.variant, args.full, args.ladder or None)
     results = replace(results, adapted=run.record.adapted)
     if not args.against:
         return results
@@ -68,7 +71,7 @@ def _measure(args: Args) -> "Results":
     other = run.model()
     run.record.check(dataset.record, run.workdir)
     triplets = dataset.triplets[args.split]
-    others = other.embed_rows(dataset.items.inputs, dataset.rows(args.split))
+    others = other.view_rows(dataset.items.inputs, dataset.rows(args.split))
     wrong = wrong_triplets(embeddings, model.masks, triplets)
     wrong_there = wrong_triplets(others, other.masks, triplets)
     more = difference(wrong, wrong_there, dataset.items, triplets)

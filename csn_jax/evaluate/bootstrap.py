@@ -52,6 +52,13 @@ def interval_of_difference(sums: np.ndarray, totals: np.ndarray, seed: int = 0) 
     return np.clip(gain - loss + ends, -1, 1)
 
 
+def clearly_positive(gain: np.ndarray, group: np.ndarray) -> bool:
+    """Whether the mean of gains [T] is above 0 by more than one standard error, over groups [T] of dependent ones."""
+    _, number = np.unique(group, return_inverse=True)
+    rest = np.bincount(number, gain) - np.bincount(number) * gain.mean()
+    return bool(gain.sum() > np.sqrt(np.square(rest).sum()))
+
+
 def _rarer(above: np.ndarray, totals: np.ndarray) -> np.ndarray:
     """How many groups have a success, or how many a failure, if these are fewer: [M]."""
     slack = 1e-9 * totals  # of rounding

@@ -3,8 +3,6 @@
 import math
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from csn_jax.data.item_set import ItemSet
@@ -14,10 +12,9 @@ from csn_jax.evaluate.retrieval import key_blocks, likeness, sample
 QUERIES = 5_000  # per attribute, drawn with a fixed seed; the gallery stays whole
 
 
-@jax.jit
-def _nearest(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _nearest(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Whether the nearest item is alike, and how many items are, per query: keys [Q, N] -> [Q], [Q]."""
-    return jnp.min(keys, axis=1) & 1, jnp.sum(keys & 1, axis=1)
+    return keys.min(axis=1) & 1, (keys & 1).sum(axis=1)
 
 
 def outcomes(
@@ -43,7 +40,7 @@ def outcomes(
             parts = [_nearest(keys) for keys in key_blocks(embeddings, mask, labels, queries)]
             if not parts:
                 continue
-            right, n_alike = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in range(2))
+            right, n_alike = (np.concatenate([part[i] for part in parts]) for i in range(2))
             right, n_alike = right[n_alike > 0], n_alike[n_alike > 0]
             if len(right):
                 found[condition.name][attribute] = right.astype(np.float64), n_alike / (n_known - 1)

@@ -16,6 +16,7 @@ from csn_jax.runtime.record import GAPS
 
 KS = (1, 5, 10)
 # `chance` is not a metric: it is the precision of a random order, whatever its length.
+WIDE = 512  # dimensions, above which only those of a condition are taken for it
 METRICS = (*(f"recall@{k}" for k in KS), "precision@10", "r_precision", "map@r", "chance")
 BLOCK = 1 << 22  # pairs of query and gallery item at a time; a few arrays of 4 bytes per pair live at once
 LAST = np.uint32(0xFFFFFFFE)  # a key behind every distance, and not alike
@@ -94,8 +95,8 @@ def _keys(x: jax.Array, squares: jax.Array, labels: Likeness, rows: jax.Array) -
     return jnp.where(other, (bits << 1) | alike.astype(jnp.uint32), LAST)
 
 
-def key_blocks(embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queries: np.ndarray) -> Iterator[jax.Array]:
-    """Keys [q, N] on the device over all queries, in blocks of q that bound the memory."""
+def key_blocks(embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queries: np.ndarray) -> Iterator[np.ndarray]:
+    """Keys [q, N] over all queries, in blocks of q that bound the memory."""
     if not len(queries):
         return
     x, squares = _masked(jax.device_put(embeddings), jax.device_put(mask))
@@ -104,7 +105,7 @@ def key_blocks(embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queri
     for start in range(0, len(queries), size):
         rows = queries[start : start + size]
         padded = np.concatenate([rows, np.full(size - len(rows), rows[0])]).astype(np.int32)  # one program serves all
-        yield _keys(x, squares, labels, padded)[: len(rows)]
+        yield np.asarray(_keys(x, squares, labels, padded))[: len(rows)]
 
 
 def measure(embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queries: np.ndarray) -> np.ndarray:
@@ -115,7 +116,6 @@ def measure(embeddings: np.ndarray, mask: np.ndarray, labels: Likeness, queries:
     """
     parts, n_others = [], int(labels.known.sum()) - 1
     for keys in key_blocks(embeddings, mask, labels, queries):
-        keys = np.asarray(keys)  # [Q, N]
         n_alike = (keys & 1).sum(axis=1)  # [Q]: R
         keys, n_alike = keys[n_alike > 0], n_alike[n_alike > 0]
         depth = min(keys.shape[1], max(KS[-1], n_alike.max(initial=0)))
@@ -153,14 +153,17 @@ def outcomes(
     Embeddings [N, D] have row i for item i of the ItemSet; only the split's rows are read. Masks [C, D] are as applied.
     limit: the most queries per condition, drawn with a fixed seed; the gallery stays whole.
     """
-    members = np.flatnonzero(items.split == split)
-    embeddings, found = embeddings[members], {}
+    members, found = np.flatnonzero(items.split == split), {}
+    wide = masks.shape[1] > WIDE
+    embeddings = embeddings if wide else embeddings[members]
     for mask, condition in zip(masks, items.conditions, strict=True):
         if condition.name not in items.labels:
             continue  # learned from triplets of people, without labels
         labels = likeness(items.labels[condition.name], condition.kind).of(members)
         queries = sample(np.flatnonzero(labels.known), limit)
-        values = measure(embeddings, mask, labels, queries)
+        used = np.flatnonzero(mask) if wide else slice(None)  # of raw vectors beside maps, one block at a time
+        own = embeddings[np.ix_(members, used)] if wide else embeddings
+        values = measure(own, mask[used], labels, queries)
         if values.shape[1]:
             found[condition.name] = values
     return found

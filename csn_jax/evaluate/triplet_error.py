@@ -11,7 +11,8 @@ from csn_jax.data.item_set import ItemSet
 from csn_jax.data.triplets import Triplets
 from csn_jax.evaluate.bootstrap import interval_of_difference, intervals
 
-CHUNK = 16_384  # triplets at a time; the last chunk is padded, so one program serves all
+LARGE = 1 << 28  # bytes of embeddings
+CHUNK, SMALL = 16_384, 512  # triplets at a time; the last chunk is padded, so two programs serve all
 
 
 @jax.jit
@@ -25,11 +26,15 @@ def wrong_triplets(embeddings: np.ndarray, masks: np.ndarray, triplets: Triplets
     """Which triplets are wrong: bool [T]. Embeddings [N, D] have row i for item i of the ItemSet; rows that no triplet
     names are not read. Masks [C, D] are as applied."""
     wrong = np.empty(len(triplets.anchor), bool)
+    if embeddings.nbytes > LARGE:  # its untouched pages would be copied as well
+        rows, triplets = triplets.compact()
+        embeddings = embeddings[rows]
     embeddings, masks = jax.device_put((embeddings, masks))
-    for start in range(0, len(wrong), CHUNK):
-        chunk = Triplets(*(column[start : start + CHUNK] for column in triplets))
+    room = SMALL if len(wrong) <= SMALL else CHUNK
+    for start in range(0, len(wrong), room):
+        chunk = Triplets(*(column[start : start + room] for column in triplets))
         size = len(chunk.anchor)
-        padded = Triplets(*(np.pad(column, (0, CHUNK - size)) for column in chunk))
+        padded = Triplets(*(np.pad(column, (0, room - size)) for column in chunk))
         wrong[start : start + size] = np.asarray(_wrong(embeddings, masks, padded))[:size]
     return wrong
 

@@ -88,7 +88,8 @@ class Checkpoints:
             self.best = Best(step, float(error))
         record = {"best": self.best and self.best._asdict(), "leaves": _described(leaves)}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            # Of replicated device arrays Orbax cuts a part per device, with a program per shape of leaf.
+            state=ocp.args.StandardSave(arrays),
             meta=ocp.args.JsonSave({"record": record, "sha256": _sha256_of_json(record)}),
         )
         self._saving = (step, sum(leaf.nbytes for leaf in leaves.values()))

@@ -61,8 +61,12 @@ class Record(_Form):
     items, triplets: their number per split.
     items_sha256, triplets_sha256: digests, of the triplets per split.
     init_sha256: of the weight file that training started from.
+    init_licence: of the package that holds these weights, if it states one.
     folder: where training was started, if the config has relative paths: they begin there.
     adapted: what csn_jax.adapt reported of each condition that it added.
+    maps: of the variant maps, the MapsPlan's `axes`, `rank` and `pulls`.
+    raw: the vectors' raw geometry, for runs on vectors: whether it is of `unit` vectors and, after training, the
+        `conditions` that it serves best, and its `scale` beside the other conditions.
     """
 
     source: str
@@ -77,8 +81,11 @@ class Record(_Form):
     triplets_sha256: dict[str, str] | None = None
     rectified: bool | None = None
     init_sha256: str | None = None
+    init_licence: str | None = None
     folder: str | None = None
     adapted: tuple[dict[str, Any], ...] = ()
+    maps: dict[str, Any] | None = None
+    raw: dict[str, Any] | None = None
 
     @classmethod
     def from_object(cls, raw: dict[str, Any]) -> "Record":
@@ -104,7 +111,8 @@ class Record(_Form):
         foreign = {report["condition"] for report in self.adapted if not report["own_data"]}
         own = tuple(condition for condition in self.conditions if condition.name not in foreign)
         old, now = (json.loads(to_json(part.as_object())) for part in (dataclasses.replace(self, conditions=own), new))
-        now.pop("folder", None)
+        for name in ("folder", "raw"):  # where the data lies, and what training found about it
+            now.pop(name, None)
         for name in sorted(now, key=lambda name: "sha256" not in name):
             if old.get(name) != now[name]:
                 raise UserError(
@@ -127,7 +135,9 @@ class Results(_Form):
     """results.json: what was measured on one split. A part that is None was not measured.
 
     triplet_error, ci95, n_triplets: {"overall": x, "by_condition": {name: x}}; ci95 holds [low, high].
-    baselines: the same triplets under raw vectors and linear probes.
+    baselines: the same triplets under raw vectors, four examples per value, and linear probes.
+    ladder: these and the run, with intervals, retrieval, and differences to the run.
+    verdict: {condition: whether the run is worth having, in one sentence}.
     retrieval, leakage, off_task: as csn_jax/evaluate measures them.
     adapted: what csn_jax.adapt reported of the conditions that it added.
     against: the errors of another run, minus these.
@@ -141,6 +151,8 @@ class Results(_Form):
     ci95: dict[str, Any]
     n_triplets: dict[str, Any]
     baselines: dict[str, Any] | None = None
+    ladder: dict[str, Any] | None = None
+    verdict: dict[str, str] | None = None
     primary_metric: dict[str, Any] | None = None
     retrieval: dict[str, Any] | None = None
     leakage: dict[str, Any] | None = None

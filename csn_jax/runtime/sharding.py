@@ -46,11 +46,11 @@ def place(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
 
 
-def fetch(array: jax.Array, rows: int) -> jax.Array | np.ndarray:
-    """The first rows of a batch, including those on other processes' devices; all processes must call this."""
+def fetch(array: jax.Array) -> jax.Array | np.ndarray:
+    """A batch, including its rows on other processes' devices; all processes must call this."""
     if array.is_fully_addressable:
-        return array[:rows]  # does not wait for the device
-    return multihost_utils.process_allgather(array, tiled=True)[:rows]
+        return array  # does not wait for the device
+    return multihost_utils.process_allgather(array, tiled=True)
 
 
 def summed(counts: np.ndarray) -> np.ndarray:

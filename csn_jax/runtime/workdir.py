@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from csn_jax.config import Config, differences
+from csn_jax.config import Config
+from csn_jax.config.typed import differences
 from csn_jax.errors import MachineError, UserError
 from csn_jax.runtime import hosts
 from csn_jax.runtime.record import Record, read_record, to_json

@@ -175,5 +175,6 @@ def _csn_jax() -> list[str]:
 
 
 def _from_here(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    with suppress(ValueError, FileNotFoundError):  # elsewhere, or the shell's folder was removed
+        return str(path.relative_to(Path.cwd()))
+    return str(path)

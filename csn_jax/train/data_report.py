@@ -16,6 +16,7 @@ from csn_jax.text import table
 
 RARE = 2  # a value seen at most so often
 ALIKE = 0.8  # normalised mutual information from which two conditions are nearly the same
+HELD = 16  # values per dimension: with more, masks are likely to tell fewer of them apart than the raw vectors do
 WIDTH = 24  # characters of a name or value
 
 
@@ -32,7 +33,7 @@ def report(config: Config, dataset: Dataset) -> str:
     for row, condition in enumerate(items.conditions):
         own = [triplets.of_condition(row) for triplets in dataset.triplets.values()] if config.data.triplets else None
         rows.append(_row(items, condition, own))
-    lines = [*_near_duplicates(dataset), *dataset.notes]
+    lines = [*_near_duplicates(dataset), *_crowded(config, items), *dataset.notes]
     return "\n".join([head, table(rows), *(f"- {_shown(line, 200)}" for line in lines)])
 
 
@@ -75,6 +76,30 @@ def count_possible(column: np.ndarray, kind: str, members: np.ndarray) -> int:
     return (count_by_members if kind == "set" else count_by_value)(column[known])
 
 
+def _crowded(config: Config, items: ItemSet) -> list[str]:
+    """One line per condition with more values than the dimensions of its mask hold apart. Maps choose their size by the
+    number of values."""
+    if config.variant == "maps":
+        return []
+    shared_by = len(items.conditions) if config.variant == "fixed" else 1
+    n_dims = config.backbone.embedding_dim // shared_by
+    most = items.inputs.shape[1] if items.inputs.ndim == 2 else math.inf  # more add nothing to vectors
+    lines = []
+    for name, kind in items.conditions:
+        if name not in items.labels or kind in NUMBERS:
+            continue
+        texts = np.unique(items.labels[name]).tolist()
+        n_values = len({part for text in texts for part in (text.split(";") if kind == "set" else [text]) if part})
+        needed = min(1 << max(0, math.ceil(math.log2(max(n_values, 1) / HELD))), most)
+        if needed > n_dims:
+            lines.append(
+                f"{_shown(name)} has {n_values:,} values, more than {n_dims} dimensions hold apart; set "
+                "--config.variant=maps, which chooses by the number of values, or "
+                f"--config.backbone.embedding_dim={needed * shared_by}"
+            )
+    return lines
+
+
 def _near_duplicates(dataset: Dataset) -> list[str]:
     """One line per pair of conditions that are nearly the same."""
     items = dataset.items
@@ -98,8 +123,8 @@ def normalised_mutual_information(x: np.ndarray, y: np.ndarray) -> float:
     both = (x >= 0) & (y >= 0)
     if not both.any():
         return 0.0
-    xy = np.stack([x[both], y[both]], axis=1)
-    h_x, h_y, h_xy = (_entropy(np.unique(codes, axis=0, return_counts=True)[1]) for codes in (xy[:, 0], xy[:, 1], xy))
+    x, y = x[both], y[both]
+    h_x, h_y, h_xy = (_entropy(np.unique(codes, return_counts=True)[1]) for codes in (x, y, x * (y.max() + 1) + y))
     return 2 * (h_x + h_y - h_xy) / (h_x + h_y) if h_x + h_y > 0 else 0.0
 
 

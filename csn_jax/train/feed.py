@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 
 from csn_jax.core.steps import Batch, LabelledBatch
 from csn_jax.data.item_set import ItemSet
-from csn_jax.data.order import batch_rows, label_items, labelled_rows
+from csn_jax.data.order import batch_rows, label_items, labelled_rows, labels_at
 from csn_jax.data.triplets import Triplets
 from csn_jax.runtime import hosts
 from csn_jax.runtime.sharding import place, stacked
@@ -80,7 +80,7 @@ def labelled_batches(items: ItemSet, seed: int, batch_size: int, padded_size: in
 
     def batch_at(step: int) -> LabelledBatch:
         rows, valid = _pad(labelled_rows(seed, step, labelled, batch_size), padded_size)
-        return LabelledBatch(rows.astype(np.int32), labelled.codes[rows], valid)
+        return LabelledBatch(rows.astype(np.int32), labels_at(labelled, rows), valid)
 
     return batch_at
 

@@ -11,9 +11,8 @@ from typing import Any
 
 from jax.experimental import multihost_utils
 
-from csn_jax import starting
 from csn_jax.errors import Stopped
-from csn_jax.runtime import hosts
+from csn_jax.runtime import hosts, starting
 
 
 class StopRequest:

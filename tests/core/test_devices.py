@@ -1,16 +1,21 @@
 """Results do not depend on the number of devices: batch norm, L_W and every mean see the global batch."""
 
+import dataclasses
+from dataclasses import replace
 from functools import lru_cache
 
 import jax
 import numpy as np
 import pytest
+import tiny
 from oracles import assert_close, flat
 
-from csn_jax.backbones.norm import batch_norm
-from csn_jax.config import BackboneConfig, Config, LossConfig, PreprocessConfig
+from csn_jax import backbones
+from csn_jax.backbones.norm import Form, batch_norm
+from csn_jax.config import VITS, BackboneConfig, Config, LossConfig, PreprocessConfig
 from csn_jax.core.losses import csn_loss
-from csn_jax.core.steps import make_train_step, repeatable
+from csn_jax.core.maps import MapsPlan
+from csn_jax.core.steps import initial_state, make_train_step, repeatable
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.data.triplets import Triplets
 from csn_jax.model.network import build_network
@@ -58,6 +63,7 @@ def train(n_devices, at_once=1):
     return losses, jax.device_get(state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 4])
 def test_several_steps_in_one_call_equal_single_steps(devices):
     """Two calls of two steps and one of one, against five of one. They include the short batch of an epoch."""
@@ -69,6 +75,7 @@ def test_several_steps_in_one_call_equal_single_steps(devices):
     ours, theirs = flat(after.params), flat(expected.params)
     for name in theirs:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-6, err_msg=name)
+    assert_close(flat(after.statistics), flat(expected.statistics), 1e-6)
     assert int(after.step) == STEPS
 
 
@@ -90,14 +97,22 @@ def test_one_device_equals_four():
     assert_close(*moments, lambda name: 1e-4 if name == "backbone/fc/bias" else 5e-6)
 
 
-def test_one_device_equals_four_in_batch():
-    """Three steps on labelled batches with missing labels, in float64: anchors meet the items of all devices."""
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["projection", "vit_tiny_16"])
+def test_one_device_equals_four_in_batch(name, monkeypatch):
+    """Three steps on labelled batches with missing labels, in float64: anchors meet the items of all devices. Networks
+    without batch norm, which is tested above and below, compile sooner."""
     rng = np.random.default_rng(0)
-    inputs = rng.normal(size=(14, 16, 16, 1))
+    monkeypatch.setitem(VITS, "vit_tiny_16", None)  # the tiny one is gone after the test
+    backbones.build.cache_clear()
+    tiny.vision_transformer()
+    projection = name == "projection"
+    config = dataclasses.replace(CONFIG, backbone=BackboneConfig(name, hidden=8 if projection else 0))
+    inputs = rng.normal(size=(14, 6) if projection else (14, 16, 16, 1))
     labels = {condition: rng.choice(["x", "y", "z", ""], 14) for condition in "ab"}
     conditions = tuple(Condition(condition, "categorical") for condition in labels)
     items = ItemSet(inputs, np.arange(14).astype(str), labels, np.full(14, "train"), conditions)
-    network = build_network(CONFIG, (16, 16, 1), 2, 14)
+    network = build_network(config, inputs.shape[1:], 2, 14)
     before = jax.tree.map(lambda leaf: np.asarray(leaf, np.promote_types(leaf.dtype, np.float64)), network.state)
 
     def train(devices):
@@ -115,7 +130,7 @@ def test_one_device_equals_four_in_batch():
             assert len(batch.valid) == (12 if len(devices) == 4 else 10)
             state, metrics = step(state, batch, on_device)
             losses |= {f"{metric}/{i}": value for metric, value in metrics.items()}
-        return losses, flat(state.params), flat(state.statistics), flat(state.opt_state[0].mu)
+        return losses, flat(state.params), flat(state.opt_state[0].mu)
 
     with jax.enable_x64(True):
         one, four = train(jax.devices()[:1]), train(jax.devices())
@@ -140,7 +155,7 @@ def test_batch_norm_sees_the_global_batch():
     x, valid = rng.normal(rng.normal(size=5), 1, (12, 4, 4, 5)), np.arange(12) % 4 < 3
 
     def statistics(x, valid):
-        _, mean, var = batch_norm(x, np.ones(5), np.zeros(5), valid, True)
+        _, mean, var = batch_norm(x, np.ones(5), np.zeros(5), valid, Form(relu=True))
         return {"mean": mean, "var": var}
 
     with jax.enable_x64(True):
@@ -171,3 +186,36 @@ def test_loss_sees_the_global_batch():
         assert_close({"triplet": even["triplet"]}, {"triplet": expected["triplet"]}, 1e-12)
         with pytest.raises(AssertionError, match="embedding is off"):
             assert_close({"embedding": even["embedding"]}, {"embedding": expected["embedding"]}, 1e-3)
+
+
+def test_one_device_equals_four_under_maps():
+    """Three steps in float64, whose last batch is short: terms, maps, moments."""
+    config = replace(CONFIG, variant="maps", backbone=BackboneConfig("projection"), learning_rate=1e-2)
+    pulls, rng = (1e-2, 0.0), np.random.default_rng(0)
+    network = build_network(config, (7,), 2, TRIPLETS, MapsPlan(5, 3, pulls))
+    before = jax.tree.map(lambda leaf: np.asarray(leaf, np.promote_types(leaf.dtype, np.float64)), network.state.params)
+    vectors = rng.normal(size=(12, 5))
+    columns = [rng.integers(0, 12, TRIPLETS, np.int32) for _ in range(3)]
+    triplets = Triplets(*columns, condition=rng.integers(0, 2, TRIPLETS, np.int32))
+    settings = {"train_masks": True, "seed": 0, "pulls": pulls}
+
+    def train(devices):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jax, "devices", lambda: devices)
+            shardings = make_shardings()
+        step = make_train_step(network.backbone, network.preprocess, network.optimizer, config.loss, **settings)
+        state = initial_state({}, network.state.statistics, before["beta"], network.optimizer)
+        step, state = jit(step, donate_argnums=0), jax.device_put(state, shardings.state)
+        on_device, losses = jax.device_put(vectors, shardings.state), {}
+        batch_at = triplet_batches(triplets, 0, BATCH, shardings.padded(BATCH))
+        for i, batch in enumerate(device_feed(batch_at, 0, 3, shardings.batch)):
+            assert len(batch.valid) == (12 if len(devices) == 4 else 10)
+            state, metrics = step(state, batch, on_device)
+            losses |= {f"{metric}/{i}": value for metric, value in metrics.items()}
+        return losses, flat(state.params), flat(state.opt_state[0].mu)
+
+    with jax.enable_x64(True):
+        one, four = train(jax.devices()[:1]), train(jax.devices())
+    for ours, theirs in zip(four, one, strict=True):
+        assert_close(ours, theirs, 1e-9)
+    assert np.abs(one[1]["beta"] - before["beta"]).max() > 1e-3

@@ -308,6 +308,7 @@ def at_size(name, batch, conditions, dimensions=64):
 
 
 @names
+@pytest.mark.slow
 def test_memory_grows_with_the_square_of_the_batch(name):
     """B = 1,024, C = 4: less than 150 MB for loss and gradients. B^3 floats would take 4.3 GB per condition. Twice the
     batch takes at most four times as much."""

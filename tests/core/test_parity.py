@@ -223,14 +223,17 @@ def run(case, steps=4):
     return Run(case, ours, theirs, hinges, (embedded, expected))
 
 
-RESNET = Case("resnet18_csn", "learned", 4, 32)
+RESNET, FIXED_3 = Case("resnet18_csn", "learned", 4, 32), Case("small", "fixed", 3)
 SMALL = [
-    Case("small", variant, n)
-    for variant, n in [("learned", 4), ("learned_disjoint", 4), ("fixed", 4), ("fixed", 3), ("standard", 4)]
+    Case("small", variant, n) for variant, n in [("learned", 4), ("learned_disjoint", 4), ("fixed", 4), ("standard", 4)]
 ] + [Case("small", "learned", 4, shared=True)]
 
 
-@pytest.fixture(scope="module", params=[RESNET, *SMALL], ids=str)
+# Each of these two compiles programs of its own. tests/backbones has the network in float64, test_masks.py the masks.
+DEAR = [pytest.param(case, marks=pytest.mark.slow) for case in (RESNET, FIXED_3)]
+
+
+@pytest.fixture(scope="module", params=[*DEAR, *SMALL], ids=str)
 def trained(request):
     return run(request.param)
 

@@ -56,6 +56,9 @@ def test_floats_pass_unchanged(shape):
     """They are normalised already, and are not flipped either."""
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     assert make_preprocess(IMAGENET)(x, jax.random.key(0)) is x
+    half = make_preprocess(IMAGENET)(jax.numpy.asarray(x.astype(np.float16)))
+    assert half.dtype == np.float32
+    np.testing.assert_array_equal(half, x.astype(np.float16))
 
 
 def flips(key, n=64):
@@ -100,7 +103,7 @@ def test_every_role_and_step_has_its_own_key():
         apply = lambda params, statistics, x, train, valid: (x * params, statistics)  # noqa: E731
         optimizer = optax.sgd(0.1)
         train_step = make_train_step(
-            Backbone(None, apply, None), preprocess, optimizer, LossConfig(), train_masks=True, seed=seed
+            Backbone(None, apply, None, None, None), preprocess, optimizer, LossConfig(), train_masks=True, seed=seed
         )
         state = initial_state(np.float32(1), {}, np.ones((1, 4), np.float32), optimizer)
         roles = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)

@@ -149,9 +149,14 @@ def test_labels_without_a_probe():
 
 
 @pytest.mark.parametrize("variant", ["learned", pytest.param("specialists", marks=pytest.mark.slow)])
-def test_a_run_of_one_condition_is_measured_in_full(variant, tmp_path, capsys, monkeypatch):
+def test_a_run_of_one_condition_is_measured_in_full(variant, specialists, tmp_path, capsys, monkeypatch):
     """`evaluate --full` of a run on characters only: the font is off-task, and the other results stay the same."""
-    results = tiny.train(tmp_path / "run", "--config.data.conditions", "character", f"--config.variant={variant}")
+    workdir = specialists / "character"  # a run like any other
+    if variant == "specialists":
+        workdir = tmp_path / "run"
+        tiny.train(workdir, "--config.data.conditions", "character", f"--config.variant={variant}")
+    evaluate.main([f"--workdir={workdir}", "--json"])
+    results = json.loads(capsys.readouterr().out)
     assert results["primary_metric"] == {"name": "triplet_error", "value": results["triplet_error"]["overall"]}
     assert list(results["retrieval"]["by_condition"]) == ["character"] and "leakage" not in results
     monkeypatch.setattr(module, "FITTED_ON", 4_000)
@@ -164,7 +169,7 @@ def test_a_run_of_one_condition_is_measured_in_full(variant, tmp_path, capsys, m
         return in_chunks(self, function, inputs, rows, progress)
 
     monkeypatch.setattr(Model, "_in_chunks", watched)
-    evaluate.main([f"--workdir={tmp_path / 'run'}", "--full", "--json"])
+    evaluate.main([f"--workdir={workdir}", "--full", "--json"])
     full = json.loads(capsys.readouterr().out)
     assert {name: full[name] for name in results} == results
     assert set(full["leakage"]["by_condition"]["character"]) == {"character", "font"}

@@ -86,6 +86,7 @@ def test_chunks_cover_every_triplet_once(n, monkeypatch):
     """Sizes around a chunk's border and a short last chunk give the same results in the same order."""
     case = make_case(n, seed=n)
     whole = wrong_triplets(case.embeddings, case.masks, case.triplets)
+    monkeypatch.setattr(module, "SMALL", 50)
     monkeypatch.setattr(module, "CHUNK", 100)
     np.testing.assert_array_equal(wrong_triplets(case.embeddings, case.masks, case.triplets), whole)
     assert triplet_error(*case)["overall"] == (int(whole.sum()), n)
@@ -93,6 +94,7 @@ def test_chunks_cover_every_triplet_once(n, monkeypatch):
 
 def test_the_error_is_not_a_mean_of_chunk_means(monkeypatch):
     """101 triplets in chunks of 100, only the last one wrong: 1 of 101, not the mean of 0 and 1."""
+    monkeypatch.setattr(module, "SMALL", 50)
     monkeypatch.setattr(module, "CHUNK", 100)
     embeddings = np.array([[0.0], [1.0], [2.0]], np.float32)
     positive, negative = np.full(101, 1, np.int32), np.full(101, 2, np.int32)
@@ -284,7 +286,20 @@ def test_evaluation_embeds_each_item_once():
 
     masks, shape = np.ones((2, 4), np.float32), inputs.shape[1:]
     model = Watched(
-        ("x", "y"), masks, 7, shape, False, network, network, str, make_shardings(), PreprocessConfig(), None
+        ("x", "y"),
+        masks,
+        7,
+        shape,
+        None,
+        4,
+        False,
+        network,
+        network,
+        str,
+        make_shardings(),
+        PreprocessConfig(),
+        None,
+        None,
     )
     record = Record(source="none", conditions=conditions, input_shape=shape, items={}, triplets={})
     measured, embeddings = measure(model, Dataset(items, {"test": triplets}, record), "test", "learned")
@@ -320,3 +335,16 @@ def test_a_difference_is_paired():
         assert (low, high) == pytest.approx((naive_low, naive_high), abs=0.15 * (naive_high - naive_low))
     low, high = interval(wrong, case.triplets.anchor)
     assert measured["ci95"]["overall"][0] > 0 and np.diff(measured["ci95"]["overall"]) < (high - low) / 2
+
+
+def test_many_embeddings_are_compacted_without_a_difference(monkeypatch):
+    """Only the rows that triplets name are taken; the others may be anything."""
+    rng = np.random.default_rng(0)
+    embeddings, masks = rng.normal(size=(500, 6)).astype(np.float32), rng.random((2, 6)).astype(np.float32)
+    roles = [rng.choice(np.arange(0, 500, 3), 300).astype(np.int32) for _ in range(3)]
+    triplets = Triplets(*roles, rng.integers(0, 2, 300).astype(np.int32))
+    expected = wrong_triplets(embeddings, masks, triplets)
+    assert 0 < expected.sum() < 300
+    monkeypatch.setattr(module, "LARGE", 0)
+    embeddings[1::3] = np.nan
+    np.testing.assert_array_equal(wrong_triplets(embeddings, masks, triplets), expected)

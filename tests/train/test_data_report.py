@@ -12,6 +12,7 @@ import shop
 from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig
 from csn_jax.data.dataset import load_dataset
 from csn_jax.data.item_set import SPLITS, Rows, split_rows
+from csn_jax.data.sources import table
 from csn_jax.errors import UserError
 from csn_jax.train.data_report import normalised_mutual_information, report
 
@@ -106,6 +107,43 @@ def test_conditions_that_are_nearly_the_same_are_named(tmp_path):
     settings, dataset = by_vectors(tmp_path, columns, conditions=("category", "colour", "farbe"))
     notes = [note for note in lines_of(settings, dataset)[2] if "nearly the same condition" in note]
     assert len(notes) == 1 and "colour and farbe" in notes[0]
+
+
+def test_wide_texts_are_not_stored_at_a_fixed_width(tmp_path, monkeypatch):
+    """A long text among many does not widen all others, and changes neither digests nor the report."""
+    columns = shop.columns(200)
+    settings, narrow = by_vectors(tmp_path, columns, conditions=("category", "colour"), split_by="tags")
+    monkeypatch.setattr(table, "WIDE", 3)
+    monkeypatch.setattr(table, "LARGE", 300)
+    _, wide = by_vectors(tmp_path, columns, conditions=("category", "colour"), split_by="tags")
+    assert wide.items.labels["colour"].dtype == object and narrow.items.labels["colour"].dtype.kind == "U"
+    assert wide.record == narrow.record and report(settings, wide) == report(settings, narrow)
+
+
+def test_conditions_of_more_values_than_dimensions_hold_are_named(tmp_path):
+    """With the dimensions to set: 16 values per dimension, never more of them than the vectors have; of a fixed mask
+    only its block counts. Maps choose for themselves."""
+    columns = shop.columns(200)
+    columns["sku"] = [f"s{i // 2}" for i in range(200)]  # 100 values
+    columns["parts"] = [f"p{i // 4};q{i // 4}" for i in range(200)]  # as many members
+    settings, dataset = by_vectors(tmp_path, columns, conditions=("sku", "parts", "colour", "price"))
+
+    def lines(dim, variant="learned", inputs=4):
+        wide = dataset.items.inputs[:, np.arange(inputs) % 4]
+        changed = dataset._replace(items=dataclasses.replace(dataset.items, inputs=wide))
+        backbone = dataclasses.replace(settings.backbone, embedding_dim=dim)
+        made = dataclasses.replace(settings, backbone=backbone, variant=variant)
+        return [note for note in lines_of(made, changed)[2] if "dimensions hold apart" in note]
+
+    line = "- {} has 100 values, more than {} dimensions hold apart; set --config.variant=maps, which chooses by the "
+    line += "number of values, or --config.backbone.embedding_dim={}"
+    assert all(note == (line.format(name, 2, 4)) for name, note in zip(("sku", "parts"), lines(2), strict=True))
+    assert all(
+        note == (line.format(name, 6, 8)) for name, note in zip(("sku", "parts"), lines(6, inputs=64), strict=True)
+    )
+    assert lines(6, inputs=6) == [] == lines(8, inputs=64) == lines(2, "maps")
+    fixed = lines(16, "fixed", 64)  # four conditions: four dimensions each
+    assert all(note == (line.format(name, 4, 32)) for name, note in zip(("sku", "parts"), fixed, strict=True))
 
 
 def test_normalised_mutual_information():

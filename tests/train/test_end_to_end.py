@@ -3,10 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -15,31 +11,6 @@ import tiny
 import csn_jax
 from csn_jax import evaluate
 from csn_jax.config import VARIANTS
-
-LONGER = ("--config.steps=160", "--config.eval_every=80", "--config.checkpoint_every=40")
-
-
-def test_a_stopped_command_ends_with_the_bytes_of_an_unbroken_run(on_vectors, tmp_path):
-    """The real command on the default feed: SIGTERM in its middle (143), then the end. tests/faults has SIGKILL."""
-    workdir, unbroken = tmp_path / "run", tmp_path / "unbroken"
-    tiny.train(unbroken, *on_vectors, *LONGER)
-    flags = (*tiny.ARGUMENTS, *on_vectors, *LONGER, "--config.feed=tfdata")
-    argv = [sys.executable, "-m", "csn_jax.train", *flags, f"--workdir={workdir}"]
-    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
-    while not (workdir / "metrics.jsonl").exists() or (workdir / "metrics.jsonl").read_bytes().count(b"\n") < 40:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    stderr = process.communicate(timeout=120)[1]
-    assert process.returncode == 143, stderr
-    assert all(word in stderr.splitlines()[-1] for word in ("signal 15", "step", "same command", "resume"))
-    process = subprocess.run(argv, capture_output=True, text=True, timeout=300)
-    assert process.returncode == 0, process.stderr
-    assert "resuming from step" in process.stderr
-    ours, theirs = tiny.fingerprint(workdir, 160), tiny.fingerprint(unbroken, 160)
-    assert ours.pop("config.json") != theirs.pop("config.json")  # the feed is the only difference
-    assert ours == theirs
-    assert "learned masks, test split, step" in process.stdout and "overall" in process.stdout
 
 
 def test_the_automatic_feed_changes_no_byte(on_vectors, finished_on_vectors, tmp_path):
@@ -112,13 +83,13 @@ def test_a_run_killed_before_its_results_ends_with_the_same_bytes(finished, tmp_
     for name in ("results.json", "masks.png", "neighbours_font.png"):
         (workdir / name).unlink()
     (workdir / ".results.json.123.tmp").write_text("half of")
-    tiny.train(workdir)
+    tiny.train(workdir, pictures=True)
     assert tiny.fingerprint(workdir) == tiny.fingerprint(finished)
     assert set(tiny.contents(workdir)) >= {"masks.png", "neighbours_font.png"}
     assert ".results.json.123.tmp" not in tiny.contents(workdir)
 
 
-D = 1024  # of tiny.on_vectors
+D, F = 1024, 12  # of tiny.on_vectors
 
 
 @pytest.fixture(scope="module")
@@ -131,17 +102,17 @@ def specialists_on_vectors(on_vectors, tmp_path_factory):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_trains_and_evaluate_agrees(
-    variant, on_vectors, finished_on_vectors, specialists_on_vectors, tmp_path, capsys
+    variant, on_vectors, finished_on_vectors, specialists_on_vectors, maps_on_vectors, tmp_path, capsys
 ):
-    ready = {"learned": finished_on_vectors, "specialists": specialists_on_vectors}
-    workdir = ready.get(variant, tmp_path / "run")
-    results = tiny.train(workdir, *on_vectors, f"--config.variant={variant}")
+    ready = {"learned": finished_on_vectors, "specialists": specialists_on_vectors, "maps": maps_on_vectors}
+    workdir, flags = ready.get(variant, tmp_path / "run"), tiny.MAPS if variant == "maps" else ()
+    results = tiny.train(workdir, *on_vectors, f"--config.variant={variant}", *flags)
     assert json.loads((workdir / "results.json").read_text()) == results and results["variant"] == variant
     capsys.readouterr()
     evaluate.main([f"--workdir={workdir}", "--json=True"])
     assert json.loads(capsys.readouterr().out) == results
     evaluate.main([f"--workdir={workdir}", "--split=validation"])
-    assert f"{variant} masks, validation split" in capsys.readouterr().out
+    assert f"{variant}{' masks' * (variant != 'maps')}, validation split" in capsys.readouterr().out
     evaluate.main([f"--workdir={workdir}", f"--against={finished_on_vectors}", "--json"])
     there = json.loads((finished_on_vectors / "results.json").read_text())
     against = json.loads(capsys.readouterr().out)["against"]
@@ -153,21 +124,31 @@ def test_every_variant_trains_and_evaluate_agrees(
     model = csn_jax.load(workdir)
     masks = model.masks
     assert model.conditions == ("category", "colour") and masks.dtype == np.float32 and (masks >= 0).all()
-    if variant == "standard":
-        assert masks.shape == (2, D) and (masks == 1).all()
-    elif variant == "specialists":
-        assert masks.shape == (2, 2 * D) and (masks == np.repeat(np.eye(2), D, axis=1)).all()
-        alone = csn_jax.load(workdir / "colour")
-        vectors = np.random.default_rng(0).normal(size=(3, 12)).astype(np.float32)
-        np.testing.assert_array_equal(alone.embed(vectors), model.embed(vectors)[:, D:])
+    if variant == "specialists":
+        parts = [csn_jax.load(workdir / name) for name in model.conditions]
+        widths = [part.masks.shape[1] for part in parts]
+        assert masks.shape == (2, sum(widths)) and set(widths) <= {D, D + F}
+        assert not masks[0, widths[0] :].any() and not masks[1, : widths[0]].any()
+        vectors = np.random.default_rng(0).normal(size=(3, F)).astype(np.float32)
+        np.testing.assert_array_equal(parts[1].embed(vectors), model.embed(vectors)[:, widths[0] :])
         x, y = model.embed(vectors[:2])
-        np.testing.assert_allclose(model.distance(x, y, "colour"), alone.distance(x[D:], y[D:], "colour"), rtol=1e-6)
+        alone = parts[1].distance(x[widths[0] :], y[widths[0] :], "colour")
+        np.testing.assert_allclose(model.distance(x, y, "colour"), alone, rtol=1e-6)
         assert not (workdir / "colour" / "results.json").exists()
-        assert set(results["baselines"]) == {"euclidean", "cosine", "linear_probe"}
+        assert set(results["baselines"]) == {"euclidean", "cosine", "prototypes", "linear_probe"}
+        return
+    served = np.isin(model.conditions, json.loads((workdir / "data.json").read_text())["raw"]["conditions"])
+    raw, masks = masks[:, D:], masks[:, :D]  # where nothing that was learned is better
+    if variant == "maps":
+        assert model.maps.matrix.shape == (model.masks.shape[1], F) and 0 < len(np.unique(model.masks)) <= 2
+        return
+    assert raw.shape == (2, F * served.any()) and (raw == served[:, None]).all() and not masks[served].any()
+    if variant == "standard":
+        assert (masks[~served] == 1).all()
     elif variant == "fixed":
-        assert (masks == np.repeat(np.eye(2), D // 2, axis=1)).all()
+        assert (masks[~served] == np.repeat(np.eye(2), D // 2, axis=1)[~served]).all()
     else:
-        assert masks.shape == (2, D) and len(np.unique(masks)) > 2
+        assert served.all() or len(np.unique(masks[~served])) > 2
 
 
 def test_specialists_resume_after_a_kill_in_the_second(on_vectors, specialists_on_vectors, tmp_path):

@@ -1,11 +1,17 @@
 """Feeds: batches depend only on the step, and are the same from the host and from the device."""
 
+import signal
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+import tiny
 
+from csn_jax import train
 from csn_jax.core.steps import Batch
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.data.order import batch_rows, label_items, labelled_rows, steps_per_epoch
@@ -203,3 +209,32 @@ def test_items_may_take_a_quarter_of_the_memory(monkeypatch):
     assert fits(np.zeros(1_000, np.uint8)) and not fits(np.zeros(1_001, np.uint8))
     Device.memory_stats = staticmethod(lambda: None)  # a CPU reports none: the memory of the machine counts
     assert fits(np.zeros(1_001, np.uint8))
+
+
+LONGER = ("--config.steps=160", "--config.eval_every=80", "--config.checkpoint_every=40")
+
+
+@pytest.mark.slow  # a process that imports TensorFlow; test_in_batch_run.py stops and resumes a run on this feed
+def test_a_stopped_command_ends_with_the_bytes_of_an_unbroken_run(on_vectors, tmp_path, capsys):
+    """The real command on the default feed: SIGTERM in its middle (143). tests/faults has SIGKILL. This process, which
+    has TensorFlow already, resumes the run."""
+    workdir, unbroken = tmp_path / "run", tmp_path / "unbroken"
+    tiny.train(unbroken, *on_vectors, *LONGER)
+    flags = (*tiny.ARGUMENTS, *on_vectors, *LONGER, "--config.feed=tfdata", f"--workdir={workdir}")
+    process = subprocess.Popen([sys.executable, "-m", "csn_jax.train", *flags], stderr=subprocess.PIPE, text=True)
+    while not (workdir / "metrics.jsonl").exists() or (workdir / "metrics.jsonl").read_bytes().count(b"\n") < 40:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == 143, stderr
+    assert all(word in stderr.splitlines()[-1] for word in ("signal 15", "step", "same command", "resume"))
+    assert not (workdir / "results.json").exists()
+    capsys.readouterr()
+    train.main(list(flags))
+    stdout, stderr = capsys.readouterr()
+    assert "resuming from step" in stderr
+    ours, theirs = tiny.fingerprint(workdir, 160), tiny.fingerprint(unbroken, 160)
+    assert ours.pop("config.json") != theirs.pop("config.json")  # the feed is the only difference
+    assert ours == theirs
+    assert "learned masks, test split, step" in stdout and "overall" in stdout

@@ -52,8 +52,11 @@ def test_the_preset_learns_from_labelled_batches(in_batch):
     assert csn_jax.load(in_batch).masks.shape == (2, 8)
 
 
-def test_a_run_stopped_on_the_other_feed_ends_with_the_same_bytes(in_batch, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_run_stopped_on_the_other_feed_ends_with_the_same_bytes(on_vectors, tmp_path, monkeypatch):
     """SIGTERM at step 6, during logging. The state of step 7 is saved, and the run resumes from it."""
+    workdir, unbroken = tmp_path / "run", tmp_path / "unbroken"
+    tiny.train(unbroken, PRESET, *on_vectors)
     log = Writer.log
 
     def log_and_stop(self, step, values):
@@ -61,19 +64,19 @@ def test_a_run_stopped_on_the_other_feed_ends_with_the_same_bytes(in_batch, tmp_
             os.kill(os.getpid(), signal.SIGTERM)
         log(self, step, values)
 
-    flags = (PRESET, "--config.feed=tfdata")
+    flags = (PRESET, *on_vectors, "--config.feed=tfdata")
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "log", log_and_stop)
         with pytest.raises(csn_jax.Stopped) as caught:
-            tiny.train(tmp_path, *flags)
+            tiny.train(workdir, *flags)
     assert caught.value.step == 7
-    tiny.train(tmp_path, *flags)
-    ours, theirs = tiny.fingerprint(tmp_path), tiny.fingerprint(in_batch)
+    tiny.train(workdir, *flags)
+    ours, theirs = tiny.fingerprint(workdir), tiny.fingerprint(unbroken)
     assert ours.pop("config.json") != theirs.pop("config.json")  # the feed
     assert ours == theirs
 
 
-def test_a_bad_number_is_reported_with_the_items_of_the_batch(tmp_path, monkeypatch):
+def test_a_bad_number_is_reported_with_the_items_of_the_batch(on_vectors, tmp_path, monkeypatch):
     """Until then, progress counts one image per item, not three."""
     counted = []
     monkeypatch.setattr(loop.Progress, "advance", lambda self, images, **values: counted.append(images))
@@ -90,19 +93,20 @@ def test_a_bad_number_is_reported_with_the_items_of_the_batch(tmp_path, monkeypa
 
     monkeypatch.setattr(loop, "make_train_step", make_poisoned)
     with pytest.raises(csn_jax.MachineError, match="^step 3 has loss nan and gradient norm .* on 16 items "):
-        tiny.train(tmp_path, PRESET)
+        tiny.train(tmp_path, PRESET, *on_vectors)
     assert counted == [16, 16, 16]
-    items = load_dataset(tiny.config(PRESET)).items
+    items = load_dataset(tiny.config(PRESET, *on_vectors)).items
     written = json.loads((tmp_path / "nonfinite_batch.json").read_text())
     assert written == {"step": 3, "items": items.ids[labelled_rows(0, 2, label_items(items), 16)].tolist()}
 
 
-def test_specialists_learn_from_labelled_batches(tmp_path):
+@pytest.mark.slow
+def test_specialists_learn_from_labelled_batches(on_vectors, tmp_path):
     """Each from the labels of its own condition."""
-    flags = (PRESET, "--config.variant=specialists", "--config.steps=4", "--config.loss.name=batch_hard")
+    flags = (PRESET, *on_vectors, "--config.variant=specialists", "--config.steps=4", "--config.loss.name=batch_hard")
     results = tiny.train(tmp_path, *flags)
-    assert results["variant"] == "specialists" and csn_jax.load(tmp_path).masks.shape == (2, 16)
-    for condition in ("character", "font"):
+    assert results["variant"] == "specialists" and csn_jax.load(tmp_path).masks.shape == (2, 2 * 1024)
+    for condition in ("category", "colour"):
         config = json.loads((tmp_path / condition / "config.json").read_text())
         assert config["data"]["conditions"] == [condition] and config["loss"]["name"] == "batch_hard"
         lines = [json.loads(line) for line in (tmp_path / condition / "metrics.jsonl").read_text().splitlines()]
@@ -138,6 +142,35 @@ def test_a_specialist_needs_a_batch_of_its_own_labels(tmp_path):
     load_dataset(together)
     with pytest.raises(csn_jax.UserError, match="at most the [12].? labelled items of the train split"):
         load_dataset(dataclasses.replace(together, variant="specialists"))
+
+
+@pytest.mark.slow
+def test_sets_and_numbers_train_in_batch(tmp_path):
+    """A run with every kind of condition but rank."""
+    table = shop.columns(120)
+    shop.write(tmp_path / "t.parquet", table, vector=shop.vectors(table))
+    data = DataConfig(
+        source="table",
+        path=str(tmp_path / "t.parquet"),
+        vectors="vector",
+        kinds=("size=ordinal",),
+        conditions=("tags", "price", "size", "colour"),
+        train_triplets=50,
+        validation_triplets=50,
+        test_triplets=50,
+    )
+    backbone = BackboneConfig("projection", embedding_dim=8)
+    config = Config(
+        batch_size=40, steps=2, feed="device", backbone=backbone, data=data, loss=LossConfig(name="batch_all")
+    )
+    results = csn_jax.train_and_evaluate(config, tmp_path / "run")
+    assert results["conditions"] == ["tags", "price", "size", "colour"]
+    (line,) = [
+        line
+        for line in map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+        if "train/loss" in line
+    ]
+    assert 0 < line["train/active"] <= 1 and line["train/gradient_norm"] > 0
 
 
 def test_an_epoch_of_the_schedule_covers_the_training_items(in_batch):

@@ -17,6 +17,8 @@ import tiny
 from orbax.checkpoint import CheckpointManager
 
 import csn_jax
+from csn_jax import backbones
+from csn_jax.config import VITS
 from csn_jax.data.dataset import load_dataset
 from csn_jax.data.order import batch_rows
 from csn_jax.runtime.checkpoint import Checkpoints
@@ -25,14 +27,35 @@ from csn_jax.train import loop
 
 
 @pytest.fixture
-def train(on_vectors):
-    """Trains the tiny run on vectors in a workdir."""
-    return lambda workdir, *flags: tiny.train(workdir, *on_vectors, *flags)
+def kind():
+    """What the tiny run is on; some tests are also on a vision transformer."""
+    return "vectors"
 
 
 @pytest.fixture
-def finished(finished_on_vectors):
-    return finished_on_vectors
+def flags(kind, on_vectors, monkeypatch):
+    if kind == "vectors":
+        return on_vectors
+    monkeypatch.setitem(VITS, "vit_tiny_16", None)  # the tiny one is gone after the test
+    backbones.build.cache_clear()
+    return tiny.vision_transformer()
+
+
+@pytest.fixture
+def train(flags):
+    """Trains the tiny run in a workdir."""
+    return lambda workdir, *more: tiny.train(workdir, *flags, *more)
+
+
+@pytest.fixture
+def finished(kind, finished_on_vectors, train, tmp_path_factory):
+    if kind == "vectors":
+        return finished_on_vectors
+    train(workdir := tmp_path_factory.mktemp("finished") / kind)
+    return workdir
+
+
+KINDS = pytest.mark.parametrize("kind", ["vectors", pytest.param("vit", marks=pytest.mark.slow)])
 
 
 def steps_of(workdir) -> list[int]:
@@ -93,6 +116,7 @@ def test_a_huge_learning_rate_ends_in_one_sentence(train, tmp_path, rate):
 SIGNALS = [(signal.SIGUSR1, 6), (signal.SIGTERM, 16)]
 
 
+@KINDS
 @pytest.mark.parametrize(
     ("number", "at"), [(signal.SIGINT, 6), *(pytest.param(*each, marks=pytest.mark.slow) for each in SIGNALS)]
 )
@@ -183,7 +207,7 @@ def no_file_larger_than(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("limit", [500, *(pytest.param(limit, marks=pytest.mark.slow) for limit in (4000, 100_000))])
+@pytest.mark.parametrize("limit", [500, *(pytest.param(limit, marks=pytest.mark.slow) for limit in (4000, 50_000))])
 def test_a_disk_that_fills_is_one_sentence_and_no_loss(train, finished, tmp_path, limit):
     """In the log, in the records of a checkpoint, in its arrays; with room again, the run ends as if unbroken."""
     with no_file_larger_than(limit), pytest.raises(csn_jax.MachineError) as caught:
@@ -191,15 +215,17 @@ def test_a_disk_that_fills_is_one_sentence_and_no_loss(train, finished, tmp_path
     message = str(caught.value)
     assert "no room to " in message and str(tmp_path) in message and "bytes free" in message, message
     assert "the same command again" in message and tiny.is_one_sentence(message.removesuffix("."))
-    if limit == 100_000:
-        assert re.search(r"save step \d+ in .* free, [\d,]+ needed\); no checkpoint is whole yet;", message)
+    if limit == 50_000:
+        # Step 0 compresses well, as the optimizer has only zeros; with some versions of Orbax it fits.
+        so_far = r"(no checkpoint is whole yet|the last whole checkpoint is step 0);"
+        assert re.search(r"save step \d+ in .* free, [\d,]+ needed\); " + so_far, message)
     train(tmp_path)
     assert tiny.fingerprint(tmp_path) == tiny.fingerprint(finished)
 
 
 def test_a_disk_that_fills_later_names_the_last_whole_step(train, finished, tmp_path, monkeypatch):
     """From step 13 on there is no room: the error, at the next save, names step 10, and the run goes on from it."""
-    log, limit = Writer.log, no_file_larger_than(100_000)
+    log, limit = Writer.log, no_file_larger_than(50_000)
 
     def log_and_fill(self, step, values):
         if step == 12:
@@ -222,6 +248,7 @@ def test_a_disk_that_fills_later_names_the_last_whole_step(train, finished, tmp_
     assert tiny.fingerprint(tmp_path) == tiny.fingerprint(finished)
 
 
+@KINDS
 def test_a_damaged_newest_step_costs_only_its_own_work(train, finished, tmp_path, capsys):
     """Told by step and reason; training goes on from the step before and ends with the same bytes."""
     workdir = shutil.copytree(finished, tmp_path / "run")
@@ -284,7 +311,7 @@ def test_a_run_of_several_steps_in_one_call_is_that_run(train, tmp_path, monkeyp
     lines = [
         [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (several, single)
     ]
-    assert [line["step"] for line in lines[0]] == [3, 6, 9, 12, 12, 15, 18, 21, 24, 24, 25, 25]
+    assert [line["step"] for line in lines[0]] == [0, 3, 6, 9, 12, 12, 15, 18, 21, 24, 24, 25, 25]
     for ours, theirs in zip(*lines, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
     assert steps_of(several) == steps_of(single)
@@ -310,4 +337,4 @@ def test_a_bad_number_inside_a_call_is_named_by_its_step(train, tmp_path, monkey
     monkeypatch.setattr(loop, "make_train_step", poisoned(loop.make_train_step, 14))
     with pytest.raises(csn_jax.MachineError, match="step 14 has loss nan"):
         train(tmp_path, *SEVERAL)
-    assert steps_of(tmp_path) == [6, 12]
+    assert steps_of(tmp_path) == [0, 6, 12]

@@ -75,7 +75,7 @@ def test_a_run_on_pictures(trained):
     workdir, out, err = trained["pictures"]
     assert err.index("data report: ") < err.index("training") and "6 million" not in out
     assert all(name in err for name in CONDITIONS) and "possible triplets" in err
-    assert "learned masks, test split" in out and "raw cosine" not in out
+    assert "learned masks, test split" in out and "linear probe" not in out
     results = json.loads((workdir / "results.json").read_text())
     assert results["conditions"] == list(CONDITIONS) and "baselines" not in results
     for name in CONDITIONS:
@@ -89,20 +89,22 @@ def test_a_run_on_pictures(trained):
 
 
 def test_a_run_on_vectors(trained):
-    """With the errors of the raw vectors and of a linear probe on the same triplets."""
+    """With the errors of the raw vectors, of examples and of a linear probe on the same triplets, and a verdict."""
     workdir, out, _ = trained["vectors"]
-    assert all(words in out for words in ("raw Euclidean", "raw cosine", "linear probe"))
+    assert all(words in out for words in ("Euclidean", "cosine", "4 examples", "linear probe"))
     results = json.loads((workdir / "results.json").read_text())
-    for name in ("euclidean", "cosine", "linear_probe"):
+    for name in ("euclidean", "cosine", "prototypes", "linear_probe"):
         assert set(results["baselines"][name]["by_condition"]) == {"category", "colour"}
         assert 0 <= results["baselines"][name]["overall"] < 0.6
+    assert set(results["verdict"]) == {"category", "colour"}
+    assert all(f"{name:<8}  {sentence[:30]}" in out for name, sentence in results["verdict"].items())
     assert (workdir / "masks.png").exists()
     assert len(list(workdir.glob("neighbours_*"))) == 2  # the pictures beside the vectors
     assert json.loads((workdir / "data.json").read_text())["input_shape"] == [12]
     model = csn_jax.load(workdir)
     vectors = shop.vectors(shop.columns(120))
     embedded = model.embed(vectors[:7])
-    assert embedded.shape == (7, 64) and embedded.dtype == np.float32
+    assert embedded.shape == (7, 12) and embedded.dtype == np.float32
     np.testing.assert_allclose(model.embed(vectors[:7].astype(np.float64)), embedded, atol=1e-6)
 
 
@@ -111,6 +113,11 @@ def test_evaluate_gives_the_results_and_refuses_other_data(trained, folder, name
     workdir = trained[name][0]
     evaluate.main([f"--workdir={workdir}", "--json"])
     assert json.loads(capsys.readouterr().out) == json.loads((workdir / "results.json").read_text())
+    evaluate.main([f"--workdir={workdir}", "--ladder", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["ladder"]["raw"] == ("features" if name == "pictures" else "vectors")
+    assert set(found["verdict"]) == set(found["conditions"])
+    assert found["ladder"]["rungs"]["run"]["triplet_error"] == found["triplet_error"]
     moved = shutil.copytree(folder, tmp_path / "shop")
     columns = shop.columns(120)
     columns["colour"][3], columns["colour"][4] = "red", "blue" if columns["colour"][4] != "blue" else "green"
@@ -132,6 +139,7 @@ def test_csv_and_parquet_give_the_same_run(trained, folder, tmp_path):
         assert (tmp_path / "run" / name).read_bytes() == (workdir / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_triplets_of_people_need_no_labels(folder, tmp_path):
     """Pictures and triplets are enough to train, evaluate and show neighbours."""
     more = (f"--config.data.triplets={folder / 'people.csv'}", "--config.preprocess.size=16")
@@ -235,6 +243,7 @@ for variant in ("learned", "standard"):
 """
 
 
+@pytest.mark.slow
 def test_masks_learn_what_the_raw_vectors_hide(tmp_path):
     """After seconds of training, masks beat the raw cosine and a single space, under each condition."""
     columns = shop.columns(1_200)
@@ -243,6 +252,7 @@ def test_masks_learn_what_the_raw_vectors_hide(tmp_path):
         f"--config={CONFIGS / 'features.py'}",
         f"--config.data.path={path}",
         "--config.steps=300",
+        "--config.feed=device",
         "--config.eval_every=100",
         "--config.batch_size=64",
         "--config.data.train_triplets=5000",

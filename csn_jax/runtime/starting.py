@@ -9,6 +9,7 @@ from types import FrameType
 LEFT = {
     "train": "run the same command again to resume",
     "embed": "finished parts are kept: run the same command again to resume",
+    "beam": "finished parts are kept: run the same command again to resume",
     "adapt": "run the same command again to start anew",
     "evaluate": "nothing was changed",
     "search": "nothing was changed",
@@ -38,7 +39,9 @@ def is_command() -> bool:
     program = next(iter(getattr(sys, "argv", [])), "")
     if program == "-m":  # until Python has found the module
         return any(word.removeprefix("-m").partition(".")[0] == "csn_jax" for word in sys.orig_argv[1:])
-    return os.path.basename(program) == "csn_jax"
+    folder, file = os.path.split(program)
+    of_module = file == "__main__.py" and "csn_jax" in folder.split(os.sep)[-2:]
+    return of_module or file == "csn_jax"
 
 
 def guard() -> None:

@@ -1,4 +1,4 @@
-"""Dataclasses whose values match their declared types."""
+"""Dataclasses of settings: whether values match their declared types, and what differs between two of them."""
 
 import dataclasses
 import types
@@ -52,3 +52,28 @@ def from_object(kind: type, raw: Any, where: str, name: str) -> Any:
         if dataclasses.is_dataclass(hints[key]):
             values[key] = from_object(hints[key], raw[key], where, f"{name}.{key}")
     return kind(**values)
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, whose keys are the paths with dots."""
+    values = {}
+    for name, value in tree.items():
+        values |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return values
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """The fields in which two configs differ, each as `config.field: old, now new`."""
+    before, after = flat(dataclasses.asdict(old)), flat(dataclasses.asdict(new))
+    return [f"config.{name}: {before[name]!r}, now {after[name]!r}" for name in before if before[name] != after[name]]
+
+
+def flags(config: Any) -> list[str]:
+    """The arguments that turn the default config into this one."""
+    before, after = flat(dataclasses.asdict(type(config)())), flat(dataclasses.asdict(config))
+    words = []
+    for name, value in after.items():
+        if value != before[name]:
+            flag = f"--config.{name}"
+            words += [flag, *map(str, value)] if isinstance(value, tuple) else [f"{flag}={value}"]
+    return words

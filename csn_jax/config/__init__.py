@@ -5,58 +5,25 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
+from csn_jax.config.backbone import STAGES as STAGES
+from csn_jax.config.backbone import VITS, BackboneConfig, FineTuneConfig
+from csn_jax.config.backbone import VitShape as VitShape
+from csn_jax.config.typed import check_types, flat, from_object
 from csn_jax.errors import UserError
 from csn_jax.text import did_you_mean
-from csn_jax.typed import check_types, from_object
 
-VARIANTS = ("standard", "specialists", "fixed", "learned", "learned_disjoint")
-# The values of backbone.freeze, from the input on; `all` is valid for every backbone.
-STAGES = {
-    "resnet18_csn": ("stem", "layer1", "layer2", "layer3"),
-    "resnet18": ("stem", "layer1", "layer2", "layer3", "layer4"),
-    "resnet50": ("stem", "layer1", "layer2", "layer3", "layer4"),
-}
+VARIANTS = ("standard", "specialists", "fixed", "learned", "learned_disjoint", "maps")
 # Texts of an unknown value: of pandas, R, SQL, spreadsheets and people.
 UNKNOWN = ("NA", "N/A", "n/a", "NULL", "Null", "null", "None", "NaN", "NAN", "nan", "-nan", "<NA>", "NaT", "-")
-UNKNOWN += ("#N/A", "#NA", "#VALUE!", "#REF!", "#DIV/0!", "\\N")
+UNKNOWN += ("#N/A", "#NA", "#VALUE!", "#REF!", "#DIV/0!", "#NUM!", "#NAME?", "#NULL!", "\\N", "?", "--", "n.a.", "N.A.")
 # The least value of each whole number.
 LEAST = dict.fromkeys(("batch_size", "steps", "log_every", "eval_every", "checkpoint_every"), 1)
 LEAST |= dict.fromkeys(("data.train_triplets", "data.validation_triplets", "data.test_triplets"), 1)
-LEAST |= {"seed": 0, "data.seed": 0, "backbone.hidden": 0, "backbone.embedding_dim": 1, "preprocess.size": 8}
-
-
-@dataclass(frozen=True)
-class BackboneConfig:
-    """The network from one input to one embedding."""
-
-    name: Literal["small", "vgg", "resnet18_csn", "resnet18", "resnet50", "projection"] = "small"
-    """small: the quickstart's network; vgg: the paper's for fonts; resnet18_csn: the reference's, ResNet-18 without its
-    fourth stage; resnet18, resnet50: torchvision's; projection: one or two layers on data.vectors."""
-    embedding_dim: int = 64
-    """Number of embedding dimensions, D."""
-    hidden: int = 0
-    """projection: width of the hidden layer; 0: no hidden layer."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the convolutions. Masks, distances, norms, statistics and optimizer stay float32."""
-    init: str = ""
-    """Pretrained weights: a .safetensors, .pth, .pt, .ckpt or .bin file with the tensor names of torchvision or timm,
-    the index or folder of several, or hf:OWNER/NAME on the Hugging Face hub. Set preprocess.mean and std to those of
-    the weights."""
-    freeze: str = ""
-    """Part of the backbone that does not train: stem, layer1.. (a ResNet's stages up to it) or all (everything except
-    the last linear layer). Frozen batch norms use and keep their running statistics. Masks still train."""
-    learning_rate_ratio: float = 1.0
-    """Factor on the learning rate of the backbone except its last linear layer, to fine-tune weights from init."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the data of a run lies."""
-
-    path: str = ""
-    """Where the run's data lies now, if it moved: as its config.data.path. Other data is refused."""
+LEAST |= dict.fromkeys(("seed", "data.seed", "patience", "maps.rank", "maps.axes"), 0)
+LEAST |= {"backbone.hidden": 0, "fine_tune.warmup": 0}
+LEAST |= {"backbone.embedding_dim": 1, "preprocess.size": 8}
 
 
 @dataclass(frozen=True)
@@ -140,8 +107,8 @@ class LossConfig:
 
     name: Literal["triplet", "batch_all", "batch_hard"] = "triplet"
     """triplet: L_T over drawn triplets, as in the paper. The others use batches of labelled items with all labels.
-    batch_all: the mean over all active triplets in the batch; batch_hard: the mean over each item's farthest positive
-    and nearest negative per condition."""
+    batch_all: the mean over all active triplets in the batch; batch_hard: the mean over each item's hardest triplet per
+    condition, which is that of its farthest positive and nearest negative if these are alike or not."""
     margin: float = 0.2
     """Margin of the triplet hinge, h."""
     embedding_weight: float = 5e-3
@@ -151,11 +118,25 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class MapsConfig:
+    """The variant maps."""
+
+    rank: int = 0
+    """Rows of each map, r; 0: 32, or more for a condition of many values."""
+    axes: int = 0
+    """Principal axes of data.vectors that maps weigh, k; 0: 256, or fewer if the training items are fewer."""
+    pulls: tuple[float, ...] = ()
+    """Weights of a pull of each map towards the raw geometry; validation chooses one per condition. Empty: 0.001,
+    0.0001 and 0 for fewer than 2,000 training items, else 0."""
+
+
+@dataclass(frozen=True)
 class Config:
     """One run. `csn_jax train` without flags trains with these defaults."""
 
-    variant: Literal["standard", "specialists", "fixed", "learned", "learned_disjoint"] = "learned"
-    """How masks are initialised and whether they train (paper, section 4)."""
+    variant: Literal["standard", "specialists", "fixed", "learned", "learned_disjoint", "maps"] = "learned"
+    """How masks are initialised and whether they train (paper, section 4); maps: a matrix per condition instead of a
+    mask, on data.vectors as they are or on the embedding of images."""
     seed: int = 0
     """Seed of initial weights and masks, order of batches, and augmentation."""
     batch_size: int = 128
@@ -168,10 +149,11 @@ class Config:
     """exponential: times schedule_decay^epoch, epochs from 1, as in the reference; cosine: to 0 at the last step."""
     schedule_decay: float = 0.985
     """Factor per epoch of the exponential schedule."""
-    batch_statistics: Literal["by_role", "shared"] = "by_role"
+    batch_statistics: Literal["by_role", "shared", "running"] = "by_role"
     """Batch norm over triplets. by_role: anchors, positives and negatives each by themselves, as in the reference;
     shared: all three as one batch. Use shared for conditions with few values: statistics by role leak which item is
-    the negative, and training learns that instead."""
+    the negative, and training learns that instead. running: batch norms keep the statistics and parameters that
+    backbone.init gave them, to fine-tune small batches."""
     feed: Literal["tfdata", "device", "auto"] = "tfdata"
     """tfdata: tf.data prepares batches on the host; device: all items lie on the accelerator; auto: device if they take
     at most a quarter of its memory. The batches are the same."""
@@ -185,6 +167,15 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    maps: MapsConfig = field(default_factory=MapsConfig)
+    fine_tune: FineTuneConfig = field(default_factory=FineTuneConfig)
+    patience: int = 0
+    """Measurements on validation without a new best, after which training ends; 0: training never ends early."""
+
+    @property
+    def maps_vectors(self) -> bool:
+        """Whether the items' vectors themselves are the embeddings, under maps."""
+        return self.variant == "maps" and self.backbone.name == "projection"
 
     def validate(self) -> None:
         """Check every value.
@@ -193,16 +184,17 @@ class Config:
             UserError: naming a field outside its type, choices or range, the value and the valid choices.
         """
         check_types(self, "config")
-        values = _flat(dataclasses.asdict(self))
+        values = flat(dataclasses.asdict(self))
         for name, least in LEAST.items():
             if values[name] < least:
                 raise UserError(f"config.{name} is {values[name]}; give a whole number of at least {least}.")
             if name.endswith("seed") and values[name] >= 1 << 32:
                 raise UserError(f"config.{name} is {values[name]}; give a whole number below {1 << 32}.")
-        for name in ("learning_rate", "schedule_decay", "loss.margin", "backbone.learning_rate_ratio"):
+        positive = ("learning_rate", "schedule_decay", "loss.margin", "backbone.learning_rate_ratio")
+        for name in (*positive, "fine_tune.layer_decay"):
             if not 0 < values[name] < math.inf:
                 raise UserError(f"config.{name} is {values[name]}; give a number above 0.")
-        for name in ("loss.embedding_weight", "loss.mask_weight"):
+        for name in ("loss.embedding_weight", "loss.mask_weight", "fine_tune.weight_decay", "fine_tune.clip"):
             if not 0 <= values[name] < math.inf:
                 raise UserError(f"config.{name} is {values[name]}; give a number of at least 0.")
         if self.loss.name != "triplet" and self.data.triplets:
@@ -210,6 +202,13 @@ class Config:
                 f"config.loss.name is {self.loss.name}, which learns from labels, and config.data.triplets names "
                 "triplets of your own; use --config.loss.name=triplet, or leave config.data.triplets empty."
             )
+        if not all(0 <= pull < math.inf for pull in self.maps.pulls):
+            raise UserError(f"config.maps.pulls is {self.maps.pulls}; give numbers of at least 0.")
+        if self.variant == "maps" and self.loss.name != "triplet":
+            raise UserError(f"config.loss.name is {self.loss.name}, but maps learn from triplets; use triplet.")
+        if self.maps_vectors and self.backbone.hidden:
+            hidden = f"config.backbone.hidden is {self.backbone.hidden}"
+            raise UserError(f"{hidden}, but maps take the vectors as they are; give 0, or another variant.")
         if self.backbone.name == "projection" and self.backbone.freeze:
             freeze = f"config.backbone.freeze is {self.backbone.freeze!r}"
             raise UserError(f"{freeze}, but a projection has no pretrained part; leave it empty.")
@@ -219,6 +218,17 @@ class Config:
             raise UserError(
                 f"config.backbone.freeze is {self.backbone.freeze!r}{near}; {self.backbone.name} can freeze "
                 f"{', '.join(parts)}, or nothing if it is empty."
+            )
+        if self.backbone.name in VITS:
+            patch, size = VITS[self.backbone.name].patch, self.preprocess.size
+            if size % patch:
+                near = " or ".join(str(n * patch) for n in (size // patch, size // patch + 1) if n)
+                taken = f"{self.backbone.name} takes multiples of {patch}"
+                raise UserError(f"config.preprocess.size is {size}, but {taken}; give {near}.")
+        elif self.backbone.rematerialise:
+            raise UserError(
+                f"config.backbone.rematerialise is for vision transformers, and config.backbone.name is "
+                f"{self.backbone.name}; leave it False."
             )
         channels = len(self.preprocess.mean)
         if channels not in (1, 3) or len(self.preprocess.std) != channels:
@@ -262,23 +272,6 @@ class Config:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """The fields in which two configs differ, each as `config.field: old, now new`."""
-    before, after = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
-    return [f"config.{name}: {before[name]!r}, now {after[name]!r}" for name in before if before[name] != after[name]]
-
-
-def flags(config: Config) -> list[str]:
-    """The arguments that turn the default config into this one."""
-    before, after = _flat(dataclasses.asdict(Config())), _flat(dataclasses.asdict(config))
-    words = []
-    for name, value in after.items():
-        if value != before[name]:
-            flag = f"--config.{name}"
-            words += [flag, *map(str, value)] if isinstance(value, tuple) else [f"{flag}={value}"]
-    return words
-
-
 def brief(config: Config, size: int | None = None) -> Config:
     """The config for a run of seconds, for tests and a first look. `size`: of its images, in pixels."""
     return replace(
@@ -291,10 +284,3 @@ def brief(config: Config, size: int | None = None) -> Config:
         data=replace(config.data, train_triplets=200, validation_triplets=100, test_triplets=100),
         preprocess=replace(config.preprocess, size=size or config.preprocess.size),
     )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
