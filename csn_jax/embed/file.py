@@ -15,22 +15,25 @@ import numpy as np
 
 from csn_jax.data import to_embed
 from csn_jax.data.sources.table import SPLIT
-from csn_jax.data.to_embed import Chunk, ToEmbed
-from csn_jax.errors import MachineError, UserError
+from csn_jax.data.to_embed import ToEmbed
+from csn_jax.embed.update import Changes, check_updatable, merged
+from csn_jax.errors import UserError
+from csn_jax.model.chunks import Embedded, embed_chunk, steady
 from csn_jax.model.model import Model
 from csn_jax.model.run import Run
+from csn_jax.runtime.record import Condition
 from csn_jax.runtime.workdir import full_disk_reported, locked, write_atomically
 from csn_jax.runtime.writer import Progress, say
-from csn_jax.store.vector_file import DamagedFile, Embeddings, check_path, read_embeddings, rounded, write_embeddings
+from csn_jax.store.embeddings import Embeddings
+from csn_jax.store.int8 import rounded
+from csn_jax.store.vector_file import DamagedFile, check_path, read_embeddings, write_embeddings
 
 if TYPE_CHECKING:
     from csn_jax.embed import Args
+    from csn_jax.embed.encoder import Encoder
 
 OTHER_PATH = "choose another path, or pass --rebuild to replace it."
 NAMED = 20  # unreadable images that are named one by one
-
-# Vectors [k, D] of the readable items of a chunk, and what is wrong with each item of the chunk, or None.
-Part = tuple[np.ndarray, list[str | None]]
 
 
 def find_items(args: "Args", run: Run) -> ToEmbed:
@@ -69,7 +72,8 @@ def _from_split(run: Run, split: str) -> ToEmbed:
         ids=items.ids[rows],
         columns=columns,
         pictures=pictures,
-        chunks=lambda start: to_embed.from_array(items.inputs, rows, start),
+        chunks=lambda places: to_embed.from_array(items.inputs, rows[places]),
+        digests=lambda: to_embed.of_rows(items.inputs, rows),
         made_from=["split", split, dataset.record.items_sha256],
         unit="image" if items.inputs.ndim == 4 else "vector",
     )
@@ -80,38 +84,65 @@ def check_out(args: "Args") -> Path:
     out, table = Path(args.out).expanduser().absolute(), Path(args.table).expanduser()
     check_path(out, "--out")
     if not out.parent.is_dir():
-        raise UserError(f"--out={args.out}: there is no folder {out.parent}; make it first, or give another.")
+        raise UserError(f"--out={args.out}: the folder {out.parent} does not exist; make it first, or give another.")
     if args.table and out.exists() and table.is_file() and out.samefile(table):
         raise UserError(f"--out={args.out} is the table itself; give another name.")
     return out
 
 
-def digest(args: "Args", model: Model, items: ToEmbed) -> str:
-    """SHA-256 of what decides over the file's content."""
-    masks = [] if args.features else model.masks.tolist()
-    request = [model.sha256, args.features, args.dtype, args.by_condition, masks, items.made_from]
-    return hashlib.sha256(json.dumps(request).encode()).hexdigest()
-
-
 def finished_ids(out: Path, made_from: str) -> np.ndarray:
     """The ids in the file of an equal request; a UserError if it is of another request or program, or damaged."""
+    embeddings = own_file(out)
+    if embeddings.made_from != made_from:
+        other = "of other items, by another model or with other flags"
+        raise UserError(
+            f"--out={out} exists but was made {other}; pass --update to embed what changed, or --rebuild to replace it."
+        )
+    drop_parts(out)
+    return embeddings.ids
+
+
+def old_file(out: Path, made_from: str, model_sha256: str, dtype: str) -> Embeddings | None:
+    """The items that an update starts from. None if the file does not exist, or already holds what is requested. A
+    UserError if its vectors cannot stand beside those of the model."""
+    if not out.exists():
+        return None
+    old = own_file(out)
+    if old.made_from == made_from:
+        return None
+    check_updatable(old, out, model_sha256, dtype)
+    return old
+
+
+def own_file(out: Path) -> Embeddings:
+    """What the file holds; a UserError if another program wrote it, or it is damaged."""
     try:
-        embeddings = read_embeddings(out)
+        return read_embeddings(out)
     except DamagedFile:
         raise
     except UserError:
         raise UserError(f"--out={out} exists but was not written by csn_jax embed; {OTHER_PATH}") from None
-    if embeddings.made_from != made_from:
-        other = "of other items, by another model or with other flags"
-        raise UserError(f"--out={out} exists but was made {other}; {OTHER_PATH}")
+
+
+def drop_parts(out: Path) -> None:
+    """Remove the parts of a whole file, if there are any."""
     if (parts := _parts(out)).is_dir():  # killed between the whole file and the removal of its parts
         with locked(parts, "--out"):
             shutil.rmtree(parts)
-    return embeddings.ids
 
 
-def write_vectors(args: "Args", out: Path, run: Run, model: Model, items: ToEmbed, made_from: str) -> Embeddings:
-    """Embed the items into the file, from where an earlier process stopped."""
+def write_vectors(
+    args: "Args",
+    out: Path,
+    conditions: tuple[Condition, ...],
+    model: "Model | Encoder",
+    items: ToEmbed,
+    made_from: str,
+    digests: np.ndarray,
+    changes: Changes | None = None,
+) -> Embeddings:
+    """Embed the items into the file, from where an earlier process stopped; of an older file's items only those that
+    changed. `digests` are those of the items."""
     for note in items.notes:
         say(note)
     parts = _parts(out)
@@ -121,8 +152,14 @@ def write_vectors(args: "Args", out: Path, run: Run, model: Model, items: ToEmbe
         raise UserError(f"--out={out} cannot be written ({error.strerror}); choose another path.") from None
     with locked(parts, "--out"):
         try:
-            function = model.features if args.features else model.embed
-            vectors, kept = embed_in_parts(parts, made_from, items, function, args.dtype)
+            function = steady(model.features if args.features else model.embed)
+            to_do = items if changes is None else items.only(changes.rows)
+            request = f"{made_from} {to_embed.CHUNK} {to_do.ids.tolist()}"
+            plan = hashlib.sha256(request.encode() + digests.tobytes()).hexdigest()
+            alone = changes is None or not changes.n_same
+            vectors, kept = embed_in_parts(parts, plan, to_do, function, args.dtype, alone=alone)
+            if changes is not None:
+                vectors, kept = merged(parts / "merged.npy", changes, vectors, kept)
         except UserError:  # the same command would not get further
             shutil.rmtree(parts)
             raise
@@ -131,12 +168,14 @@ def write_vectors(args: "Args", out: Path, run: Run, model: Model, items: ToEmbe
             ids=items.ids[kept],
             vectors=vectors,
             columns={name: column[kept] for name, column in items.columns.items()},
-            conditions=() if args.features else run.record.conditions,
+            conditions=() if args.features else conditions,
             masks=np.zeros((0, vectors.shape[1]), np.float32) if args.features else model.masks,
             model_sha256=model.sha256,
             pictures=items.pictures,
             made_from=made_from,
             scale=scale,
+            maps=None if args.features else model.maps,
+            digests=None if args.features else digests[kept],
         )
         write_embeddings(out, embeddings, by_condition=args.by_condition)
         shutil.rmtree(parts)
@@ -148,13 +187,20 @@ def _parts(out: Path) -> Path:
 
 
 def embed_in_parts(
-    folder: Path, made_from: str, items: ToEmbed, function: Callable[[np.ndarray], np.ndarray], dtype: str
+    folder: Path,
+    made_from: str,
+    items: ToEmbed,
+    function: Callable[[np.ndarray], np.ndarray],
+    dtype: str,
+    *,
+    alone: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embed all readable items, without the parts that an earlier process left in a folder: (vectors [M, D],
     memory-mapped; positions [M] of their items).
 
     Parts of another request than `made_from` are dropped. int8 is rounded later, as its scale depends on all vectors. A
-    UserError if no item can be read, or a vector does not fit float16; a MachineError if one is not finite.
+    UserError if no item can be read and they stand `alone`, or if a vector does not fit float16; a MachineError if one
+    is not finite.
     """
     plan, n, size = folder / "plan", len(items.ids), to_embed.CHUNK
     if not plan.is_file() or plan.read_text() != made_from:
@@ -168,12 +214,12 @@ def embed_in_parts(
     faults, n_bad = [], 0
     progress = Progress("embedding", n, min(done * size, n), items.unit, compiles=True)
     with full_disk_reported(folder), closing(progress):
-        chunks = items.chunks(done * size)
+        chunks = items.chunks(np.arange(done * size, n))
         for place, path in enumerate(paths):
             ids = items.ids[place * size : (place + 1) * size].tolist()
             part = _read(path) if place < done else None
             if part is None:
-                part = _embed(next(chunks), ids, function, dtype)
+                part = embed_chunk(next(chunks), ids, function, dtype)
                 _write(path, part)
                 progress.advance(len(ids))
             bad = [f"left out {name}, which {fault}" for name, fault in zip(ids, part[1], strict=True) if fault]
@@ -184,43 +230,32 @@ def embed_in_parts(
         if n_bad > NAMED:
             say(f"left out {n_bad - NAMED:,} more")
         kept = np.flatnonzero([not fault for fault in faults])
-        if not len(kept):
+        if not len(kept) and alone:
             raise UserError(f"none of the {n:,} {items.unit}s could be read; give others.")
         return _join(folder / "vectors.npy", paths, len(kept)), kept
 
 
-def _embed(chunk: Chunk, ids: list[str], function: Callable[[np.ndarray], np.ndarray], dtype: str) -> Part:
-    inputs, faults = chunk
-    vectors = function(inputs) if len(inputs) else np.zeros((0, 0), np.float32)
-    for row in np.flatnonzero(~np.isfinite(vectors).all(axis=1))[:1]:
-        item = [name for name, fault in zip(ids, faults, strict=True) if not fault][row]
-        raise MachineError(f"the vector of {item} is not finite; look at that item and at the model.")
-    if dtype == "float16" and np.abs(vectors).max(initial=0) > np.finfo(np.float16).max:
-        raise UserError("--dtype=float16 reaches 65,504 and a vector has larger numbers; leave out --dtype.")
-    return vectors.astype("float32" if dtype == "int8" else dtype), faults
-
-
 def _join(path: Path, parts: list[Path], n: int) -> np.ndarray:
     """The vectors [n, D] of all parts, in a memory-mapped file."""
-    joined, row = None, 0
+    joined, row = np.zeros((0, 0), np.float32), 0
     for part in parts:
         vectors, _ = _read(part)
         if not len(vectors):
             continue
-        if joined is None:
+        if not len(joined):
             joined = np.lib.format.open_memmap(path, "w+", vectors.dtype, (n, vectors.shape[1]))
         joined[row : row + len(vectors)] = vectors
         row += len(vectors)
     return joined
 
 
-def _write(path: Path, part: Part) -> None:
+def _write(path: Path, part: Embedded) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, vectors=part[0], faults=np.array(json.dumps(part[1])))
     write_atomically(path, buffer.getvalue())
 
 
-def _read(path: Path) -> Part | None:
+def _read(path: Path) -> Embedded | None:
     """A part, or None if its file is missing or does not match its checksums."""
     try:
         with np.load(path, allow_pickle=False) as part:

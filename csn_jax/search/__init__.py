@@ -19,15 +19,18 @@ from csn_jax.errors import UserError
 @dataclass(frozen=True)
 class Args:
     index: str = ""
-    """A file that csn_jax embed wrote; with --workdir also any Parquet file with an id and a vector per row, embeddings
-    or inputs of the run's model."""
+    """A file that csn_jax embed wrote, or a folder of such files, the parts of one index; with --workdir also any
+    Parquet file with an id and a vector per row, embeddings or inputs of the run's model."""
     qdrant: str = ""
     """Instead of --index: the folder or http(s) URL that csn_jax embed --to_qdrant wrote to. The key of a server is
     read from the environment variable QDRANT_API_KEY."""
+    postgres: str = ""
+    """Instead of --index: the database that csn_jax embed --to_postgres wrote to, as postgresql://USER@HOST/DATABASE.
+    The password is read from the environment variable PGPASSWORD or from ~/.pgpass."""
     collection: str = ""
-    """The Qdrant collection. Empty: the only one."""
+    """The Qdrant collection, or the table in PostgreSQL. Empty: the only one."""
     candidates: int = 200
-    """For a mix of conditions in Qdrant: how many items of each condition to look at. More is slower and finds more."""
+    """For a mix of conditions in a store: how many items of each to look at. More is slower and finds more."""
     workdir: str = ""
     """The run whose model embedded the index. It embeds --image, and its masks are used, also those added since. A
     search by --id does not need it where csn_jax embed wrote the index."""
@@ -61,9 +64,9 @@ def main(argv: Sequence[str]) -> None:
 
     from csn_jax.runtime.writer import next_step
     from csn_jax.search.answers import as_json, as_text
-    from csn_jax.search.find import in_index, in_qdrant
+    from csn_jax.search.find import in_index, in_postgres, in_qdrant
 
-    answers = in_qdrant(args) if args.qdrant else in_index(args)
+    answers = (in_qdrant if args.qdrant else in_postgres if args.postgres else in_index)(args)
     if args.save:
         from csn_jax.search.sheet import save_sheet  # imports JAX
 
@@ -75,23 +78,30 @@ def main(argv: Sequence[str]) -> None:
         print(as_text(answers))
     if args.vector == "-":  # standard input is spent
         return
-    if args.explain or args.qdrant:
-        next_step("search", *cli.without(argv, "k"), f"--k={2 * args.k}")
+    if args.explain or args.qdrant or args.postgres:
+        words = cli.without(argv, "k")
+        if args.postgres:  # its password is not printed
+            from csn_jax.store.postgres import place_of
+
+            words = [*cli.without(words, "postgres"), place_of(args.postgres, "--postgres")]
+        next_step("search", *words, f"--k={2 * args.k}")
     else:
         next_step("search", *argv, "--explain")
 
 
 def _check(args: Args) -> None:
     """Raise UserError for flags that do not go together."""
-    if bool(args.index) == bool(args.qdrant):
-        problem = "--index and --qdrant are both given" if args.index else "there is nothing to search"
-        raise UserError(f"{problem}; give one of --index=FILE and --qdrant=FOLDER_OR_URL.")
-    if args.collection and not args.qdrant:
-        raise UserError("--collection is given without --qdrant; add --qdrant, or leave out --collection.")
-    if args.explain and args.qdrant:
-        raise UserError("--explain compares hits with all items, but Qdrant returns only some; give --index=FILE.")
-    if args.leave_out_same and (args.qdrant or args.vector):
-        other = "--qdrant" if args.qdrant else "--vector"
+    places = [f"--{name}" for name in ("index", "qdrant", "postgres") if getattr(args, name)]
+    if len(places) != 1:
+        problem = f"{' and '.join(places)} are {'both' if len(places) == 2 else 'all'} given"
+        problem = problem if places else "there is nothing to search"
+        raise UserError(f"{problem}; give one of --index=FILE, --qdrant=FOLDER_OR_URL and --postgres=URL.")
+    if args.collection and args.index:
+        raise UserError("--collection is given without --qdrant or --postgres; add one, or leave out --collection.")
+    if args.explain and not args.index:
+        raise UserError(f"--explain compares hits with all items, but {places[0]} returns some; give --index=FILE.")
+    if args.leave_out_same and not (args.index and not args.vector):
+        other = "--vector" if args.index else places[0]
         fix = f"with {other}, give --filter '{args.leave_out_same}!=VALUE'"
         raise UserError(f"--leave_out_same compares hits with an item of --index that is the query; {fix}.")
     queries = [f"--{name}" for name in ("image", "id", "vector") if getattr(args, name)]

@@ -1,7 +1,7 @@
 """Why an item is a hit: what its distance is made of, and its rank under each condition alone."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class Reasons(NamedTuple):
 
     by_condition: [H, W], the share of the squared distance that each searched condition adds. Shares are relative to
         the sum of absolute values, so they sum to 1 if no weight is negative. At distance 0 all are 0.
-    by_dimension: [H, D], the same per dimension.
+    by_dimension: [H, D], the same per dimension; [H, 0] under maps, whose dimensions have no meaning of their own.
     ranks: [H, C], the hit's rank among all items but the query under each condition alone. The nearest has rank 1.
     """
 
@@ -33,18 +33,27 @@ def explain(
 ) -> Reasons:
     """The reasons for the hits in rows [H] of a query [D]; `exclude`: the row of the item that is the query, or -1."""
     query, rows = np.asarray(query, np.float64), np.asarray(rows, int)
-    square = np.square(index.masks, dtype=np.float64)  # [C, D]
-    gaps = np.square(query - index.vectors[rows])  # [H, D]
-    weighted = np.array([weight * square[index.conditions.index(name)] for name, weight in weights.items()])  # [W, D]
+    own = query if index.maps is None else index.maps.views(query[None], dtype=np.float64)[0]  # [V]
+    square = np.square(index.masks, dtype=np.float64)  # [C, V]
+
+    def gaps_to(items: Any) -> np.ndarray:
+        vectors = index.vectors[items]
+        return np.square(own - (vectors if index.maps is None else index.maps.views(vectors, dtype=np.float64)))
+
+    gaps = gaps_to(rows)  # [H, V]
+    weighted = np.array([weight * square[index.conditions.index(name)] for name, weight in weights.items()])  # [W, V]
     nearer = np.zeros((len(rows), len(square)), int)
     limits = _by_condition(gaps, square)  # [H, C]
+    if index.maps is not None:  # matrix products round each row in its own way
+        limits = limits * (1 - 1e-9)
     for start in range(0, len(index.ids), PIECE):
-        squared = _by_condition(np.square(query - index.vectors[start : start + PIECE]), square)  # [n, C]
+        squared = _by_condition(gaps_to(slice(start, start + PIECE)), square)  # [n, C]
         if start <= exclude < start + PIECE:
             squared[exclude - start] = np.inf
         for hit in range(len(rows)):
             nearer[hit] += np.sum(squared < limits[hit], axis=0)
-    return Reasons(_shares(_by_condition(gaps, weighted)), _shares(gaps * weighted.sum(axis=0)), nearer + 1)
+    by_dimension = _shares(gaps * weighted.sum(axis=0)) if index.maps is None else np.zeros((len(rows), 0))
+    return Reasons(_shares(_by_condition(gaps, weighted)), by_dimension, nearer + 1)
 
 
 def _by_condition(gaps: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -83,14 +92,19 @@ def reasons_text(index: Index, searched: Sequence[str], rows: Sequence[int], rea
     for place, (row, by_condition, by_dimension, ranks) in enumerate(zip(rows, *reasons, strict=True), 1):
         lines.append(f"{place:4}  {index.ids[row]}: {ranks_text(index.conditions, ranks)}")
         shares = [f"{name} {share:.0%}" for name, share in zip(searched, by_condition, strict=True)]
-        parts = ", ".join(shares) + "; " if len(shares) > 1 else ""
+        parts = [", ".join(shares)] if len(shares) > 1 else []
         largest = [f"{dimension} ({by_dimension[dimension]:.0%})" for dimension in _largest(by_dimension)]
-        lines.append(
-            f"      its distance: {parts}dimensions {', '.join(largest)}" if largest else "      at distance 0"
-        )
+        parts += [f"dimensions {', '.join(largest)}"] if largest else []
+        if not by_condition.any():
+            parts = ["at distance 0"]
+        elif index.maps is not None:
+            parts = parts or [f"all from {searched[0]}"]
+        lines.append(f"      {'' if parts == ['at distance 0'] else 'its distance: '}{'; '.join(parts)}")
     for dimension, name, low, high in dimension_ends(index, reasons)[:ENDS]:
         lines.append(f"dimension {dimension}, which has the largest weight for {name}")
         lines += [f"      from {_items(index, low, name)}", f"      to   {_items(index, high, name)}"]
+    if index.maps is not None:
+        lines.append("dimensions are not explained: these conditions are maps, which mix the dimensions of the vectors")
     return "\n".join(lines)
 
 

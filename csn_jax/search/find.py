@@ -1,4 +1,4 @@
-"""One search, from the flags of the command to its answers: in a file of vectors, or in a Qdrant collection."""
+"""One search, from the flags of the command to its answers: in a file of vectors, or in a store."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -7,40 +7,39 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from csn_jax.config import DataConfig
 from csn_jax.data import to_embed
 from csn_jax.errors import UserError
 from csn_jax.runtime.writer import say
 from csn_jax.search.answers import Answers, Query, to_hits
 from csn_jax.search.explain import explain
-from csn_jax.search.qdrant_search import Collection
 from csn_jax.search.query_vectors import as_embeddings, read_vectors
+from csn_jax.store.embeddings import Embeddings
 from csn_jax.store.filters import parse_rules
-from csn_jax.store.foreign import read_foreign
-from csn_jax.store.index import Index
-from csn_jax.store.qdrant import connected
-from csn_jax.store.vector_file import SUFFIXES, ForeignFile
+from csn_jax.store.open_index import open_index
+from csn_jax.store.parts import is_of_parts
+from csn_jax.store.texts import first_rows
 from csn_jax.text import listed
 
 if TYPE_CHECKING:
     from csn_jax.model.model import Model
     from csn_jax.model.run import Run
     from csn_jax.search import Args
+    from csn_jax.search.postgres_search import Table
+    from csn_jax.search.qdrant_search import Collection
 
 
 def in_index(args: "Args") -> Answers:
     """Search the file of --index."""
     run, model = _opened(args.workdir)
-    index = _index_of(args.index, run, model)
+    index = open_index(args.index, run, model)
     weights, filters = parse_weights(args.condition, index.conditions), parse_rules(args.filter, index.columns)
     index.weight(weights)  # report a mistake before embedding
     if args.image:
-        pictures = index.items.pictures
-        row_of = rows_by_picture(index.columns.get(pictures.get("image"), index.ids).tolist(), pictures)
+        row_of = row_by_picture(index.items)
         queries = embed_images(Path(args.image).expanduser(), run, model)
         queries = [query._replace(row=row_of(query.path)) for query in queries]
     elif args.vector:
-        queries = read_queries(args.vector, index.masks.shape[1], model)
+        queries = read_queries(args.vector, index.vectors.shape[1], model)
     else:
         row = index.row(args.id)
         queries = [Query(args.id, index.vectors[row], row=row)]
@@ -56,23 +55,6 @@ def in_index(args: "Args") -> Answers:
     return Answers(index, len(index.ids), weights, filters, queries, hits, reasons, args.leave_out_same)
 
 
-def _index_of(path: str, run: "Run | None", model: "Model | None") -> Index:
-    """The index in a file; that of another program under the masks of the model."""
-    place = Path(path).expanduser()
-    if not model or place.suffix in SUFFIXES or not place.exists():
-        try:
-            index = Index.open(place)
-            return index.of_model(model.sha256, model.conditions, model.masks) if model else index
-        except ForeignFile:
-            if not model:
-                raise
-    data = run.config.data if run.config.data.source == "table" else DataConfig(vectors="vector")
-    items, notes = read_foreign(place, model, data)
-    for note in notes:
-        say(note)
-    return Index(items._replace(conditions=run.record.conditions), model.conditions, model.masks, path)
-
-
 def read_queries(source: str, dim: int, model: "Model | None") -> list[Query]:
     """A query for each vector of --vector."""
     vectors = read_vectors(source)
@@ -85,29 +67,46 @@ def read_queries(source: str, dim: int, model: "Model | None") -> list[Query]:
 
 def in_qdrant(args: "Args") -> Answers:
     """Search the collection of --qdrant."""
-    run, model = _opened(args.workdir)
+    from csn_jax.search.qdrant_search import Collection
+    from csn_jax.store.qdrant import connected
+
+    opened = _opened(args.workdir)
     with connected(args.qdrant, "--qdrant") as client:
-        collection = Collection.open(client, args.collection, f"--qdrant={args.qdrant}")
-        empty = collection.empty
-        if model:
-            collection.check_model(model.sha256, model.conditions, model.masks)
-        weights, filters = parse_weights(args.condition, empty.conditions), parse_rules(args.filter, empty.columns)
-        empty.weight(weights)  # report a mistake before embedding
-        collection.filter_conditions(filters)
-        if args.image:
-            queries = embed_images(Path(args.image).expanduser(), run, model)
-            paths = [spellings(query.path, empty.items.pictures) for query in queries]
-            own = [next(filter(None, map(collection.item_of, names)), "") for names in paths]
-        elif args.vector:
-            queries = read_queries(args.vector, empty.masks.shape[1], model)
-            own = [""] * len(queries)
-        else:
-            queries, own = [Query(args.id, collection.vector(args.id))], [args.id]
-        vectors = np.stack([query.vector for query in queries])
-        hits = collection.search(vectors, own, weights, args.k, filters=filters, candidates=args.candidates)
-        n_items = client.count(collection.name, exact=True).count
+        return _in_store(args, Collection.open(client, args.collection, f"--qdrant={args.qdrant}"), *opened)
+
+
+def in_postgres(args: "Args") -> Answers:
+    """Search the table of --postgres."""
+    from csn_jax.search.postgres_search import Table
+    from csn_jax.store.postgres import connected, place_of
+
+    opened = _opened(args.workdir)
+    with connected(args.postgres, "--postgres") as connection:
+        return _in_store(args, Table.open(connection, args.collection, place_of(args.postgres, "--postgres")), *opened)
+
+
+def _in_store(args: "Args", store: "Collection | Table", run: "Run | None", model: "Model | None") -> Answers:
+    empty = store.empty
+    if model:
+        store.check_model(model.sha256, model.conditions, model.masks, model.maps)
+    weights, filters = parse_weights(args.condition, empty.conditions), parse_rules(args.filter, empty.columns)
+    empty.weight(weights)  # report a mistake before embedding
+    store.filter_conditions(filters)
+    if args.image:
+        queries = embed_images(Path(args.image).expanduser(), run, model)
+        paths = [spellings(query.path, empty.items.pictures) for query in queries]
+        own = [next(filter(None, map(store.item_of, names)), "") for names in paths]
+    elif args.vector:
+        queries = read_queries(args.vector, store.width, model)
+        own = [""] * len(queries)
+    else:
+        queries, own = [Query(args.id, store.vector(args.id))], [args.id]
+    vectors = np.stack([query.vector for query in queries])
+    if not args.id:
+        vectors = store.view(vectors)
+    hits = store.search(vectors, own, weights, args.k, filters=filters, candidates=args.candidates)
     queries = [query._replace(row=row) for query, row in zip(queries, hits.own, strict=True)]
-    return Answers(hits.index, n_items, weights, filters, queries, to_hits(hits.rows, hits.squares), None)
+    return Answers(hits.index, len(store), weights, filters, queries, to_hits(hits.rows, hits.squares), None)
 
 
 def _opened(workdir: str) -> tuple["Run | None", "Model | None"]:
@@ -147,10 +146,10 @@ def embed_images(path: Path, run: "Run", model: "Model") -> list[Query]:
         raise UserError(f"--image={path}: the model of {run.workdir} embeds vectors, not images; search by --id.")
     if path.is_dir():
         source = to_embed.from_folder(path, form, flag="--image")
-        names, chunks = source.ids.tolist(), source.chunks(0)
+        names, chunks = source.ids.tolist(), source.chunks(np.arange(len(source.ids)))
         paths = [path / name for name in names]
     else:
-        names, paths, chunks = [str(path)], [path], to_embed.decoded([path], [None], form, 0)
+        names, paths, chunks = [str(path)], [path], to_embed.decoded([path], [None], form, np.arange(1))
     vectors, faults = [], []
     for images, chunk_faults in chunks:
         vectors += list(np.asarray(model.embed(images)))
@@ -163,6 +162,14 @@ def embed_images(path: Path, run: "Run", model: "Model") -> list[Query]:
     readable = [i for i, fault in enumerate(faults) if not fault]
     several = path.is_dir()
     return [Query(names[i], vector, paths[i], of_several=several) for i, vector in zip(readable, vectors, strict=True)]
+
+
+def row_by_picture(items: Embeddings) -> Callable[[Path], int]:
+    """A function: the first row whose picture is an image file, or -1."""
+    names = items.columns.get(items.pictures.get("image"), items.ids)
+    if is_of_parts(items):  # too many to hold: the usual spellings are looked up
+        return lambda path: min(first_rows(names, spellings(path, items.pictures)).values(), default=-1)
+    return rows_by_picture(names.tolist(), items.pictures)
 
 
 def rows_by_picture(names: Sequence[str], pictures: Mapping[str, str]) -> Callable[[Path], int]:

@@ -7,15 +7,29 @@ graph finds those. Qdrant then scans all items with one product with (2 w*q, -w)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from csn_jax.core.maps import Maps
 from csn_jax.errors import UserError
+from csn_jax.search.hits import StoreHits
+from csn_jax.store.embeddings import Embeddings, from_head
 from csn_jax.store.filters import RANGES, Filters, check_column, fitting_members, no_item_has, rules_of
 from csn_jax.store.index import Index
-from csn_jax.store.qdrant import BATCH, KEY, WHOLE, cut, from_payload, json_path, point_id, read_head, vector_name
-from csn_jax.store.vector_file import Embeddings, from_head
+from csn_jax.store.maps_text import maps_of
+from csn_jax.store.qdrant import (
+    BATCH,
+    KEY,
+    WHOLE,
+    cut,
+    from_payload,
+    in_a_request,
+    json_path,
+    point_id,
+    read_head,
+    vector_name,
+)
 from csn_jax.text import did_you_mean, listed
 
 if TYPE_CHECKING:
@@ -25,31 +39,18 @@ CHOICES = 1000  # values of a column to fetch for a message
 MOST = 20_000  # values of a column to fetch for a range
 
 
-class CollectionHits(NamedTuple):
-    """Hits of Q queries.
-
-    index: what rows refer to: the candidates of all queries, and the queries that are items.
-    rows: [Q, k], nearest first, -1 after the last hit.
-    squares: [Q, k] squared distances, float64.
-    own: [Q] the row of the item that a query is, or -1.
-    """
-
-    index: Index
-    rows: np.ndarray
-    squares: np.ndarray
-    own: list[int]
-
-
 @dataclass(frozen=True)
 class Collection:
     """A collection that `qdrant.upload` wrote.
 
     empty: an index without items, for its conditions, masks and columns.
+    maps: of a model of the variant maps. The stored vectors are then views [V], and `empty` is an index of views.
     """
 
     client: "QdrantClient"
     name: str
     empty: Index
+    maps: Maps | None = None
 
     @staticmethod
     def open(client: "QdrantClient", name: str, place: str) -> "Collection":
@@ -68,25 +69,43 @@ class Collection:
                 raise UserError(f"{place} has several collections ({listed(ours)}); choose one with --collection.")
             name = ours[0]
         head = read_head(client, name, place)
+        maps = _checked_maps(head, f"{place}: the collection {name!r}")
+        head = {key: value for key, value in head.items() if key != "maps"}  # items are views
         no_vectors = np.zeros((0, len(head["masks"][0])), np.float32)
         items = from_head(head, np.zeros(0, object), no_vectors, [np.zeros(0, object)] * len(head["columns"]))
         names = tuple(condition.name for condition in items.conditions)
-        return Collection(client, name, Index(items, names, items.masks, f"the collection {name!r}"))
+        return Collection(client, name, Index(items, names, items.masks, f"the collection {name!r}"), maps)
 
-    def check_model(self, model_sha256: str, conditions: Sequence[str], masks: np.ndarray) -> None:
-        """Raise UserError unless a model made these vectors and still has the masks that they were written under. It
-        may have learned more conditions since.
+    @property
+    def width(self) -> int:
+        """The number of dimensions of an embedding, D."""
+        return self.empty.masks.shape[1] if self.maps is None else self.maps.matrix.shape[1]
+
+    def __len__(self) -> int:
+        return self.client.count(self.name, exact=True).count
+
+    def view(self, embeddings: np.ndarray) -> np.ndarray:
+        """What masks apply to: the views [Q, V] of embeddings [Q, D] under maps, in float64; else the embeddings."""
+        return embeddings if self.maps is None else self.maps.exact_views(embeddings)
+
+    def check_model(
+        self, model_sha256: str, conditions: Sequence[str], masks: np.ndarray, maps: Maps | None = None
+    ) -> None:
+        """Raise UserError unless a model made these vectors and still has the masks or maps that they were written
+        under. It may have learned more conditions since.
         """
-        model = self.empty.of_model(model_sha256, conditions, masks)
+        self.empty.of_model(model_sha256, conditions, masks)
+        own = dict(zip(conditions, masks, strict=True))
         for name, mask in zip(self.empty.conditions, self.empty.masks, strict=True):
-            if name not in model.conditions or not np.array_equal(model.masks[model.conditions.index(name)], mask):
+            if name not in own or not _same_rows(self.maps, mask, maps, own[name]):
+                kind = "mask" if self.maps is None else "map"
                 raise UserError(
-                    f"{self.empty.name} was written under another mask of {name} than the workdir's; write it again "
+                    f"{self.empty.name} was written under another {kind} of {name} than the workdir's; write it again "
                     "with csn_jax embed --to_qdrant --rebuild."
                 )
 
     def vector(self, item: str) -> np.ndarray:
-        """The unmasked vector [D] of an item; a UserError for an unknown id."""
+        """The unmasked vector [D] of an item, under maps its view [V]; a UserError for an unknown id."""
         items = self._fetched([point_id(item)])
         if not len(items.ids):
             first, _ = self.client.scroll(self.name, limit=1, with_payload=["id"])
@@ -112,14 +131,14 @@ class Collection:
         *,
         filters: Filters,
         candidates: int,
-    ) -> CollectionHits:
+    ) -> StoreHits:
         """The k nearest items of each query, at the distances of `Index.search`, and with its errors.
 
         Under one condition, the result is as complete as the engine's answers. Under a mix, it misses items that are
         not among the `candidates` nearest under any of its conditions. With negative weights it is complete.
 
         Args:
-            queries: [Q, D], unmasked.
+            queries: [Q, D], unmasked; under maps the views [Q, V] of embeddings, by `view`.
             own: [Q] the id of the item that a query is, which is not a hit; empty for other queries.
             weights: {condition: weight}, not all zero.
             k: at least 1.
@@ -147,8 +166,9 @@ class Collection:
                 models.QueryRequest(query=line, using=vector, limit=limit, params=params, filter=condition)
                 for line, condition in zip(lines.astype(np.float32).tolist(), allowed, strict=True)
             ]
-            for start in range(0, len(requests), BATCH):
-                for answer in self.client.query_batch_points(self.name, requests[start : start + BATCH]):
+            size = in_a_request(lines.shape[1])
+            for start in range(0, len(requests), size):
+                for answer in self.client.query_batch_points(self.name, requests[start : start + size]):
                     points |= {str(point.id) for point in answer.points}
         items = self._fetched(sorted(points))
         row_of = {item: row for row, item in enumerate(items.ids.tolist())}
@@ -162,7 +182,7 @@ class Collection:
             vectors=np.concatenate([items.vectors, missing.vectors]),
             columns={name: np.concatenate([items.columns[name], missing.columns[name]]) for name in items.columns},
         )
-        return CollectionHits(replace(self.empty, items=items), rows, squares, [row_of.get(item, -1) for item in own])
+        return StoreHits(replace(self.empty, items=items), rows, squares, [row_of.get(item, -1) for item in own])
 
     def filter_conditions(self, filters: Filters) -> list["models.Filter"]:
         """Filters as Qdrant takes them; a UserError for an unknown column, a value that no item has, and a range over a
@@ -210,6 +230,28 @@ class Collection:
         }
         ids = np.array([payload["id"] for payload in payloads], object)
         return self.empty.items._replace(ids=ids, vectors=vectors, columns=columns)
+
+
+def _checked_maps(head: Mapping[str, Any], place: str) -> Maps | None:
+    """The maps in a collection's metadata; a UserError if they are damaged."""
+    try:
+        maps = maps_of(head)
+        if maps and len(maps.matrix) != len(head["masks"][0]):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{place} has damaged maps in its metadata; write it again with csn_jax embed --to_qdrant --rebuild."
+        ) from None
+    return maps
+
+
+def _same_rows(maps: Maps | None, mask: np.ndarray, others: Maps | None, other: np.ndarray) -> bool:
+    """Whether a mask over maps gives the same distances as another mask over other maps; or over none."""
+    if maps is None or others is None:
+        return maps is others and np.array_equal(mask, other)
+    (at, there) = (np.flatnonzero(mask), np.flatnonzero(other))
+    rows = np.array_equal(maps.matrix[at], others.matrix[there])
+    return maps.unit == others.unit and rows and np.array_equal(mask[at], other[there])
 
 
 def _has_value(column: str, value: str) -> Any:

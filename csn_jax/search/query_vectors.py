@@ -30,6 +30,8 @@ def read_vectors(source: str) -> np.ndarray:
         raise UserError(f"{place} cannot be read ({error.strerror}); {NEEDED}, or - for standard input.") from None
     try:
         vectors = np.asarray(_numbers(data))
+        if vectors.dtype == bool:
+            raise TypeError("it has true and false")
         vectors = vectors.astype(np.float64, casting="same_kind" if vectors.dtype.kind in "iu" else "safe")
     except Exception as error:  # of JSON, NumPy and zip
         raise UserError(f"{place} holds no vector ({first_sentence(error)}); {NEEDED}.") from None

@@ -17,7 +17,7 @@ from csn_jax.pictures.sheets import ALIKE, GREY, OTHER, fit, font_of
 from csn_jax.runtime.record import GAPS
 from csn_jax.runtime.workdir import read_config, write_atomically
 from csn_jax.search.answers import Answers, Query
-from csn_jax.store.vector_file import Embeddings
+from csn_jax.store.embeddings import Embeddings
 
 SIDE = 150  # pixels of a picture
 ACROSS = 10  # hits per line

@@ -10,6 +10,7 @@ import numpy as np
 from csn_jax.config import UNKNOWN
 from csn_jax.data.notations import plain_number, read_numbers, sets_of
 from csn_jax.errors import UserError
+from csn_jax.store.texts import among, distinct
 from csn_jax.text import did_you_mean, listed
 
 RANGES = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
@@ -92,12 +93,16 @@ def passing(columns: Mapping[str, np.ndarray], filters: Filters, place: str) -> 
     passed = []
     for rule in rules_of(filters, columns):
         check_column(rule.column, columns, place)
-        column = columns[rule.column].tolist()
-        members = members_of(column)
-        fitting = fitting_members(rule, set().union(*members.values()))
-        accepted = {value for value, parts in members.items() if parts.isdisjoint(fitting) == (rule.sign == "!=")}
-        passed.append(np.fromiter((value in accepted for value in column), bool, len(column)))
+        column = columns[rule.column]
+        passed.append(among(column, accepted_values(rule, distinct(column))))
     return np.logical_and.reduce(passed)
+
+
+def accepted_values(rule: Rule, values: Iterable[str]) -> set[str]:
+    """Those of a column's values that pass a rule; errors as for `passing`."""
+    members = members_of(values)
+    fitting = fitting_members(rule, set().union(*members.values()))
+    return {value for value, parts in members.items() if parts.isdisjoint(fitting) == (rule.sign == "!=")}
 
 
 def members_of(values: Iterable[str]) -> dict[str, set[str]]:

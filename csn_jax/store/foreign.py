@@ -1,6 +1,7 @@
-"""Tables that other programs wrote, as stored items: an id and a vector per row, under the masks of a model."""
+"""Tables that other programs wrote, as stored items: an id and a vector per row, under a model's masks or none."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ from csn_jax.data.sources.vectors import read_vectors
 from csn_jax.data.table_pictures import pictures_beside
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
-from csn_jax.store.vector_file import KEY, Embeddings, scale_of
+from csn_jax.store.embeddings import Embeddings
+from csn_jax.store.int8 import scale_of
+from csn_jax.store.vector_file import KEY
 from csn_jax.text import listed
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ NAMED = 20  # rows without a vector that are named one by one
 FLAG = "the search"  # what needs the columns, for messages
 
 
-def read_foreign(path: Path, model: "Model", data: DataConfig) -> tuple[Embeddings, list[str]]:
+def read_foreign(path: Path, model: "Model | None", data: DataConfig) -> tuple[Embeddings, list[str]]:
     """`embeddings_of` the table in a file."""
     return embeddings_of(read_columns(path), model, data)
 
@@ -34,7 +37,7 @@ def table_of(table: Any) -> Columns:
     """A table of pandas, Polars, Arrow or DuckDB as columns; none of them but Arrow is imported."""
     import pyarrow
 
-    from csn_jax.data.arrow_tables import as_text
+    from csn_jax.data.arrow_tables import as_text, in_memory
 
     try:
         arrow = pyarrow.table(table)
@@ -42,15 +45,17 @@ def table_of(table: Any) -> Columns:
         kind = type(table).__name__
         raise UserError(f"the table is a {kind}; give a table of pandas, Polars, Arrow or DuckDB.") from None
     texts = {name: as_text(arrow[name]) for name in arrow.column_names}
-    return Columns(Path("the table"), {name: cells for name, cells in texts.items() if cells is not None}, None, arrow)
+    known = {name: cells for name, cells in texts.items() if cells is not None}
+    return Columns(Path("the table"), known, None, in_memory(arrow))
 
 
-def embeddings_of(columns: Columns, model: "Model", data: DataConfig) -> tuple[Embeddings, list[str]]:
+def embeddings_of(columns: Columns, model: "Model | None", data: DataConfig) -> tuple[Embeddings, list[str]]:
     """(the rows of a table with a usable vector, what was taken for what, one line each).
 
-    Vectors as wide as the model's embeddings are embeddings; those as wide as its inputs are embedded. If both are
-    equally wide, embeddings are those of a table with the metadata of csn_jax embed. The columns: `data.id` or else
-    `id` or the paths of the pictures, `data.vectors` or else `vector`; all others but long texts are attributes.
+    Without a model, vectors stay as they are, and there are no conditions. Else vectors as wide as the model's
+    embeddings are embeddings; those as wide as its inputs are embedded. If both are equally wide, embeddings are those
+    of a table with the metadata of csn_jax embed. The columns: `data.id` or else `id` or the paths of the pictures,
+    `data.vectors` or else `vector`; all others but long texts are attributes.
 
     Raises:
         UserError: for a table without these columns, or vectors that are neither.
@@ -77,7 +82,11 @@ def embeddings_of(columns: Columns, model: "Model", data: DataConfig) -> tuple[E
     notes += bad[:NAMED] + ([f"left out {len(bad) - NAMED:,} more"] if len(bad) > NAMED else [])
     if not kept.any():
         raise UserError(f"{place} has no usable vector ({bad[0]}); give one vector per item.")
-    vectors, note = _embedded(columns, taken, values, model)
+    vectors, note = values, f"{values.shape[1]} numbers per vector"
+    if model:
+        vectors, note = _embedded(columns, taken, values, model)
+    if not (model and model.maps):
+        vectors = vectors.astype(np.float32, copy=False)  # what a search under masks multiplies
     excluded = {id_column, data.image, *taken}
     attributes = {
         name: np.array(cells, object)[kept]
@@ -89,29 +98,37 @@ def embeddings_of(columns: Columns, model: "Model", data: DataConfig) -> tuple[E
         where, names = pictures.kept(np.flatnonzero(kept), id_column)
         if names is not None:
             attributes[where["image"]] = names
+    elif not pictures:
+        where = _noted_pictures(columns, attributes)
     embeddings = Embeddings(
         ids=np.array(ids, object)[kept],
         vectors=vectors,
         columns=attributes,
-        conditions=tuple(Condition(name, "categorical") for name in model.conditions),
-        masks=model.masks,
-        model_sha256=model.sha256,
+        conditions=tuple(Condition(name, "categorical") for name in model.conditions) if model else (),
+        masks=model.masks if model else np.zeros((0, vectors.shape[1]), np.float32),
+        model_sha256=model.sha256 if model else "",
         pictures=where,
+        maps=model and model.maps,
     )
     return embeddings, [*notes, f"{place}: {note}"]
 
 
 def _embedded(columns: Columns, names: tuple[str, ...], values: np.ndarray, model: "Model") -> tuple[np.ndarray, str]:
     """(embeddings [K, D] of vectors [K, width], what these were taken for)."""
-    width, dim = values.shape[1], model.masks.shape[1]
+    width, dim = values.shape[1], model.width
     takes = model.input_shape[0] if len(model.input_shape) == 1 else None
-    stored, scale = _metadata(columns)
+    stored, scale, features = _metadata(columns)
+    if features == model.sha256:  # they may be as wide as the model's inputs
+        raise UserError(
+            f"{columns.path} holds features of this run's network, which no mask applies to; embed the items again "
+            "without --features, or give the file to csn_jax adapt --index for a condition over them."
+        )
     if stored and stored != model.sha256:
         raise UserError(
             f"{columns.path} was made by another model ({stored[:12]}) than the workdir's ({model.sha256[:12]}); give "
             "the workdir of the first, or embed the items again."
         )
-    if width == dim and (stored or takes != width):
+    if width == dim and (stored or takes != width or model.maps):
         integers = _of_integers(columns, names)
         if integers and np.shape(scale) != (dim,):
             raise UserError(
@@ -129,13 +146,24 @@ def _embedded(columns: Columns, names: tuple[str, ...], values: np.ndarray, mode
     )
 
 
-def _metadata(columns: Columns) -> tuple[str, np.ndarray | None]:
-    """(the digest of the model by which embed made a table, the scale of its int8); ("", None) for other tables."""
+def _metadata(columns: Columns) -> tuple[str, np.ndarray | None, str]:
+    """(the digest of the model by which embed made a table, the scale of its int8, the digest of the model that made
+    features); ("", None, "") for other tables."""
     try:
         head = json.loads(columns.arrow.schema.metadata[KEY])
-        return (str(head["model_sha256"]), scale_of(head)) if head["conditions"] else ("", None)
+        sha256 = str(head["model_sha256"])
+        return (sha256, scale_of(head), "") if head["conditions"] else ("", None, sha256)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # none, or damaged
-        return "", None
+        return "", None, ""
+
+
+def _noted_pictures(columns: Columns, attributes: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Where embed noted that the pictures of a table's items are; {} for other tables."""
+    try:
+        where = json.loads(columns.arrow.schema.metadata[KEY])["pictures"]
+        return where if where.get("image", "") in ("", *attributes) else {}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # none, or damaged
+        return {}
 
 
 def _of_integers(columns: Columns, names: tuple[str, ...]) -> bool:

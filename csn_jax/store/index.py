@@ -1,9 +1,7 @@
 """Index: exact search of stored embeddings under any weighted mix of conditions. Needs neither a model nor JAX."""
 
 import dataclasses
-import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,17 +9,22 @@ from typing import Any
 
 import numpy as np
 
+from csn_jax.core.maps import Maps
 from csn_jax.core.mixtures import Mixture, as_weights, signed_roots, weight_of_dimensions
 from csn_jax.errors import UserError
+from csn_jax.store.candidates import has_accelerator, on_accelerator, on_host
+from csn_jax.store.embeddings import Embeddings
 from csn_jax.store.filters import Filters, passing
+from csn_jax.store.part_folder import open_parts
+from csn_jax.store.parts import is_of_parts
 from csn_jax.store.queries import as_queries, unlike
-from csn_jax.store.search_cache import PIECE, SearchCache
-from csn_jax.store.vector_file import Embeddings, ForeignFile, read_embeddings
-from csn_jax.text import did_you_mean, listed
+from csn_jax.store.search_cache import PIECE, SearchCache, Streamed
+from csn_jax.store.texts import first_rows, similar
+from csn_jax.store.vector_file import ForeignFile, read_embeddings
+from csn_jax.store.views import Part, Views
+from csn_jax.text import listed
 
-BLOCK = 1024  # items per block; a query first looks at the lowest score of each
 PAIRS = 1 << 23  # scores of (query, item) in memory at a time
-EXTRA = 64  # candidates from an accelerator beyond twice those that are needed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,34 +35,51 @@ class Index:
     conditions: names, in the order of the masks' rows.
     masks: [C, D] float32, as applied.
     name: how messages name the index.
+    maps: of a model of the variant maps. Masks [C, V] then apply to the views [N, V] of the vectors, which may be
+        float16. A condition's view is made at its first query, and views of up to 2 GiB are kept.
     """
 
     items: Embeddings
     conditions: tuple[str, ...]
     masks: np.ndarray
     name: str = "the index"
-    _cache: SearchCache = field(init=False, repr=False)  # of these items, so never passed on
+    maps: Maps | None = None
+    _cache: SearchCache | Streamed | Views = field(init=False, repr=False)  # of these items, so never passed on
 
     def __post_init__(self):
-        object.__setattr__(self, "_cache", SearchCache(self.vectors))
+        if self.maps is not None:
+            cache = Views(self.vectors, self.maps, self.masks)
+        elif is_of_parts(self.items):
+            cache = Streamed(len(self), self.vectors.each)
+        else:
+            cache = SearchCache(self.vectors)
+        object.__setattr__(self, "_cache", cache)
+
+    def __reduce__(self):
+        return Index, (self.items, self.conditions, self.masks, self.name, self.maps)
 
     @staticmethod
     def open(path: str | Path) -> "Index":
-        """Open a file that `csn_jax embed` wrote, and check it against its digest.
+        """Open a file that `csn_jax embed` wrote, and check it against its digest; or a folder of such files, which are
+        parts of one index.
+
+        Arrow files in a folder stay on the disk: they are memory-mapped, searched in pieces, and compared with their
+        digests when they are first read. Parquet and npz files are read into memory.
 
         Raises:
             UserError: when it is missing, damaged or another kind of file, or holds features instead of embeddings;
                 see `from_table` for a file of another program.
         """
         path = Path(path).expanduser()
-        items = read_embeddings(path)
+        items = open_parts(path) if path.is_dir() else read_embeddings(path)
         if not items.conditions:
             raise ForeignFile(
                 f"{path} holds features from embed --features, which no mask applies to; train on them with "
                 "--config.data.vectors=vector, or embed without --features."
             )
-        items = items._replace(vectors=items.vectors.astype(np.float32, copy=False))
-        return Index(items, tuple(name for name, _ in items.conditions), items.masks, str(path))
+        if items.maps is None and not is_of_parts(items):
+            items = items._replace(vectors=items.vectors.astype(np.float32, copy=False))
+        return Index(items, tuple(name for name, _ in items.conditions), items.masks, str(path), items.maps)
 
     @staticmethod
     def from_table(table: Any, model: Any, *, id: str = "id", vector: str = "vector") -> "Index":
@@ -80,7 +100,7 @@ class Index:
 
         columns = read_columns(Path(table).expanduser()) if isinstance(table, str | os.PathLike) else table_of(table)
         items, _ = embeddings_of(columns, model, DataConfig(id=id, vectors=vector))
-        return Index(items, model.conditions, model.masks, str(columns.path))
+        return Index(items, model.conditions, model.masks, str(columns.path), model.maps)
 
     def to_arrow(self) -> Any:
         """The items as a pyarrow.Table: `id`, the attributes (null if missing), and `vector`, a list of fixed size."""
@@ -92,8 +112,10 @@ class Index:
         columns = {name: [text or None for text in column.tolist()] for name, column in texts.items()}
         return pyarrow.table(columns | {"vector": vectors})
 
-    def of_model(self, model_sha256: str, conditions: Sequence[str], masks: np.ndarray) -> "Index":
-        """The same items under a model's masks, including masks that it learned after it embedded the items.
+    def of_model(
+        self, model_sha256: str, conditions: Sequence[str], masks: np.ndarray, maps: Maps | None = None
+    ) -> "Index":
+        """The same items under a model's masks or maps, including those that it learned after it embedded the items.
 
         Raises:
             UserError: when another model embedded the items.
@@ -103,7 +125,7 @@ class Index:
                 f"{self.name} was made by another model ({self.items.model_sha256[:12]}) than the workdir's "
                 f"({model_sha256[:12]}); give the workdir of the first, or embed the items again."
             )
-        return dataclasses.replace(self, conditions=tuple(conditions), masks=np.asarray(masks, np.float32))
+        return dataclasses.replace(self, conditions=tuple(conditions), masks=np.asarray(masks, np.float32), maps=maps)
 
     @property
     def ids(self) -> np.ndarray:
@@ -122,7 +144,7 @@ class Index:
 
     def __repr__(self) -> str:
         names = f"conditions {listed(self.conditions)}, columns {listed(self.columns) or 'none'}"
-        return f"Index({len(self):,} items [{self.masks.shape[1]}], {names})"
+        return f"Index({len(self):,} items [{self.vectors.shape[1]}], {names})"
 
     def row(self, item: str) -> int:
         """The row of an item by its id.
@@ -130,13 +152,11 @@ class Index:
         Raises:
             UserError: for an unknown id, with similar ones.
         """
-        rows = np.flatnonzero(self.ids == item)
-        if len(rows):
-            return int(rows[0])
-        ids = self.ids.tolist()
-        longer = [known for known in ids if item and item.lower() in known.lower()][:3]
-        near = f" (did you mean {' or '.join(longer)}?)" if longer else did_you_mean(item, ids[:20_000])
-        raise UserError(f"no item of {self.name} has the id {item!r}{near}; its ids look like {ids[0]}.")
+        if item in (rows := first_rows(self.ids, [item])):
+            return rows[item]
+        raise UserError(
+            f"no item of {self.name} has the id {item!r}{similar(self.ids, item)}; its ids look like {self.ids[0]}."
+        )
 
     def search(
         self,
@@ -196,9 +216,10 @@ class Index:
         [Q, k] float64)."""
         if not isinstance(k, int | np.integer) or k < 1:
             raise UserError(f"k is {k!r}; give a whole number of at least 1.")
-        w, queries = self.weight(as_weights(weights)), np.asarray(queries, np.float64)  # [D], [Q, D]
-        if queries.ndim != 2 or queries.shape[1] != len(w) or not np.isfinite(queries).all():
-            raise UserError(f"queries are {[*queries.shape]}; give finite embeddings [Q, {len(w)}].")
+        w, queries = self.weight(as_weights(weights)), np.asarray(queries, np.float64)  # [V], [Q, D]
+        width = self.vectors.shape[1]
+        if queries.ndim != 2 or queries.shape[1] != width or not np.isfinite(queries).all():
+            raise UserError(f"queries are {[*queries.shape]}; give finite embeddings [Q, {width}].")
         allowed = passing(self.columns, filters, self.name) if filters else None
         excluded = np.full(len(queries), -1) if exclude is None else np.asarray(exclude, int)
         k = min(int(k), len(self.ids))
@@ -206,16 +227,18 @@ class Index:
         squares = np.full((len(queries), k), np.inf)
         others = unlike(self, leave_out_same, excluded) if leave_out_same else None
         size = 1 if others else max(1, PAIRS // max(1, len(self.ids)))  # what is left out depends on the query
-        candidates_of = self._on_accelerator if _accelerator() else self._on_host
+        candidates_of = on_accelerator if has_accelerator() else on_host
         for start in range(0, len(queries) if k else 0, size):
             piece = slice(start, start + size)
             kept = others(allowed, excluded[start]) if others else allowed
-            with np.errstate(over="ignore", invalid="ignore"):  # `_slack` detects what does not fit float32
-                candidates_of_each = candidates_of(queries[piece], w, k, kept, excluded[piece])
-            for i, candidates in enumerate(candidates_of_each, start):
-                exact = self._squared(queries[i], w, candidates)
-                order = np.lexsort((candidates, exact))[:k]
-                rows[i, : len(order)], squares[i, : len(order)] = candidates[order], exact[order]
+            with np.errstate(over="ignore", invalid="ignore"):  # `Part.slack` detects what does not fit float32
+                candidates_of_each = candidates_of(
+                    self._parts(queries[piece], w), len(self.ids), k, kept, excluded[piece]
+                )
+                for i, candidates in enumerate(candidates_of_each, start):
+                    exact = self._squared(queries[i], w, candidates)
+                    order = np.lexsort((candidates, exact))[:k]
+                    rows[i, : len(order)], squares[i, : len(order)] = candidates[order], exact[order]
         return rows, squares
 
     def weight(self, weights: Mapping[str, float]) -> np.ndarray:
@@ -223,74 +246,17 @@ class Index:
         weights that are all zero or not finite."""
         return weight_of_dimensions(weights, self.conditions, self.masks)
 
-    def _on_host(
-        self, queries: np.ndarray, w: np.ndarray, k: int, allowed: np.ndarray | None, excluded: np.ndarray
-    ) -> list[np.ndarray]:
-        """Per query the rows of candidates [M >= k, or all allowed]; the k nearest are among them."""
-        n, n_blocks = len(self.ids), -(-len(self.ids) // BLOCK)
-        squares, largest = self._cache.squares(w)
-        lines = (-2 * w * queries).astype(np.float32)  # [Q, D]
-        scores = np.full((len(queries), n_blocks * BLOCK), np.inf, np.float32)
-        scores[:, :n] = self.vectors @ lines[0] if len(lines) == 1 else lines @ self.vectors.T
-        scores[:, :n] += squares
-        if allowed is not None:
-            scores[:, :n][:, ~allowed] = np.inf
-        candidates = []
-        for score, row, slack in zip(scores, excluded, self._slack(queries, w, largest), strict=True):
-            if not math.isfinite(slack):  # squares overflow float32: every item is a candidate
-                rows = np.arange(n) if allowed is None else np.flatnonzero(allowed)
-                candidates.append(rows[rows != row])
-                continue
-            if row >= 0:
-                score[row] = np.inf
-            # The k lowest scores lie in the k blocks with the lowest minima, and minima are cheap to find.
-            blocks = score.reshape(n_blocks, BLOCK)
-            lows = blocks.min(axis=1)
-            first = np.argpartition(lows, min(k, n_blocks) - 1)[: min(k, n_blocks)]
-            limit = np.partition(blocks[first], k - 1, axis=None)[k - 1] + np.float32(2 * slack)
-            near = np.flatnonzero(lows <= limit)
-            block, place = np.nonzero((blocks[near] <= limit) & (blocks[near] < np.inf))
-            candidates.append(near[block] * BLOCK + place)
-        return candidates
-
-    def _on_accelerator(
-        self, queries: np.ndarray, w: np.ndarray, k: int, allowed: np.ndarray | None, excluded: np.ndarray
-    ) -> list[np.ndarray]:
-        """`_on_host` on an accelerator. The host takes over where too many items are about as near as the k-th."""
-        from csn_jax.store.scores import lowest
-
-        squares, largest = self._cache.squares(w)
-        n = min(len(self.ids), 2 * k + EXTRA)
-        lines, rows = (-2 * w * queries).astype(np.float32), excluded.astype(np.int32)
-        mask = np.ones(len(self.ids), bool) if allowed is None else allowed
-        scores, nearest = map(np.asarray, lowest(self._cache.on_device(), squares, lines, mask, rows, n))
-        candidates = []
-        for i, slack in enumerate(self._slack(queries, w, largest)):
-            enough = n == len(self.ids) or scores[i, -1] > scores[i, k - 1] + 2 * slack
-            if math.isfinite(slack) and (enough or scores[i, -1] == np.inf):
-                candidates.append(nearest[i][scores[i] < np.inf].astype(int))
-            else:
-                candidates += self._on_host(queries[i : i + 1], w, k, allowed, excluded[i : i + 1])
-        return candidates
-
-    def _slack(self, queries: np.ndarray, w: np.ndarray, largest: float) -> np.ndarray:
-        """A bound [Q] on the rounding error of a float32 score, by the usual analysis of sums of D products. It is
-        infinite where the sum may overflow float32."""
-        of_query = np.sum(np.abs(w) * np.square(queries), axis=1)
-        terms = largest + 2 * np.sqrt(of_query * largest)
-        fits = np.maximum(terms, np.abs(w * queries).max(axis=1)) < 1e38
-        return np.where(fits, (len(w) + 8) * 2.0**-24 * terms, np.inf)
+    def _parts(self, queries: np.ndarray, w: np.ndarray) -> list[Part]:
+        """The squared distance as sums over the dimensions of the vectors, or of views."""
+        return [Part(self._cache, w, queries)] if self.maps is None else self._cache.parts(w, queries)
 
     def _squared(self, query: np.ndarray, w: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The squared distances from a query [D] to items [M], exact to float64's rounding: [M]."""
         squared = np.empty(len(rows))
         for start in range(0, len(rows), PIECE // 8):
             piece = slice(start, start + PIECE // 8)
-            squared[piece] = np.sum(w * np.square(query - self.vectors[rows[piece]]), axis=1)
+            if self.maps is None:
+                squared[piece] = np.sum(w * np.square(query - self.vectors[rows[piece]]), axis=1)
+            else:
+                squared[piece] = self._cache.squared(query, w, rows[piece])
         return squared
-
-
-def _accelerator() -> bool:
-    """Whether JAX is loaded and has an accelerator. Loading JAX takes longer than a query without it."""
-    jax = sys.modules.get("jax")
-    return jax is not None and jax.default_backend() != "cpu"

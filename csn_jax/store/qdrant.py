@@ -15,7 +15,18 @@ import numpy as np
 
 from csn_jax.errors import MachineError, UserError
 from csn_jax.runtime.writer import Progress
-from csn_jax.store.vector_file import BY_CONDITION, Embeddings, active_dimensions, head_of
+from csn_jax.store.embeddings import (
+    BY_CONDITION,
+    OTHER_ITEMS,
+    ROW_DIGEST,
+    Embeddings,
+    active_dimensions,
+    difference,
+    holds_other,
+    rows_and_views,
+    store_head,
+)
+from csn_jax.store.lacking import Wanted
 from csn_jax.text import duration, first_sentence
 
 if TYPE_CHECKING:
@@ -25,9 +36,12 @@ KEY = "csn_jax"  # our key in a collection's metadata
 WHOLE = "vector_and_squares"  # the name of the unmasked vector followed by its squares
 FLAG = "--to_qdrant"  # gives the place to write to
 BATCH = 256  # points sent or fetched at a time
+PAGE = 10_000  # points whose digests are read, or that are removed, at a time
+NUMBERS = 1 << 20  # sent at a time: as text they take about 20 MB, and servers refuse 32
 SECONDS = 60  # to wait for an answer
 MANY = 20_000  # items above which a folder is slow
 SECONDS_PER_ITEM = 0.01  # that a folder takes to store one, on two slow cores
+HEX = re.compile("[0-9a-f]{32}")
 NAMESPACE = uuid.UUID("6c8d8f8b-3a3c-5d0c-9a55-0f2f6b7a1c11")  # of point ids; another would duplicate stored items
 
 
@@ -107,7 +121,7 @@ def check_place(
             if head["model_sha256"] == model_sha256:
                 stored = client.count(name, exact=True).count
             elif not rebuild:
-                raise _holds_other(where, name, "another model")
+                raise holds_other(f"{FLAG}={where}: the collection {name!r}", "another model")
         if n - stored > MANY and not yes and not where.startswith("http"):
             _ask(where, n - stored)
 
@@ -123,39 +137,46 @@ def _ask(where: str, n: int) -> None:
         raise UserError(f"nothing was embedded and nothing stored; {fix}.")
 
 
-def _holds_other(where: str, name: str, other: str) -> UserError:
-    return UserError(
-        f"{FLAG}={where}: the collection {name!r} exists and holds vectors of {other}; give another --collection, or "
-        "--rebuild to replace it."
-    )
-
-
-def upload(embeddings: Embeddings, where: str, name: str, *, rebuild: bool = False) -> bool:
-    """Make a collection hold these embeddings by adding what it lacks. Returns whether anything was sent.
+def upload(
+    embeddings: Embeddings, where: str, name: str, *, rebuild: bool = False, update: bool = False
+) -> tuple[int, int]:
+    """Make a collection hold these embeddings: (points sent, points removed). Points that are there are not sent.
 
     Each point has the named vectors `vec_CONDITION` (the vector times the mask, without the dimensions of weight 0, for
-    Euclidean distance) and `vector_and_squares` (the unmasked x and x * x, without a graph). Its payload is `id` and
-    the attributes; a set, with semicolons, is a list. Point ids are computed from item ids. The collection's metadata
-    hold model, masks and conditions.
+    Euclidean distance) and `vector_and_squares` (the unmasked x and x * x, without a graph). Under maps, x is the view
+    of the vector, so `vec_CONDITION` has as many numbers as the condition's map has rows. Its payload is `id`,
+    the attributes (a set, with semicolons, is a list), and `row_digest`, by which a point is known to be whole. Point
+    ids are computed from item ids. The collection's metadata hold model, masks, maps and conditions.
 
-    A collection of other embeddings is replaced with `rebuild`, and else a UserError, as is a column by whose name
-    Qdrant cannot filter. Further errors as for `connected`, which takes `where`.
+    A collection of other items is brought to these with `update`, and one of other embeddings is replaced with
+    `rebuild`; both are else a UserError, as is a column by whose name Qdrant cannot filter. Further errors as for
+    `connected`, which takes `where`.
     """
     from qdrant_client import models
 
     for column in embeddings.columns:
         if '"' in column:
             raise UserError(f"column {column!r} has a quote in its name, by which Qdrant cannot filter; rename it.")
-    head = {name: value for name, value in head_of(embeddings).items() if name not in ("dtype", "shape", "scale")}
-    head["items"] = len(embeddings.ids)
+        if column == ROW_DIGEST:
+            raise UserError(f"column {column!r} has a name that the collection needs itself; rename it.")
+    head = store_head(embeddings)
     with connected(where, FLAG, create=True) as client:
-        if client.collection_exists(name):
-            other = _difference(read_head(client, name, f"{FLAG}={where}"), head)
-            if other and not rebuild:
-                raise _holds_other(where, name, other)
-            if other:
-                client.delete_collection(name)
-        if not client.collection_exists(name):
+        kept, known = False, client.collection_exists(name)
+        if known:
+            stored = read_head(client, name, f"{FLAG}={where}")
+            other = difference(stored, head)
+            kept = not other or (update and other == OTHER_ITEMS)
+            if not kept and not rebuild:
+                raise holds_other(f"{FLAG}={where}: the collection {name!r}", other)
+            whole = not other and stored.get("complete", True)
+            if whole and client.count(name, exact=True).count == len(embeddings.ids):
+                return 0, 0
+        if known and not kept:
+            client.delete_collection(name)
+        begun = {KEY: head | {"complete": False}}
+        if kept:
+            client.update_collection(name, metadata=begun)
+        else:
             vectors = {
                 vector_name(condition): models.VectorParams(size=len(active), distance=models.Distance.EUCLID)
                 for condition, active, _ in active_dimensions(embeddings)
@@ -167,43 +188,73 @@ def upload(embeddings: Embeddings, where: str, name: str, *, rebuild: bool = Fal
                 hnsw_config=models.HnswConfigDiff(m=0),
                 on_disk=True,
             )
-            client.create_collection(name, vectors_config=vectors, metadata={KEY: head})
+            client.create_collection(name, vectors_config=vectors, metadata=begun)
             read_head(client, name, f"{FLAG}={where}")  # an old server drops the metadata silently
-            if where.startswith("http"):  # embedded, Qdrant has no indexes
-                for column in ("id", *embeddings.columns):
-                    client.create_payload_index(name, json_path(column), models.PayloadSchemaType.KEYWORD)
-        stored = client.count(name, exact=True).count
-        if stored == len(embeddings.ids):
-            return False
-        _send(client, name, embeddings, check_stored=stored > 0)
-    return True
+        if where.startswith("http"):  # embedded, Qdrant has no indexes
+            for column in ("id", *embeddings.columns):
+                client.create_payload_index(name, json_path(column), models.PayloadSchemaType.KEYWORD)
+        with closing(Progress("sending", len(embeddings.ids), unit="vector")) as progress:
+            counts = _bring(client, name, embeddings, progress)
+        if client.count(name, exact=True).count != len(embeddings.ids):
+            raise MachineError(
+                f"{FLAG}={where}: another program changed the collection {name!r} during the upload; run the same "
+                "command again with --update."
+            )
+        client.update_collection(name, metadata={KEY: head | {"complete": True}})
+    return counts
 
 
-def _send(client: "QdrantClient", name: str, embeddings: Embeddings, *, check_stored: bool) -> None:
+def _bring(client: "QdrantClient", name: str, embeddings: Embeddings, progress: Progress) -> tuple[int, int]:
+    """Remove the points that are gone, and send those that are missing or differ."""
     from qdrant_client import models
 
-    with closing(Progress("sending", len(embeddings.ids), unit="vector")) as progress:
-        for start in range(0, len(embeddings.ids), BATCH):
-            rows = slice(start, start + BATCH)
-            ids = embeddings.ids[rows].tolist()
-            points = [point_id(item) for item in ids]
-            stored = client.retrieve(name, points, with_payload=False) if check_stored else ()
-            if len(stored) < len(points):
-                vectors = np.asarray(embeddings.vectors[rows], np.float32)
-                named = {WHOLE: np.concatenate([vectors, np.square(vectors)], axis=1).tolist()}
-                for condition, active, weights in active_dimensions(embeddings):
-                    named[vector_name(condition)] = (vectors[:, active] * weights).tolist()
-                columns = {column: values[rows].tolist() for column, values in embeddings.columns.items()}
-                payloads = [
-                    {"id": item} | {column: to_payload(values[i]) for column, values in columns.items() if values[i]}
-                    for i, item in enumerate(ids)
-                ]
-                client.upsert(name, models.Batch(ids=points, vectors=named, payloads=payloads), wait=True)
-            progress.advance(len(ids))
+    wanted, after, n_gone = Wanted(embeddings, lambda item: uuid.UUID(point_id(item)).bytes), None, 0
+    while True:
+        records, after = client.scroll(name, limit=PAGE, offset=after, with_payload=[ROW_DIGEST])
+        gone = wanted.compare(*zip(*map(_key_and_digest, records), strict=True)) if records else ()
+        points = [record.id for record, is_gone in zip(records, gone, strict=True) if is_gone]
+        if points:
+            client.delete(name, models.PointIdsList(points=points), wait=True)
+        n_gone += len(points)
+        if after is None:
+            break
+    lacking = wanted.lacking().tolist()
+    progress.advance(len(embeddings.ids) - len(lacking))
+    active = [*active_dimensions(embeddings)]
+    size = in_a_request(sum((2 * embeddings.masks.shape[1], *(len(places) for _, places, _ in active))))
+    for start in range(0, len(lacking), size):
+        rows = lacking[start : start + size]
+        _, views = rows_and_views(embeddings, rows)
+        named = {WHOLE: np.concatenate([views, np.square(views)], axis=1).tolist()}
+        for condition, places, weights in active:
+            named[vector_name(condition)] = (views[:, places] * weights).tolist()
+        ids = embeddings.ids[rows].tolist()
+        payloads = [
+            {"id": item, ROW_DIGEST: bytes(wanted.digests[row]).hex()} for item, row in zip(ids, rows, strict=True)
+        ]
+        for column, values in embeddings.columns.items():
+            for payload, value in zip(payloads, values[rows].tolist(), strict=True):
+                payload |= {column: to_payload(value)} if value else {}
+        batch = models.Batch(ids=[*map(point_id, ids)], vectors=named, payloads=payloads)
+        client.upsert(name, batch, wait=True)
+        progress.advance(len(rows))
+    return len(lacking), n_gone
+
+
+def _key_and_digest(record: Any) -> tuple[bytes, bytes]:
+    """Of a point, as `Wanted` compares them. Points of other programs may have numbers for ids, and any payload."""
+    key = record.id.to_bytes(16, "big") if isinstance(record.id, int) else uuid.UUID(record.id).bytes
+    digest = str((record.payload or {}).get(ROW_DIGEST))
+    return key, bytes.fromhex(digest) if HEX.fullmatch(digest) else b""
+
+
+def in_a_request(width: int) -> int:
+    """How many points, or queries, of so many numbers are sent at a time."""
+    return max(1, min(BATCH, NUMBERS // max(1, width)))
 
 
 def cut(vectors: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Vectors [N, D] times a mask [D], without the dimensions of weight 0: [N, active]."""
+    """Vectors [N, D] times a mask [D], or views [N, V] times [V], without the dimensions of weight 0: [N, active]."""
     active = np.flatnonzero(mask)
     return vectors[:, active] * mask[active]
 
@@ -242,14 +293,3 @@ def read_head(client: "QdrantClient", name: str, place: str) -> dict[str, Any]:
             "no metadata; give another --collection, or update the server."
         )
     return head
-
-
-def _difference(stored: dict[str, Any], head: dict[str, Any]) -> str:
-    """How the head of embeddings differs from a collection's, as text; empty if it does not."""
-    if stored["model_sha256"] != head["model_sha256"]:
-        return "another model"
-    masks = (np.array(part["masks"], np.float32) for part in (stored, head))  # a server may change the last decimals
-    if stored["conditions"] != head["conditions"] or not np.array_equal(*masks):
-        return "other conditions or masks"
-    same = stored["made_from"] == head["made_from"] and stored["items"] == head["items"]
-    return "" if same else "other items"

@@ -9,6 +9,7 @@ from csn_jax.config import UNKNOWN
 from csn_jax.data.arrays import to_array, wrong_type
 from csn_jax.errors import UserError
 from csn_jax.store.filters import check_column, members_of
+from csn_jax.store.texts import among, distinct, first_rows
 
 if TYPE_CHECKING:
     from csn_jax.store.index import Index
@@ -34,7 +35,7 @@ def as_queries(index: "Index", queries: Any) -> tuple[np.ndarray, np.ndarray | N
 
 def rows_of(index: "Index", ids: list[str]) -> np.ndarray:
     """The rows of items by their ids; a UserError for an unknown one."""
-    row_of = {item: row for row, item in enumerate(index.ids.tolist())} if len(ids) > 1 else {}
+    row_of = first_rows(index.ids, ids)
     return np.array([row_of[item] if item in row_of else index.row(item) for item in ids], int)
 
 
@@ -49,15 +50,14 @@ def unlike(index: "Index", column: str, own: np.ndarray) -> Callable[[np.ndarray
         raise UserError(
             f"the query is not an item of {index.name}, so it has no {column!r} to leave out; search by an id."
         )
-    values = index.columns[column].tolist()
-    members = members_of(values)
+    cells = index.columns[column]
+    members = members_of(distinct(cells))
 
     def others(allowed: np.ndarray | None, row: int) -> np.ndarray | None:
-        shared = members[values[row]] - {"", *UNKNOWN} if row >= 0 else set()
+        shared = members[cells[row]] - {"", *UNKNOWN} if row >= 0 else set()
         if not shared:
             return allowed
-        different = {value for value, parts in members.items() if parts.isdisjoint(shared)}
-        kept = np.fromiter((value in different for value in values), bool, len(values))
+        kept = among(cells, {value for value, parts in members.items() if parts.isdisjoint(shared)})
         return kept if allowed is None else kept & allowed
 
     return others

@@ -2,12 +2,14 @@
 
 import functools
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 PIECE = 1 << 17  # numbers per piece of the vectors: they fit the CPU cache, and BLAS does not split them among threads
 REMEMBERED = 8  # weightings with their squares
+Work = Callable[[slice, np.ndarray], None]  # of the place of consecutive vectors, and the vectors, which are its own
 
 
 class SearchCache:
@@ -28,6 +30,10 @@ class SearchCache:
         """
         return self._squares(w.tobytes())
 
+    def products(self, lines: np.ndarray) -> np.ndarray:
+        """lines [Q, D] times the vectors: float32 [Q, N]."""
+        return (self.vectors @ lines[0])[None] if len(lines) == 1 else lines @ self.vectors.T
+
     def on_device(self) -> Any:
         """The vectors as a JAX array on the default device."""
         import jax
@@ -36,6 +42,44 @@ class SearchCache:
             if self._on_device is None:
                 self._on_device = jax.device_put(self.vectors)
             return self._on_device
+
+
+class Streamed:
+    """As `SearchCache`, of N vectors that are too large to keep: each search reads or makes them again, in pieces.
+    `each(work)` calls work(place, vectors) for all of them."""
+
+    def __init__(self, n: int, each: Callable[[Work], None]):
+        self._n, self._each = n, each
+        self._of = functools.lru_cache(REMEMBERED // 2)(self._squares)  # 4 bytes per item and weighting
+
+    def squares(self, w: np.ndarray) -> tuple[np.ndarray, float]:
+        """As `SearchCache.squares`."""
+        return self._of(w.tobytes())
+
+    def _squares(self, weights: bytes) -> tuple[np.ndarray, float]:
+        w = np.frombuffer(weights)
+        both = np.stack([w, np.abs(w)] if (w < 0).any() else [w]).astype(np.float32)
+        sums = np.empty((len(both), self._n), np.float32)
+
+        @np.errstate(over="ignore", invalid="ignore")  # threads do not have that of `Index.nearest`
+        def fill(piece: slice, vectors: np.ndarray) -> None:
+            square = np.square(vectors, out=vectors)
+            for of_w, line in zip(sums, both, strict=True):
+                np.dot(square, line, out=of_w[piece])
+
+        self._each(fill)
+        return sums[0], float(sums[-1].max(initial=0))
+
+    def products(self, lines: np.ndarray) -> np.ndarray:
+        """As `SearchCache.products`."""
+        scores = np.empty((len(lines), self._n), np.float32)
+
+        @np.errstate(over="ignore", invalid="ignore")  # threads do not have that of `Index.nearest`
+        def fill(piece: slice, vectors: np.ndarray) -> None:
+            scores[:, piece] = vectors @ lines[0] if len(lines) == 1 else lines @ vectors.T
+
+        self._each(fill)
+        return scores
 
 
 def _squares(vectors: np.ndarray, weights: bytes) -> tuple[np.ndarray, float]:

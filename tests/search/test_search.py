@@ -275,6 +275,7 @@ WRONG_VECTORS = {
     "not finite": ("1 2 3 nan 5 6", ["nan at position 3", "finite"]),
     "words": ("red", ["holds no vector", "'red'", ".npy, JSON or text"]),
     "empty": ("", ["--vector"]),
+    "truth values": ("[true, true, false, true, true, true]", ["true and false"]),
     "an object": ('{"a": 1}', ["holds no vector"]),
     "lists of two lengths": ("[[1, 2], [1]]", ["holds no vector"]),
 }

@@ -1,5 +1,6 @@
 """Tables of other programs as an index: what their vectors are taken for, and what is refused."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,7 +15,8 @@ import csn_jax
 from csn_jax import embed, search
 from csn_jax.errors import UserError
 from csn_jax.store.index import Index
-from csn_jax.store.vector_file import read_embeddings, rounded, write_embeddings
+from csn_jax.store.int8 import rounded
+from csn_jax.store.vector_file import ForeignFile, read_embeddings, write_embeddings
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +136,7 @@ def test_where_inputs_and_embeddings_are_equally_wide_the_metadata_decide(model,
     from csn_jax.config import DataConfig
     from csn_jax.store.foreign import embeddings_of, table_of
 
-    square = model.with_masks(model.conditions, np.ones((2, 12), np.float32))
+    square = dataclasses.replace(model, masks=np.ones((2, 12), np.float32), _width=12)
     rows = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32)
     table = pyarrow.table({"id": list("abcd"), "vector": list(rows)})
     items, notes = embeddings_of(table_of(table), square, DataConfig(vectors="vector"))
@@ -145,6 +147,21 @@ def test_where_inputs_and_embeddings_are_equally_wide_the_metadata_decide(model,
     items, notes = embeddings_of(table_of(marked), square, DataConfig(vectors="vector"))
     np.testing.assert_array_equal(items.vectors, rows)
     assert "taken as embeddings" in notes[-1]
+
+
+@pytest.mark.parametrize(("image", "found"), [("", True), ("photo", True), ("gone", False)])
+def test_pictures_are_where_embed_noted_them(image, found):
+    """Also for a file of features, which is no index of its own."""
+    from csn_jax.config import DataConfig
+    from csn_jax.store.foreign import embeddings_of, table_of
+
+    where = {"kind": "folder", "root": "photos"} | ({"image": image} if image else {})
+    table = pyarrow.table({"id": ["a", "b"], "photo": ["a.jpg", "b.jpg"], "vector": [[1.0, 2.0], [3.0, 4.0]]})
+    head = {"conditions": [], "model_sha256": "0", "pictures": where}
+    marked = table.replace_schema_metadata({"csn_jax": json.dumps(head)})
+    items, _ = embeddings_of(table_of(marked), None, DataConfig(vectors="vector"))
+    assert items.pictures == (where if found else {})
+    assert embeddings_of(table_of(table), None, DataConfig(vectors="vector"))[0].pictures == {}
 
 
 def test_a_filtered_file_of_int8_keeps_its_scale(stored, model, tmp_path):
@@ -162,6 +179,20 @@ def test_a_filtered_file_of_int8_keeps_its_scale(stored, model, tmp_path):
         Index.open(tmp_path / "half.parquet")
     with pytest.raises(UserError, match="without their scale"):
         Index.from_table(half.replace_schema_metadata(None), model)
+
+
+def test_a_file_that_was_sorted_or_edited_is_not_called_damaged(stored, model, tmp_path):
+    """pyarrow keeps the metadata, so the rows do not match the digest; with the model the rows of now are searched."""
+    table, path = pyarrow.parquet.read_table(stored), tmp_path / "e.parquet"
+    lists = pyarrow.array(table["vector"].to_pylist(), pyarrow.list_(pyarrow.float64()))
+    place = table.schema.get_field_index("vector")
+    for changed in (table.sort_by([("id", "descending")]), table.set_column(place, "vector", lists)):
+        pyarrow.parquet.write_table(changed, path)
+        with pytest.raises(ForeignFile, match="changed by another program .*--workdir"):
+            Index.open(path)
+        index = Index.from_table(path, model)
+        assert index.ids.tolist() == changed["id"].to_pylist()
+        np.testing.assert_allclose(index.vectors, np.array(changed["vector"].to_pylist()), rtol=1e-6)
 
 
 def test_rows_without_a_vector_are_left_out_and_named(model):

@@ -16,8 +16,8 @@ from small_index import assert_hits, make, naive
 
 import csn_jax
 from csn_jax.errors import UserError
+from csn_jax.store import candidates, search_cache
 from csn_jax.store import index as module
-from csn_jax.store import search_cache
 from csn_jax.store.index import Index
 from csn_jax.store.vector_file import write_embeddings
 
@@ -36,7 +36,7 @@ LOST = {"n": 1_000, "offset": 1_000.0, "scale": 1e-2}  # float32 cannot tell man
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 64)
+    monkeypatch.setattr(candidates, "BLOCK", 64)
 
 
 @pytest.mark.parametrize("weights", MIXTURES, ids=str)
@@ -123,7 +123,7 @@ def hasty_threads():
 @pytest.mark.parametrize("accelerator", [False, True])
 def test_threads_share_an_index(accelerator, hasty_threads, monkeypatch):
     """Eight threads search under more weightings than the index keeps. The hits are those of one thread."""
-    monkeypatch.setattr(module, "_accelerator", lambda: accelerator)
+    monkeypatch.setattr(module, "has_accelerator", lambda: accelerator)
     monkeypatch.setattr(search_cache, "PIECE", 60)  # many short pieces, between which threads change
     queries = make(60).vectors[:1].astype(np.float64)
     mixtures = [{"a": 1, "b": weight / 7 - 1} for weight in range(24)]
@@ -144,7 +144,7 @@ def test_threads_share_an_index(accelerator, hasty_threads, monkeypatch):
 @pytest.mark.parametrize("accelerator", [False, True])
 def test_an_index_with_other_items_forgets_the_squares_of_the_old_ones(accelerator, monkeypatch):
     """An index from `dataclasses.replace` finds what a new one finds. So do copies and pickles."""
-    monkeypatch.setattr(module, "_accelerator", lambda: accelerator)
+    monkeypatch.setattr(module, "has_accelerator", lambda: accelerator)
     index, other = make(200), make(200, scale=5.0, seed=1)
     queries = index.vectors[:3].astype(np.float64)
     index.nearest(queries, {"a": 1}, 5)
@@ -169,12 +169,12 @@ def test_an_accelerator_gives_the_same(case, monkeypatch):
     """JAX's CPU devices stand for one. Where their candidates may not suffice, the host takes over."""
     host = make(**case)
     queries = host.vectors[:4].astype(np.float64)
-    monkeypatch.setattr(module, "_accelerator", lambda: True)
+    monkeypatch.setattr(module, "has_accelerator", lambda: True)
     for weights in (MIXTURES[0], MIXTURES[3]):
         for filters in ({}, {"colour": sorted(set(host.columns["colour"]))[:2]}):
             hits = host.nearest(queries, weights, 10, filters=filters, exclude=[0, -1, 2, 3])
             with monkeypatch.context() as patch:
-                patch.setattr(module, "_accelerator", lambda: False)
+                patch.setattr(module, "has_accelerator", lambda: False)
                 expected = host.nearest(queries, weights, 10, filters=filters, exclude=[0, -1, 2, 3])
             for array, other in zip(hits, expected, strict=True):
                 np.testing.assert_array_equal(array, other)
@@ -232,6 +232,7 @@ REFUSED = {
     "NaN": (lambda index: search(index, {"a": float("nan")}), ["a has weight nan", "finite"]),
     "infinite": (lambda index: search(index, {"b": float("inf")}), ["b has weight inf", "finite"]),
     "too large": (lambda index: search(index, {"a": 1.7e308, "b": 1.7e308}), ["weights of a, b", "too large"]),
+    "too large for float32": (lambda index: search(index, {"a": 1e300}), ["weights of a", "too large"]),
     "k": (lambda index: search(index, {"a": 1}, 0), ["k is 0", "at least 1"]),
     "column": (
         lambda index: search(index, {"a": 1}, filters={"color": "red"}),

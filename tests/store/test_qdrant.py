@@ -1,4 +1,5 @@
-"""Embeddings in Qdrant, embedded in this process: what is stored, what an upload adds, and what it refuses."""
+"""Embeddings in Qdrant, embedded in this process: what is stored, what an upload adds, and what it refuses. An
+update also runs against the server of CSN_JAX_QDRANT, where there is one."""
 
 import gc
 import io
@@ -8,16 +9,17 @@ import sys
 
 import numpy as np
 import pytest
+import qdrant
 import tiny
-from small_index import clumps
+from small_index import clumps, sliced
 from test_cli import assert_message, run
 
 from csn_jax import embed, search
 from csn_jax.errors import UserError
 from csn_jax.search.qdrant_search import Collection
 from csn_jax.store import qdrant as module
-from csn_jax.store.qdrant import connected, point_id, upload
-from csn_jax.store.vector_file import read_embeddings
+from csn_jax.store.qdrant import connected, point_id, read_head, upload
+from csn_jax.store.vector_file import read_embeddings, write_embeddings
 
 N, D = 60, 8
 
@@ -31,7 +33,7 @@ def items():
 def place(items, tmp_path_factory):
     """A folder with the items in the collection `shop`. Copy it to change it."""
     place = tmp_path_factory.mktemp("qdrant") / "store"
-    assert upload(items, str(place), "shop")
+    assert upload(items, str(place), "shop") == (N, 0)
     return place
 
 
@@ -54,7 +56,7 @@ def test_named_vectors_attributes_and_metadata(items, place):
     values = {name: column[5] for name, column in items.columns.items()}
     expected = {"id": items.ids[5]} | {name: value for name, value in values.items() if value}
     expected["tags"] = expected["tags"].split(";") if ";" in expected["tags"] else expected["tags"]
-    assert point.payload == expected
+    assert len(point.payload.pop("row_digest")) == 32 and point.payload == expected
     head = info.config.metadata["csn_jax"]
     assert head["model_sha256"] == items.model_sha256 and np.float32(head["masks"]).tolist() == items.masks.tolist()
     # A later version must find these points again.
@@ -65,12 +67,12 @@ def test_a_second_upload_adds_only_what_is_missing(items, place, tmp_path, monke
     """Batch by batch: one that is complete is not sent again."""
     monkeypatch.setattr("csn_jax.store.qdrant.BATCH", 13)
     store = str(shutil.copytree(place, tmp_path / "store"))
-    assert upload(items, store, "shop") is False
+    assert upload(items, store, "shop") == (0, 0)
     with connected(store, "--qdrant") as client:
         gone = [point_id(item) for item in items.ids[10:13]]
         client.delete("shop", gone)
         client.set_payload("shop", {"mine": "kept"}, [point_id(items.ids[30])])
-    assert upload(items, store, "shop") is True
+    assert upload(items, store, "shop") == (3, 0)
     with connected(store, "--qdrant") as client:
         assert len(client.retrieve("shop", gone)) == 3 and client.count("shop").count == N
         (kept,) = client.retrieve("shop", [point_id(items.ids[30])])
@@ -92,7 +94,7 @@ def test_other_embeddings_are_refused_and_replaced_on_request(items, place, tmp_
         with pytest.raises(UserError) as error:
             upload(other, store, name, **options)
         assert [word for word in words if word not in str(error.value)] == []
-    assert upload(fewer, store, "shop", rebuild=True) and upload(fewer, store, "second")
+    assert upload(fewer, store, "shop", rebuild=True) == upload(fewer, store, "second") == (5, 0)
     with connected(store, "--qdrant") as client:
         assert client.count("shop").count == 5
         client.create_collection("foreign", vectors_config={})
@@ -119,26 +121,128 @@ def test_a_killed_upload_resumes(items, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         upload(items, str(tmp_path / "q"), "shop")
     sent[:] = [0, 0, 0]
-    assert upload(items, str(tmp_path / "q"), "shop") and sent == [0, 0, 0, 13, 13, 8]
+    assert upload(items, str(tmp_path / "q"), "shop") == (34, 0) and sent == [0, 0, 0, 13, 13, 8]
 
 
+def stored(place, name="shop"):
+    """{id: (payload, vectors)} of a collection, and its metadata."""
+    with connected(str(place), "--qdrant") as client:
+        records, after = client.scroll(name, limit=10_000, with_payload=True, with_vectors=True)
+        assert after is None
+        return {record.id: (record.payload, record.vector) for record in records}, read_head(client, name, "")
+
+
+@pytest.mark.parametrize("kind", qdrant.KINDS)
+def test_an_update_sends_what_changed_and_equals_a_fresh_collection(items, kind, tmp_path, monkeypatch):
+    """Also when it was killed in between: the next upload goes on, and needs no --update."""
+    from qdrant_client import QdrantClient
+
+    monkeypatch.setattr(module, "BATCH", 4)
+    monkeypatch.setattr(module, "PAGE", 16)
+    kept = np.r_[np.arange(5, N), np.arange(7)]
+    later = items._replace(
+        ids=np.array([f"items/ü {i}" for i in range(5, N + 7)], object),
+        vectors=items.vectors[kept] + (np.arange(len(kept)) == 9)[:, None].astype(np.float32),
+        columns={"colour": np.where(np.arange(len(kept)) < 3, "violet", items.columns["colour"][kept])},
+        made_from="later",
+    )
+    with qdrant.place(kind, tmp_path) as (store, name):
+        upload(items, store, name)
+        with pytest.raises(UserError, match="other items.*--update to change what differs"):
+            upload(later, store, name)
+        upsert, sent = QdrantClient.upsert, []
+
+        def dying(self, name, points, **options):
+            if len(sent) == 2:
+                raise KeyboardInterrupt
+            sent.append(len(points.ids))
+            return upsert(self, name, points, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(QdrantClient, "upsert", dying)
+            with pytest.raises(KeyboardInterrupt):
+                upload(later, store, name, update=True)
+        n_sent, n_gone = upload(later, store, name)
+        assert n_sent == N + 2 - 8 and n_gone == 0  # all payloads lost columns; five points were removed before
+        assert upload(later, store, name, update=True) == (0, 0)
+        with qdrant.place(kind, tmp_path / "fresh") as fresh:
+            upload(later, *fresh)
+            assert stored(store, name) == stored(*fresh)
+        columns = later.columns["colour"].copy()
+        columns[:2] = "green"
+        later = later._replace(columns={"colour": columns}, made_from="x")
+        assert upload(later, store, name, update=True) == (2, 0)
+
+
+def test_requests_hold_as_many_numbers_as_a_server_takes(items, tmp_path, monkeypatch):
+    """A point has 16 + 5 + 5 + 1 numbers, and a query by a negative weight 16."""
+    from qdrant_client import QdrantClient
+
+    sizes = []
+    for name, size_of in (("upsert", lambda batch: len(batch.ids)), ("query_batch_points", len)):
+        sent = getattr(QdrantClient, name)
+
+        def counting(self, collection, batch, *, sent=sent, size_of=size_of, **options):
+            sizes.append(size_of(batch))
+            return sent(self, collection, batch, **options)
+
+        monkeypatch.setattr(QdrantClient, name, counting)
+    monkeypatch.setattr(module, "NUMBERS", 27 * 25 + 26)
+    assert upload(items, str(tmp_path / "q"), "shop") and sizes == [25, 25, 10]
+    sizes.clear()
+    with connected(str(tmp_path / "q"), "--qdrant") as client:
+        collection = Collection.open(client, "shop", "--qdrant")
+        weights = {"style": 1, "one": -1}
+        collection.search(items.vectors, [""] * N, weights, 1, filters={}, candidates=1)
+    assert sizes == [43, 17]
+
+
+def test_a_folder_of_parts(items, place, tmp_path, monkeypatch, capsys):
+    """What a file sends, read in pieces of 16 items; the command names what it was given in vain."""
+    monkeypatch.setattr("csn_jax.store.int8.ROWS", 16)
+    parts, store = tmp_path / "parts", str(tmp_path / "store")
+    parts.mkdir()
+    for number, rows in enumerate((slice(0, 25), slice(25, N))):
+        write_embeddings(parts / f"part-{number:05}-of-00002.arrow", sliced(items, rows))
+    embed.main([f"--index={parts}", f"--to_qdrant={store}"])
+    printed = capsys.readouterr()
+    assert "60 vectors in the collection parts; 60 sent" in printed.out and "--collection=parts" in printed.err
+    assert stored(store, "parts")[0] == stored(place)[0]
+    embed.main([f"--index={parts}", f"--to_qdrant={store}"])
+    assert "holds these 60 vectors already" in capsys.readouterr().out
+    changed = items._replace(columns=items.columns | {"colour": np.full(N, "green", object)})
+    write_embeddings(parts / "part-00001-of-00002.arrow", sliced(changed, slice(30, N)))
+    argv = (f"--index={parts}", f"--to_qdrant={store}")
+    assert_message(*run(embed, monkeypatch, capsys, *argv), 2, "other items", "--update")
+    embed.main([*argv, "--update"])
+    assert "these 55 vectors in the collection parts; 30 sent, 5 removed" in capsys.readouterr().out
+    write_embeddings(parts / "part-00001-of-00002.arrow", sliced(items, slice(24, N)))
+    assert_message(*run(embed, monkeypatch, capsys, *argv, "--update"), 2, items.ids[24], "would be found twice")
+    monkeypatch.setattr("csn_jax.store.part_folder.FEW", 0)  # of more items, opening does not compare all ids
+    assert_message(*run(embed, monkeypatch, capsys, *argv, "--update"), 2, items.ids[24], "several items")
+    for flag, word in (("--dtype=int8", "--dtype"), ("--out=a.parquet", "--out"), ("--rebuild", "--update")):
+        assert_message(*run(embed, monkeypatch, capsys, *argv, "--update", flag), 2, word)
+    assert_message(*run(embed, monkeypatch, capsys, argv[0]), 2, "--to_qdrant=", "--to_postgres=")
+
+
+@pytest.mark.slow
 def test_the_commands(shop_runs, tmp_path, capsys):
     """As a user types them. The second embed has nothing to do."""
     store, out = tmp_path / "store", tmp_path / "shoes.npz"
     argv = (f"--workdir={shop_runs / 'vectors'}", f"--table={shop_runs / 'products.parquet'}", f"--out={out}")
     argv = (*argv, f"--to-qdrant={store}")  # - and _ are the same
     done = tiny.command("embed", *argv, PYTHONWARNINGS="error")
-    assert done.returncode == 0 and "60 vectors, in the collection shoes" in done.stdout, done.stderr
+    assert done.returncode == 0 and "60 vectors in the collection shoes; 60 sent, 0 removed" in done.stdout, done.stderr
     embed.main(argv)
     assert "60 vectors already, in the collection shoes" in capsys.readouterr().out
     items = read_embeddings(out)
     argv = (f"--qdrant={store}", f"--id={items.ids[40]}", "--condition=colour", "--json", "--collection=shoes")
-    done = tiny.command("search", *argv, PYTHONWARNINGS="error")
-    assert done.returncode == 0, done.stderr
-    (line,) = done.stderr.splitlines()
+    search.main(argv)
+    found, said = capsys.readouterr()
+    (line,) = said.splitlines()
     assert line.startswith("next: ")
     search.main((f"--index={out}", *argv[1:-1]))
-    assert json.loads(done.stdout) == json.loads(capsys.readouterr().out)
+    assert json.loads(found) == json.loads(capsys.readouterr().out)
 
 
 def test_many_items_in_a_folder_are_asked_for(shop_runs, tmp_path, monkeypatch, capsys):
@@ -154,7 +258,7 @@ def test_many_items_in_a_folder_are_asked_for(shop_runs, tmp_path, monkeypatch, 
         monkeypatch.setattr("sys.stdin", terminal)
         monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
         with monkeypatch.context() as patch:
-            patch.setattr(module, "upload", lambda *args, **options: True)
+            patch.setattr(module, "upload", lambda *args, **options: (60, 0))
             if answer.startswith("y"):
                 embed.main(argv)
             else:
@@ -163,7 +267,7 @@ def test_many_items_in_a_folder_are_asked_for(shop_runs, tmp_path, monkeypatch, 
         assert "Store them there? [y/N]" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", io.StringIO())
     embed.main([*argv, "--yes"])
-    assert "holds these 60 vectors, in" in capsys.readouterr().out
+    assert "holds these 60 vectors in the collection" in capsys.readouterr().out
     embed.main(argv)
     assert "holds these 60 vectors already" in capsys.readouterr().out
 

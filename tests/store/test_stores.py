@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from csn_jax.core.maps import stacked
 from csn_jax.data.item_set import Condition
 from csn_jax.store.vector_file import Embeddings, write_embeddings
 
@@ -28,13 +29,17 @@ def test_its_python_is_python():
 
 
 @pytest.mark.slow
-def test_the_page_runs(tmp_path):
-    """On items in clumps, under masks that overlap in part."""
+@pytest.mark.parametrize("variant", ["learned", "maps"])
+def test_the_page_runs(variant, tmp_path):
+    """On items in clumps, under masks that overlap in part; and under maps."""
     rng = np.random.default_rng(0)
     n, d = 2000, 24
     masks = np.zeros((3, d), np.float32)
     masks[0, :12], masks[1, 8:20], masks[2, 14:] = 1, 0.7, rng.uniform(0.1, 1, 10)
     vectors = rng.normal(size=(40, d))[rng.integers(0, 40, n)] + rng.normal(0, 0.7, (n, d))
+    maps = None
+    if variant == "maps":
+        maps, masks = stacked(rng.normal(size=(3, 6, d)).astype(np.float32), unit=True)
     items = Embeddings(
         ids=np.array([f"{i}.png" for i in range(n)], object),
         vectors=vectors.astype(np.float32),
@@ -43,6 +48,7 @@ def test_the_page_runs(tmp_path):
         masks=masks,
         model_sha256="a" * 64,
         pictures={},
+        maps=maps,
     )
     write_embeddings(tmp_path / "items.parquet", items)
     argv = [sys.executable, DOCS / "stores.py", tmp_path / "items.parquet"]

@@ -16,9 +16,10 @@ from csn_jax.data.sources import table
 from csn_jax.errors import UserError
 from csn_jax.runtime.record import Condition
 from csn_jax.store import vector_file as module
-from csn_jax.store.vector_file import DamagedFile, Embeddings, read_embeddings, rounded, write_embeddings
+from csn_jax.store.int8 import rounded
+from csn_jax.store.vector_file import DamagedFile, Embeddings, read_embeddings, write_embeddings
 
-KINDS = [(suffix, dtype) for suffix in (".parquet", ".npz") for dtype in ("float32", "float16", "int8")]
+KINDS = [(suffix, dtype) for suffix in (".parquet", ".arrow", ".npz") for dtype in ("float32", "float16", "int8")]
 
 
 def make(n=50, width=8, dtype="float32") -> Embeddings:
@@ -137,12 +138,12 @@ def test_a_table_of_features_to_train_on(dtype, tmp_path):
     write_embeddings(tmp_path / "f.parquet", features)
     data = DataConfig(source="table", path=str(tmp_path / "f.parquet"), vectors="vector", conditions=("colour",))
     rows = table.read(Config(data=data))
-    assert rows.ids.tolist() == features.ids.tolist() and rows.inputs.dtype == np.float32
+    assert rows.ids.tolist() == features.ids.tolist() and rows.inputs.dtype == np.dtype(dtype)
     np.testing.assert_array_equal(rows.inputs, features.vectors.astype(np.float32))
     assert rows.labels["colour"].tolist() == features.columns["colour"].tolist()
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".npz"])
 def test_damage_is_detected_or_harmless(suffix, tmp_path):
     """Cut anywhere or with any bit flipped, a file is refused by name, or it reads as before."""
     expected, path = make(), tmp_path / f"e{suffix}"
@@ -163,11 +164,11 @@ def test_damage_is_detected_or_harmless(suffix, tmp_path):
     assert refused > 100
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".npz"])
 def test_every_part_is_in_the_digest(suffix, tmp_path, monkeypatch):
     """A file with one part of another file and the old digest is refused."""
     expected, path = make(), tmp_path / f"e{suffix}"
-    digest = module._digest(expected, module.head_of(expected))
+    digest = module.digest_of(expected, module.head_of(expected))
     changed = {
         "ids": expected.ids[::-1],
         "vectors": expected.vectors + np.float32(1e-3),
@@ -180,12 +181,12 @@ def test_every_part_is_in_the_digest(suffix, tmp_path, monkeypatch):
     }
     for name, value in changed.items():
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_digest", lambda *_: digest)
+            patch.setattr(module, "digest_of", lambda *_: digest)
             write_embeddings(path, expected._replace(**{name: value}))
         with pytest.raises(UserError, match="SHA-256"):
             read_embeddings(path)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_digest", lambda *_: digest)
+        patch.setattr(module, "digest_of", lambda *_: digest)
         write_embeddings(path, expected)
     assert_same(read_embeddings(path), expected)
 
@@ -258,7 +259,7 @@ def test_mistakes(mistake, tmp_path):
     assert tiny.is_one_sentence(str(error.value).removesuffix(".")) and sorted(os.listdir(tmp_path)) == before
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".npz"])
 def test_a_full_disk_leaves_the_old_file(suffix, tmp_path):
     path = tmp_path / f"e{suffix}"
     write_embeddings(path, make())

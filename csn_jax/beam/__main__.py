@@ -1,0 +1,3 @@
+from csn_jax import beam, cli
+
+cli.run(beam.main)
