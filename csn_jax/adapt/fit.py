@@ -93,7 +93,7 @@ def learn(gain: np.ndarray, group: np.ndarray, validation: np.ndarray | None = N
     """
     weights = path(gain)
     if validation is None:
-        parts = [loss(path(gain[train]), gain[test]) * len(test) for train, test in _splits(group)]
+        parts = [loss(path(gain[train]), gain[test]) * len(test) for train, test in splits(group)]
         losses = np.sum(parts, axis=0)
     else:
         losses = loss(weights, validation)
@@ -104,12 +104,12 @@ def learn(gain: np.ndarray, group: np.ndarray, validation: np.ndarray | None = N
 def held_out(gain: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Which triplets are wrong under what `learn` finds without their fold: bool [T]."""
     is_wrong = np.zeros(len(gain), bool)
-    for train, test in _splits(group):
+    for train, test in splits(group):
         is_wrong[test] = wrong(learn(gain[train], group[train])[0], gain[test])
     return is_wrong
 
 
-def _splits(group: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def splits(group: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (rows to learn from, rows held out) per fold; triplets of one group [T] share a fold."""
     _, number = np.unique(group, return_inverse=True)
     fold = (np.random.default_rng(0).permutation(number.max() + 1) % FOLDS)[number]

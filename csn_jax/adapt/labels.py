@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from csn_jax.adapt.lesson import MOST, Items, Lesson, own_items
+from csn_jax.adapt.lesson import Items, Lesson, own_items
 from csn_jax.config import DataConfig
 from csn_jax.data.attributes import LONGEST, Attribute, attribute_of
 from csn_jax.data.columns import Columns
@@ -21,13 +21,13 @@ from csn_jax.model.run import Run
 from csn_jax.text import did_you_mean, listed
 
 REMEDY = "label more items"
+FEW = 500  # labelled items, up to which none is held out: a fifth of them teaches more than it measures
 
 
 def from_run(run: Run, model: Model, name: str, kind: str | None) -> Lesson | None:
     """A lesson from an attribute of the run's own data; None if the data cannot have one more condition.
 
-    That is: there is none, it has triplets instead of labels, a condition was learned from other data since, or the
-    run's in-batch loss cannot compare the attribute, since evaluation reads the data as training does.
+    That is: there is none, it has triplets instead of labels, or a condition was learned from other data since.
     """
     config = run.placed()
     elsewhere = any(not report["own_data"] for report in run.record.adapted)
@@ -43,16 +43,14 @@ def from_run(run: Run, model: Model, name: str, kind: str | None) -> Lesson | No
         raise UserError(f"--condition={name}{near} is not in the data of {run.workdir}; it has {listed(attributes)}.")
     condition = attributes[name]
     if config.loss.name != "triplet":
-        if condition.kind != "categorical":
-            return None
         check_labelled(dataclasses.replace(items, conditions=(*items.conditions, condition)), config.batch_size)
     counts = (config.data.train_triplets, config.data.validation_triplets, config.data.test_triplets)
     drawn = _draw(dataclasses.replace(items, conditions=(condition,)), counts, config.data.seed)
     wider = dataclasses.replace(config.data, conditions=(*run.record.names, name))
     own = _extended(dataset, condition, drawn), dataclasses.replace(config, data=wider)
-    drawn["train"] = Triplets(*(column[:MOST] for column in drawn["train"]))
-    source = f"labels of {int((items.labels[name] != '').sum()):,} items of the run's own data"
-    return Lesson(condition, own_items(dataset, model), drawn, _anchors(drawn), source, own=own)
+    source, n_values = _counted(items.labels[name])
+    source = f"{source} of the run's own data"
+    return Lesson(condition, own_items(dataset, model), drawn, _anchors(drawn), source, own=own, n_values=n_values)
 
 
 def _extended(dataset: Dataset, condition: Condition, drawn: dict[str, Triplets]) -> Dataset:
@@ -90,14 +88,15 @@ def attribute_in(columns: Columns, name: str, kind: str | None, data: DataConfig
 
 
 def from_table(
-    columns: Columns, ids: Sequence[str], name: str, kind: str | None, items: Items, data: DataConfig
+    columns: Columns, ids: Sequence[str], name: str, kind: str | None, items: Items, data: DataConfig, of_maps: bool
 ) -> Lesson:
     """A lesson from a column of labels. Triplets are drawn within each split.
 
     Items keep the split of `items`. Without one, the table's column `split` gives it. Without that column, items are
-    split 70 / 10 / 20 %, equal vectors together. Training with this condition draws the same triplets: `data` has their
-    numbers and seed. `ids` are those of the rows of the table, which `items` must include; `name` is that of the column
-    and the condition.
+    split 70 / 10 / 20 %, equal vectors together; or if at most FEW have a label and conditions are maps, all are
+    learned from, and cross-validation measures the error. Training with this condition draws the same triplets: `data`
+    has their numbers and seed. `ids` are those of the rows of the table, which `items` must include; `name` is that of
+    the column and the condition.
     """
     attribute = attribute_in(columns, name, kind, data)
     row_of = {item: row for row, item in enumerate(items.ids.tolist())}
@@ -113,23 +112,40 @@ def from_table(
     labels, split = labels.astype(str), items.split
     if split is None:
         split = np.full(len(items.ids), "", dtype="<U10")
-        vectors = items.embed(rows)[rows]
-        table = Rows(vectors, items.ids[rows], {}, (), given_split(columns), find_duplicates(vectors).group)
-        split[rows], _ = split_rows(table, DataConfig(seed=data.seed))
+        vectors = items.embed(rows)
+        given = given_split(columns)
+        if of_maps and given is None and np.count_nonzero(labels != "") <= FEW:
+            split[rows] = "train"
+        else:
+            table = Rows(vectors, items.ids[rows], {}, (), given, find_duplicates(vectors).group)
+            split[rows], _ = split_rows(table, DataConfig(seed=data.seed))
     condition = Condition(name, attribute.kind)
     no_inputs = np.empty((len(items.ids), 0))  # drawing reads none
     labelled = ItemSet(no_inputs, items.ids, {name: labels}, split, (condition,))
-    counts = (min(data.train_triplets, MOST), data.validation_triplets, data.test_triplets)
-    triplets = _draw(labelled, counts, data.seed)
-    source = f"labels of {int((labels != '').sum()):,} items in {columns.path.name}"
-    return Lesson(condition, items, triplets, _anchors(triplets), source, "; ".join(attribute.notes))
+    counts = (data.train_triplets, data.validation_triplets, data.test_triplets)
+    triplets = _draw(labelled, counts, data.seed, spare=SPLITS[1:] if not (split == "test").any() else SPLITS[1:2])
+    source, n_values = _counted(labels)
+    source, note = f"{source} in {columns.path.name}", "; ".join(attribute.notes)
+    return Lesson(condition, items, triplets, _anchors(triplets), source, note, n_values=n_values)
 
 
-def _draw(items: ItemSet, counts: Sequence[int], seed: int) -> dict[str, Triplets]:
-    """Triplets of the items' only condition, per split. A condition's triplets do not depend on the others."""
-    return {
-        split: draw_triplets(items, split, count, seed, REMEDY) for split, count in zip(SPLITS, counts, strict=True)
-    }
+def _counted(labels: np.ndarray) -> tuple[str, int]:
+    """(`labels of N items`, how many different values they have)."""
+    known = labels[labels != ""]
+    return f"labels of {len(known):,} items", len(np.unique(known))
+
+
+def _draw(items: ItemSet, counts: Sequence[int], seed: int, spare: Sequence[str] = ()) -> dict[str, Triplets]:
+    """Triplets of the items' only condition, per split; spare splits may be too small for any, and are then left out. A
+    condition's triplets do not depend on the others."""
+    drawn = {}
+    for split, count in zip(SPLITS, counts, strict=True):
+        try:
+            drawn[split] = draw_triplets(items, split, count, seed, REMEDY)
+        except UserError:
+            if split not in spare:
+                raise
+    return drawn
 
 
 def _anchors(triplets: dict[str, Triplets]) -> dict[str, np.ndarray]:

@@ -20,6 +20,8 @@ from csn_jax.runtime.record import Condition
 from csn_jax.text import did_you_mean, listed
 
 FEW = 1_000  # triplets up to which all are learned from, and cross-validation measures the error
+MANY_GROUPS = 80  # of triplets, below which a fifth of them teaches more than it measures: the screens of a grid
+SCREEN = "screen"  # the column of what was on screen when triplets were given together
 LEAST = 10  # triplets
 LEAST_ANCHORS = 5  # different anchors, or groups of triplets
 
@@ -31,11 +33,11 @@ def holds_triplets(columns: Columns, name: str) -> bool:
 
 def from_triplets(columns: Columns, name: str, items: Items | None, model: Model | None) -> Lesson:
     """A lesson from triplets: columns anchor, positive and negative (or other names that people use), and optionally
-    condition and split.
+    condition, split and screen, which then groups triplets, and says that positives were selected and negatives not.
 
     Rows of another `condition` are left out. If there is a column `split`, its test triplets are held out. Otherwise a
-    fifth is held out of more than FEW triplets, and none of fewer. Triplets of one group stay together. Cells may name
-    `items` by id; or image files relative to the table, which `model` embeds, unless it is None.
+    fifth is held out of more than FEW triplets in MANY_GROUPS, and none of fewer. Triplets of one group stay together.
+    Cells may name `items` by id; or image files relative to the table, which `model` embeds, unless it is None.
     """
     notes = columns.notes
     columns = with_usual_names(columns)
@@ -56,10 +58,12 @@ def from_triplets(columns: Columns, name: str, items: Items | None, model: Model
     for t in np.flatnonzero((anchor == positive) | (anchor == negative) | (positive == negative))[:1].tolist():
         raise UserError(f"{columns.where(int(chosen[t]))} names an item twice; a triplet is three different items.")
     group = group_triplets(*roles)
+    if SCREEN in columns.text:
+        _, group = np.unique(np.array(columns.text[SCREEN])[chosen], return_inverse=True)
     split = np.full(n, "train", "<U10")
     if header := split_header(columns):
         split[:] = [split_name(columns.text[header][i], lambda i=i: columns.where(i)) for i in chosen.tolist()]
-    elif n > FEW and len(np.unique(group)) >= 2 * LEAST_ANCHORS:
+    elif n > FEW and len(np.unique(group)) >= MANY_GROUPS:
         split = split_items(n, group, seed=0)
     train, test = np.flatnonzero(split != "test"), np.flatnonzero(split == "test")
     n_groups = len(np.unique(group[train]))
@@ -76,7 +80,8 @@ def from_triplets(columns: Columns, name: str, items: Items | None, model: Model
             triplets[part] = Triplets(*(role[rows].astype(np.int32) for role in roles), np.zeros(len(rows), np.int32))
             groups[part] = group[rows]
     source = f"{n:,} triplets in {columns.path.name}"
-    return Lesson(Condition(name, "triplets"), items, triplets, groups, source, "; ".join(columns.notes[len(notes) :]))
+    note, screens = "; ".join(columns.notes[len(notes) :]), SCREEN in columns.text
+    return Lesson(Condition(name, "triplets"), items, triplets, groups, source, note, screens=screens)
 
 
 def _rows_of(columns: Columns, name: str) -> np.ndarray:

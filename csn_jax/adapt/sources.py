@@ -8,8 +8,10 @@ import numpy as np
 
 from csn_jax.adapt import labels, people
 from csn_jax.adapt.lesson import Items, Lesson, own_items
+from csn_jax.adapt.start import NewRun
+from csn_jax.adapt.tables import of_raters, read_tables
 from csn_jax.config import DataConfig
-from csn_jax.data.columns import Columns, read_columns
+from csn_jax.data.columns import Columns
 from csn_jax.data.item_set import SPLITS
 from csn_jax.data.sources.table import SPLIT, item_ids
 from csn_jax.data.sources.vectors import is_file, vector_columns
@@ -19,7 +21,7 @@ from csn_jax.errors import UserError
 from csn_jax.model.model import Model
 from csn_jax.model.run import Run
 from csn_jax.runtime.writer import Progress, say
-from csn_jax.store.index import Index
+from csn_jax.store.open_index import open_index
 
 if TYPE_CHECKING:
     from csn_jax.adapt import Args
@@ -27,18 +29,16 @@ if TYPE_CHECKING:
 
 def find_lesson(args: "Args", run: Run, model: Model) -> Lesson:
     """The triplets to learn --condition from, and the items that they name. UserError if nothing can be learned."""
-    name, columns, ids, items = args.condition, None, None, None
+    name, ids, items = args.condition, None, None
     kind = None if args.kind == "inferred" else args.kind
     data = overridden(run.config.data, args.image, args.id, args.vectors)
-    if args.table:
-        path = Path(args.table).expanduser()
-        if not path.exists():
-            raise UserError(f"--table={args.table} is not a file; give a CSV or Parquet table.")
-        columns = read_columns(path, data.encoding, data.skip_bad)
-        if len(columns) == 0:
-            raise UserError(f"{path} has no row; give one row per item or triplet.")
+    columns, raters = read_tables(args.table, data), None
+    if columns is not None:
+        columns, raters = of_raters(columns, name, kind, data, args.raters == "equal")
+        if raters:
+            say(raters.about())
     if args.index:
-        index = Index.open(args.index).of_model(model.sha256, model.conditions, model.masks)
+        index = run.items if isinstance(run, NewRun) else open_index(args.index, run, model)
         split = index.columns.get(SPLIT)
         if split is not None and set(split.tolist()) != set(SPLITS):  # another attribute, or not a whole split
             split = None
@@ -48,7 +48,8 @@ def find_lesson(args: "Args", run: Run, model: Model) -> Lesson:
             columns, ids = Columns(Path(args.index), text, None, None), index.ids.tolist()
     if columns is not None and people.holds_triplets(columns, name):
         embeds_files = len(model.input_shape) == 3 and not args.index
-        return people.from_triplets(columns, name, items or _of_run(run, model), model if embeds_files else None)
+        items = items or _of_run(run, model)
+        return people.from_triplets(columns, name, items, model if embeds_files else None)._replace(raters=raters)
     if columns is not None:
         labels.attribute_in(columns, name, kind, run.config.data)  # an unusable column is reported before anything slow
     if columns is None or (items is None and columns.path.resolve() == _table_of(run)):
@@ -58,11 +59,12 @@ def find_lesson(args: "Args", run: Run, model: Model) -> Lesson:
     if columns is None:
         raise UserError(
             f"{run.workdir} has no labels of its own to learn {name!r} from (it was imported, trained on triplets from "
-            "people or with an in-batch loss, or adapted by other data since); give --table."
+            "people, or adapted by other data since); give --table."
         )
     if items is None:
         columns, items = _of_table(columns, run, data, model)
-    return labels.from_table(columns, ids or _ids_of(columns, data), name, kind, items, run.config.data)
+    ids, of_maps = ids or _ids_of(columns, data), model.maps is not None
+    return labels.from_table(columns, ids, name, kind, items, run.config.data, of_maps)._replace(raters=raters)
 
 
 def _of_run(run: Run, model: Model) -> Items | None:
@@ -93,10 +95,15 @@ def _of_table(columns: Columns, run: Run, data: DataConfig, model: Model) -> tup
 
 def _embedded(columns: Columns, data: DataConfig, model: Model) -> tuple[Columns, Items]:
     """`_of_table` for a table with inputs of its own, which are embedded here. Unreadable images are left out."""
+    if not columns.path.exists():  # several tables, whose paths of images begin in folders of their own
+        raise UserError(
+            f"the tables {columns.path.name} bring their own {'images' if len(model.input_shape) == 3 else 'vectors'}, "
+            "which one table alone may do; embed these items with csn_jax embed, and give that file as --index."
+        )
     source = from_table(columns.path, data, model.input_shape, model.form)
     vectors, faults = [], []
     with closing(Progress("embedding", len(source.ids), unit=source.unit)) as progress:
-        for inputs, chunk_faults in source.chunks(0):
+        for inputs, chunk_faults in source.chunks(np.arange(len(source.ids))):
             vectors += [model.embed(inputs)] if len(inputs) else []
             faults += chunk_faults
             progress.advance(len(chunk_faults))

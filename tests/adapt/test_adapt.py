@@ -225,18 +225,19 @@ def test_distances_have_the_size_of_those_under_the_old_masks(adapted):
     assert 0.5 < typical[2] / np.mean(typical[:2]) < 2
 
 
-def test_the_runs_own_labels_need_no_table_and_no_out(parent, adapted, tmp_path):
-    """In a process of its own: the same bytes as with the table, a summary, and the next step."""
+def test_the_runs_own_labels_need_no_table_and_no_out(parent, adapted, tmp_path, capsys):
+    """The same bytes as with the table, a summary, and the next step."""
     copy = shutil.copytree(parent, tmp_path / "run")
-    done = tiny.command("adapt", f"--workdir={copy}", "--condition=colour", XLA_FLAGS="")
-    assert done.returncode == 0, done.stderr
+    capsys.readouterr()
+    adapt.main([f"--workdir={copy}", "--condition=colour"])
+    stdout, stderr = capsys.readouterr()
     out = tmp_path / "run_colour"
     assert csn_jax.load(out).masks.tobytes() == adapted[1].masks.tobytes()
     for name in ("results.json", "config.json", "data.json"):
         assert (out / name).read_bytes() == (adapted[0] / name).read_bytes()
     records = [next(folder.glob("checkpoints/*/meta/metadata")).read_bytes() for folder in (out, adapted[0])]
     assert records[0] == records[1]  # with the digest of every array
-    lines = done.stdout.splitlines()
+    lines = stdout.splitlines()
     assert lines[0] == "colour, learned from labels of 300 items of the run's own data; 300 held-out triplets"
     report = adapted[2]
     assert lines[3].split()[:3] == ["under", "colour", f"{report['triplet_error']:.2%}"]
@@ -244,7 +245,7 @@ def test_the_runs_own_labels_need_no_table_and_no_out(parent, adapted, tmp_path)
     assert "points below that of the unmasked distance" in lines[6]
     assert lines[7] == f"{out} holds the model, with conditions category, tags, colour"
     assert max(map(len, lines[1:6])) <= 80
-    last = done.stderr.splitlines()[-1]
+    last = stderr.splitlines()[-1]
     assert last.startswith("next: ") and last.endswith(f"embed --workdir={out} --split=all --out={out}.parquet")
 
 
@@ -395,7 +396,7 @@ def test_an_adapted_model_is_exported_and_comes_back(adapted, parent, tmp_path):
     assert "| colour | categorical |" in card
     made = card[card.index("## How it was made") :]
     assert "--config.data.conditions category tags --" in made  # training did not know colour
-    assert f"a mask for colour, from {report['learned_from']}." in made
+    assert f"added colour, from {report['learned_from']}." in made
 
 
 def test_a_table_of_other_items(parent, tmp_path):
@@ -419,7 +420,7 @@ def test_equal_vectors_share_a_split():
     ids = [str(i) for i in range(120)]
     columns = Columns(Path("t.csv"), {"colour": [("red", "blue")[i // 2 % 2] for i in range(120)]}, None, None)
     items = Items(np.array(ids), None, "t", vectors)
-    triplets = from_table(columns, ids, "colour", None, items, DataConfig()).triplets
+    triplets = from_table(columns, ids, "colour", None, items, DataConfig(), False).triplets
     pairs = [set((np.concatenate(triplets[split][:3]) // 2).tolist()) for split in ("train", "validation", "test")]
     assert sum(map(len, pairs)) == len(set.union(*pairs)) == 60
 
@@ -488,6 +489,8 @@ REPORT = {
     "condition": "x",
     "kind": "categorical",
     "learned_from": "labels",
+    "form": "mask",
+    "reason": "lowest error",
     "triplet_error": 0.3,
     "ci95": [0.25, 0.35],
     "unmasked": {"triplet_error": 0.31, "ci95": [0.26, 0.36]},
@@ -507,11 +510,33 @@ REPORT = {
         ),
         ({"ci95": [0.2, 0.5]}, "do not carry x"),
         ({"ci95": [0.2, 0.5], "kind": "triplets"}, "give more triplets, or train with x as a condition"),
+        ({"form": "map"}, "1.00 points below that of the raw vectors"),
+        ({"form": "map", "better_than_unmasked": {"by": 0.01, "ci95": [0.0, 0.02]}}, "it is not clearly better for x"),
+        ({"form": "none"}, "x keeps the raw vectors"),
+        ({"form": "none", "ci95": [0.2, 0.5]}, "these vectors do not carry x"),
     ],
 )
 def test_verdicts(change, words):
     last = summary(REPORT | change).splitlines()[-1]
     assert words in last and tiny.is_one_sentence(last.removesuffix("."))
+
+
+def test_a_mask_beside_conditions_that_keep_raw_vectors(parent, tmp_path):
+    """The mask covers the embedding, and not the raw vector that lies beside it. Raw vectors are among what is
+    reported."""
+    copy = shutil.copytree(parent, tmp_path / "run")
+    record = dataclasses.replace(read_record(copy), raw={"unit": True, "conditions": ["tags"], "scale": 2.0})
+    (copy / "data.json").write_bytes(to_json(record.as_object()))
+    model, report = learn(copy, tmp_path / "new")
+    assert_keeps_the_parent(model, copy)
+    assert model.masks.shape == (3, 24) and beta_of(tmp_path / "new").shape == (3, 12)
+    assert model.masks[2, :12].any() and not model.masks[2, 12:].any() and report["form"] == "mask"
+    dataset, wrong = load_dataset(read_config(tmp_path / "new")), 0
+    vectors = dataset.items.inputs / np.linalg.norm(dataset.items.inputs, axis=1, keepdims=True)
+    for a, p, n in zip(*dataset.triplets["test"].of_condition(2)[:3], strict=True):
+        wrong += np.linalg.norm(vectors[a] - vectors[n]) <= np.linalg.norm(vectors[a] - vectors[p])
+    assert report["raw"]["triplet_error"] == wrong / 300
+    assert "raw vectors" in summary(report)
 
 
 @pytest.fixture(scope="module")
@@ -556,7 +581,7 @@ UNUSABLE = {
     "another condition": ({"table": "condition.csv"}, ("'colour' (did you mean colours?)",)),
     "only tests": ({"table": "split.csv"}, ("0 different anchors", "not test triplets")),
     "no index": ({"index": "/no/such.parquet"}, ("/no/such.parquet is not a file",)),
-    "no vectors": ({"index": "PRODUCTS"}, ("not written by csn_jax embed",)),
+    "no vectors": ({"index": "CSV"}, ("products.csv", "vector")),
     "unknown id of an index": ({"table": "unknown.csv", "index": "INDEX"}, ("'images/999.png'", "all.parquet")),
 }
 
@@ -571,9 +596,11 @@ def opened(parent):
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_what_nothing_can_be_learned_from(opened, folder, tables, index, name):
     flags, words = UNUSABLE[name]
-    places = {"PRODUCTS": folder / "products.parquet", "INDEX": index} | {path.name: path for path in tables.iterdir()}
+    places = {"PRODUCTS": folder / "products.parquet", "CSV": folder / "products.csv", "INDEX": index}
+    places |= {path.name: path for path in tables.iterdir()}
     flags = {"table": "PRODUCTS", "condition": "colour"} | flags
     flags = {flag: str(places.get(value, value)) for flag, value in flags.items()}
+    flags["table"] = (flags["table"],) if flags["table"] else ()
     with pytest.raises(UserError) as raised:
         find_lesson(adapt.Args(workdir="", **flags), *opened)
     message = str(raised.value)
@@ -644,25 +671,18 @@ def test_specialists_and_runs_without_labels_are_refused(parent, imported, tmp_p
     assert_message(*run(adapt, monkeypatch, capsys, *argv), 2, "imported", "no data")
 
 
-def test_an_in_batch_run_has_categories_only(parent, folder, tmp_path):
-    """Its evaluation cannot compare numbers, so labels that are numbers count as other data."""
+def test_an_in_batch_run_learns_from_its_own_labels(parent, tmp_path):
+    """Categories and numbers: the wider data is what loading with the new condition gives."""
     workdir = shutil.copytree(parent, tmp_path / "run")
     config = read_config(workdir)
     data = dataclasses.replace(config.data, conditions=("category",))
     config = dataclasses.replace(config, data=data, loss=dataclasses.replace(config.loss, name="batch_hard"))
     (workdir / "config.json").write_text(config.to_json())
     (workdir / "data.json").write_bytes(to_json(load_dataset(config).record.as_object()))
-    run, model, path = open_run(workdir), csn_jax.load(parent), str(folder / "products.parquet")
-
-    def lesson(condition, table):
-        return find_lesson(adapt.Args(workdir="", condition=condition, table=table), run, model)
-
-    dataset, wider = lesson("colour", "").own
-    assert dataset.record == load_dataset(wider).record and dataset.record.names == ("category", "colour")
-    numbers = lesson("price", path)
-    assert numbers.own is None and numbers.source == "labels of 300 items in products.parquet"
-    with pytest.raises(UserError, match="no labels of its own to learn 'price' from"):
-        lesson("price", "")
+    run, model = open_run(workdir), csn_jax.load(parent)
+    for condition in ("colour", "price"):
+        dataset, wider = find_lesson(adapt.Args(workdir="", condition=condition), run, model).own
+        assert dataset.record == load_dataset(wider).record and dataset.record.names == ("category", condition)
 
 
 FOOTWEAR = Path(__file__).parents[3] / "shared/data/footwear/products.csv"
@@ -695,6 +715,6 @@ def test_usage_of_shoes_is_learned_without_training(tmp_path):
     model, few = learn(workdir, tmp_path / "few", f"--table={path}", condition="usage")
     assert few["n_triplets"] == 100
     test = dataset.triplets["test"].of_condition(4)
-    vectors = model.embed_rows(dataset.items.inputs, dataset.rows("test"))
+    vectors = model.view_rows(dataset.items.inputs, dataset.rows("test"))
     error = wrong_triplets(vectors, model.masks[-1:], Triplets(*test[:3], np.zeros_like(test.anchor))).mean()
     assert error < report["triplet_error"] + 0.08

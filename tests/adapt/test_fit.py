@@ -141,10 +141,10 @@ def test_the_loss_is_the_first_term_of_the_fit():
 def test_no_group_is_on_both_sides_of_a_split():
     group = np.random.default_rng(0).integers(0, 13, 50)
     times = np.zeros(50, int)
-    for train, test in fit._splits(group):
+    for train, test in fit.splits(group):
         assert not set(group[train]) & set(group[test]) and len(train) + len(test) == 50
         times[test] += 1
-    assert (times == 1).all() and len(list(fit._splits(group))) == fit.FOLDS
+    assert (times == 1).all() and len(list(fit.splits(group))) == fit.FOLDS
 
 
 def test_held_out_triplets_are_not_learned_from():
