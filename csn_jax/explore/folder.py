@@ -1,118 +1,62 @@
 """The folder of a page: its assets, its data as scripts, and sheets of thumbnails."""
 
-import base64
-import json
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from csn_jax.data.item_set import ItemSet
-from csn_jax.data.thumbnails import pixels_of
-from csn_jax.model.model import Model
-from csn_jax.model.run import Run
-from csn_jax.pictures.maps import SEED, draw_maps
-from csn_jax.pictures.sheets import as_bytes, order_dimensions
-from csn_jax.runtime.record import Results
-from csn_jax.runtime.whole import write_folder
+from csn_jax.explore.items import Shown
+from csn_jax.explore.narrow import narrowed
+from csn_jax.pictures.maps import draw_maps, is_sampled
+from csn_jax.pictures.page_data import assets, column_data, ours, packed, script
+from csn_jax.pictures.page_sheets import Sheets, draw_sheets, in_order, side_of
+from csn_jax.pictures.sheets import order_dimensions
 
-ASSETS = Path(__file__).parent / "page"
-OURS = re.compile(r"(index\.html|page\.css|(search|map|page|data|vectors)\.js|pictures_\d+\.(png|webp))")
+ASSETS = assets(Path(__file__).parent / "page")
+OURS = ours(ASSETS, "data.js", "vectors.js")
 MARK = ("index.html", b'content="csn_jax.explore"')
-SHEET = 2048  # pixels per side of a sheet of thumbnails: every browser takes that many
+EXACT = 1 << 23  # bytes of float32 vectors; more are rounded to 8 bits, so that the page loads fast
 
 
-def write(out: Path, run: Run, split: str, max_items: int) -> tuple[int, int]:
-    """Write the page of a split's items, or of a sample of them, and return how many it shows and how many there are; a
-    UserError when the run's data or checkpoint is missing, or the folder cannot be written."""
-    model, dataset = run.model(), run.dataset()
-    rows = dataset.rows(split)
-    total = len(rows)
-    if total > max_items:
-        rows = np.sort(np.random.default_rng(SEED).choice(rows, max_items, replace=False))
-    vectors = model.embed(dataset.items.inputs, rows, progress=True)
-    about = {"run": run.workdir.name, "variant": run.config.variant, "split": split}
-    about |= {"step": model.step, "total": total, "seed": SEED}
-    write_folder(out, page_files(model, dataset.items, rows, vectors, run.results, about), OURS, MARK)
-    return len(rows), total
-
-
-def page_files(
-    model: Model, items: ItemSet, rows: np.ndarray, vectors: np.ndarray, results: Results | None, about: dict[str, Any]
-) -> dict[str, bytes]:
-    """All files of the page by name. rows [n]: positions in items; vectors [n, D]: their float32 embeddings; results:
-    None for a run that is not finished; about: facts about the run that the page prints."""
-    maps = draw_maps(vectors, model.masks, model.conditions)
-    shown, places = items.inputs, rows
-    if items.inputs.ndim == 2:
-        shown, places = pixels_of(items, rows, side_of(None, rows)), np.arange(len(rows))
-    pictures = {} if shown is None else draw_sheets(shown, places, items.ink)
-    kinds, data = dict(items.conditions), dict(about)
-    attributes = dict(items.attributes) | kinds
+def page_files(shown: Shown, link: str = "") -> dict[str, bytes]:
+    """All files of the page by name. link: the address of an item elsewhere, with {id}."""
+    maps = draw_maps(shown.vectors, shown.masks, [name for name, _ in shown.conditions])
+    vectors, masks, share = narrowed(shown.vectors, shown.masks)
+    order, leads = in_order(maps)
+    sheets = Sheets({}, None)
+    if shown.thumbnails:
+        sheets = draw_sheets(shown.thumbnails, order, leads, side_of(len(order), shown.thumbnails.side))
+    data = dict(shown.about) | {"link": link}
     # Lists of pairs, not objects: a column may have any name, also `__proto__`.
-    data["ids"] = items.ids[rows].tolist()
+    data["ids"] = shown.ids.tolist()
     data["conditions"] = [
-        {"name": name, "kind": kinds.get(name, "triplets"), "mask": mask.tolist()}
-        for name, mask in zip(model.conditions, model.masks, strict=True)
+        {"name": name, "kind": kind, "mask": mask.tolist()}
+        for (name, kind), mask in zip(shown.conditions, masks, strict=True)
     ]
-    data["dimensions"] = order_dimensions(model.masks).tolist()
-    data["columns"] = []
-    for name in sorted(items.labels, key=lambda name: name not in kinds):  # conditions first
-        values, codes = np.unique(items.labels[name][rows], return_inverse=True)
-        kind = attributes.get(name, "categorical")
-        data["columns"].append({"name": name, "kind": kind, "values": values.tolist(), "codes": codes.tolist()})
-    data["maps"] = _packed(np.round(maps * 65535), "<u2")
-    data["pictures"] = None
-    if pictures:
-        data["pictures"] = {"files": list(pictures), "side": side_of(shown, rows), "sheet": SHEET, "ink": items.ink}
+    data["dimensions"] = order_dimensions(masks).tolist()
+    data["columns"] = [column_data(column) for column in shown.columns]
+    data["maps"] = packed(np.round(maps * 65535), "<u2")
+    data["share"] = share
+    data["sampled"] = is_sampled(len(shown.ids))
+    data["order"] = packed(order, "<u4") if leads < len(order) else None
+    data["pictures"] = sheets.about
     data["results"] = None
-    if results:
+    if results := shown.results:
         figures = [(name, results.figure(name)) for name in (*results.conditions, "overall")]
         rows_of_errors = [[name, value, [low, high], n] for name, (value, low, high, n) in figures]
         data["results"] = {"split": results.split, "step": results.step, "rows": rows_of_errors}
-    files = {path.name: path.read_bytes() for path in sorted(ASSETS.iterdir()) if OURS.fullmatch(path.name)}
-    files["data.js"] = _script("CSN_DATA", data)
-    files["vectors.js"] = _script("CSN_VECTORS", _packed(vectors, "<f4"))
-    return files | pictures
+    files = {path.name: path.read_bytes() for path in ASSETS}
+    files["data.js"] = script("CSN_DATA", data)
+    files["vectors.js"] = script("CSN_VECTORS", _vectors(vectors, masks))
+    return files | sheets.files
 
 
-def side_of(inputs: np.ndarray | None, rows: np.ndarray) -> int:
-    """Pixels per side of a thumbnail: the input's own if it has pixels, up to what a browser can hold for so many."""
-    most = 96 if len(rows) <= 3000 else 64
-    return most if inputs is None else min(inputs.shape[1], most)
-
-
-def draw_sheets(inputs: np.ndarray, rows: np.ndarray, ink: bool) -> dict[str, bytes]:
-    """Sheets of thumbnails of the rows [n] of inputs [N, S, S, 1 or 3] uint8, filled row by row, by file name. With
-    `ink`, pixels are amounts of ink, which the page draws in the colour of its text."""
-    side, channels = side_of(inputs, rows), inputs.shape[3]
-    across = SHEET // side
-    kind = "png" if channels == 1 else "webp"
-    sheets = {}
-    for first in range(0, len(rows), across * across):
-        shown = rows[first : first + across * across]
-        sheet = np.zeros((-(-len(shown) // across) * side, SHEET, channels), np.uint8)
-        for i, pixels in enumerate(inputs[shown]):
-            if pixels.shape[0] != side:
-                picture = Image.fromarray(pixels.squeeze()).resize((side, side), Image.Resampling.LANCZOS)
-                pixels = np.asarray(picture).reshape(side, side, channels)
-            top, left = i // across * side, i % across * side
-            sheet[top : top + side, left : left + side] = pixels
-        picture = Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
-        if ink:  # as the opacity of black
-            picture = Image.merge("LA", (Image.new("L", picture.size), picture))
-        sheets[f"pictures_{len(sheets)}.{kind}"] = as_bytes(picture.save, kind, quality=90)
-    return sheets
-
-
-def _packed(array: np.ndarray, dtype: str) -> str:
-    """An array's bytes in base64."""
-    return base64.b64encode(array.astype(dtype).tobytes()).decode()
-
-
-def _script(name: str, value: Any) -> bytes:
-    """A script that sets a global to a value: a page opened from disk may load scripts, but not JSON. Labels cannot end
-    the script, nor be read as anything but text."""
-    return f"const {name} = {json.dumps(value).replace('<', chr(92) + 'u003c')};\n".encode("ascii")
+def _vectors(vectors: np.ndarray, masks: np.ndarray) -> dict[str, Any]:
+    """The dimensions of vectors [n, D] that a mask weighs: as float32, or if they are many, as int8 with scales."""
+    live = np.flatnonzero(np.any(masks != 0, axis=0))
+    vectors = np.asarray(vectors, np.float32)[:, live]
+    if vectors.nbytes <= EXACT:
+        return {"live": live.tolist(), "scale": None, "data": packed(vectors, "<f4")}
+    scale = np.abs(vectors).max(axis=0) / 127
+    scale[scale == 0] = 1
+    return {"live": live.tolist(), "scale": scale.tolist(), "data": packed(np.rint(vectors / scale), "i1")}

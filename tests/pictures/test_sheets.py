@@ -41,7 +41,7 @@ MASKS = np.array([[1, 1, 0, 0], [0, 0, 1, 1]], np.float32)
 
 def draw(folder, items) -> dict[str, bytes]:
     folder.mkdir()
-    model = Model(("shape", "colour"), MASKS, 1, items.inputs.shape[1:], False, *[None] * 6)
+    model = Model(("shape", "colour"), MASKS, 1, items.inputs.shape[1:], None, MASKS.shape[1], False, *[None] * 7)
     draw_all(folder, model, separated(items), Dataset(items, {}, {}))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 

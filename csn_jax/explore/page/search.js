@@ -1,12 +1,7 @@
 "use strict";
-// Exact search over all items under any weights, as csn_jax.Index does it.
+// Exact search over all loaded vectors under any weights, as csn_jax.Index does it.
 
-function bytesOf(base64) {
-  const text = atob(base64);
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i); // ten times as fast as Uint8Array.from
-  return bytes;
-}
+const BLOCK = 8; // dimensions between two looks at whether an item can still be near
 
 // The weight per dimension: the sum over conditions of weight times mask squared.
 function dimensionWeights(masks, weights) {
@@ -17,32 +12,55 @@ function dimensionWeights(masks, weights) {
   return sums;
 }
 
-// The k items nearest to the query, without the query: [{item, distance}], nearest first, ties by position. With
-// negative weights a squared distance may be negative; its root then keeps the sign.
-function nearest(vectors, width, query, weights, k) {
-  const live = [];
-  for (let d = 0; d < width; d++) if (weights[d] !== 0) live.push(d);
-  const dims = Int32Array.from(live);
-  const count = vectors.length / width;
-  const items = [];
-  const squares = [];
-  for (let item = 0; item < count; item++) {
-    if (item === query) continue;
-    let square = 0;
-    for (let j = 0; j < dims.length; j++) {
-      const d = dims[j];
-      const gap = vectors[query * width + d] - vectors[item * width + d];
-      square += weights[d] * gap * gap;
-    }
-    if (items.length === k && square >= squares[k - 1]) continue;
-    let at = items.length;
-    while (at > 0 && squares[at - 1] > square) at--;
-    items.splice(at, 0, item);
-    squares.splice(at, 0, square);
-    if (items.length > k) {
-      items.pop();
-      squares.pop();
-    }
+// Stored vectors: those dimensions that any mask weighs, as floats, or as 8-bit integers with a scale per dimension.
+class Vectors {
+  constructor({ live, scale, data }) {
+    const { buffer } = bytesOf(data);
+    this.live = live;
+    this.width = live.length;
+    this.rounded = scale !== null;
+    this.scale = scale ?? live.map(() => 1);
+    this.values = this.rounded ? new Int8Array(buffer) : new Float32Array(buffer);
   }
-  return items.map((item, i) => ({ item, distance: Math.sign(squares[i]) * Math.sqrt(Math.abs(squares[i])) }));
+
+  // The k items nearest to an item, without it: [{item, distance}], nearest first, ties by position. weights: per
+  // dimension; allowed: null, or per item whether it may be found. With negative weights a squared distance may be
+  // negative; its root then keeps the sign.
+  nearest(query, weights, k, allowed = null) {
+    const { values, width, scale, live } = this;
+    const own = live.map((d, j) => weights[d] * scale[j] * scale[j]);
+    // Heavy dimensions first: most items are then known to be far after a few of them.
+    const dims = Int32Array.from([...own.keys()].filter((j) => own[j] !== 0).sort((a, b) => own[b] - own[a] || a - b));
+    const heavy = Float64Array.from(dims, (j) => own[j]);
+    const from = Float64Array.from(dims, (j) => values[query * width + j]);
+    const positive = heavy.every((weight) => weight > 0);
+    const count = width ? values.length / width : 0;
+    const items = [];
+    const squares = [];
+    let worst = Infinity;
+    for (let item = 0; item < count; item++) {
+      if (item === query || (allowed && !allowed[item])) continue;
+      const start = item * width;
+      let square = 0;
+      for (let j = 0; j < dims.length; ) {
+        const end = positive ? Math.min(dims.length, j + BLOCK) : dims.length;
+        for (; j < end; j++) {
+          const gap = from[j] - values[start + dims[j]];
+          square += heavy[j] * gap * gap;
+        }
+        if (positive && square >= worst) break;
+      }
+      if (square >= worst) continue;
+      let at = items.length;
+      while (at > 0 && squares[at - 1] > square) at--;
+      items.splice(at, 0, item);
+      squares.splice(at, 0, square);
+      if (items.length > k) {
+        items.pop();
+        squares.pop();
+      }
+      if (items.length === k) worst = squares[k - 1];
+    }
+    return items.map((item, i) => ({ item, distance: Math.sign(squares[i]) * Math.sqrt(Math.abs(squares[i])) }));
+  }
 }

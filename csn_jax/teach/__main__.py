@@ -1,0 +1,3 @@
+from csn_jax import cli, teach
+
+cli.run(teach.main)
