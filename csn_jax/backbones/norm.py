@@ -5,7 +5,7 @@ ResNet's training step.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,14 +17,24 @@ MOMENTUM = 0.1  # PyTorch's: the weight of the new batch
 ROWS = 16  # the most rows of an image that are summed first
 
 
+class Form(NamedTuple):
+    """What follows the normalisation, and the epsilon beside the variance."""
+
+    relu: bool = False
+    ceiling: float = np.inf  # of the rectified values: 6 in ReLU6
+    epsilon: float = EPSILON
+
+
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last, optionally followed by ReLU.
+    """Batch normalisation over all axes but the last, optionally followed by ReLU or ReLU6.
 
     Training normalises by the biased variance of the valid rows and sets the running statistics to
     0.9 * running + 0.1 * batch, with the unbiased variance. Statistics are at least float32.
     """
 
     relu: bool = False
+    ceiling: float = np.inf
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array | None = None) -> jax.Array:
@@ -33,11 +43,12 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, features, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, features, jnp.float32)
+        form = Form(self.relu, self.ceiling, self.epsilon)
         if not train:
-            return _normalise(x, scale, bias, running_mean.value, running_var.value, self.relu)
+            return _normalise(x, scale, bias, running_mean.value, running_var.value, form)
         if valid is None:
             valid = jnp.ones(x.shape[0], bool)
-        y, mean, var = batch_norm(x, scale, bias, valid, self.relu)
+        y, mean, var = batch_norm(x, scale, bias, valid, form)
         if self.relu:
             y = kept(y)
         if not self.is_initializing():
@@ -74,7 +85,7 @@ def _spread(values: jax.Array, like: jax.Array) -> jax.Array:
     return values.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
-def _channel_sum(x: jax.Array) -> jax.Array:
+def channel_sum(x: jax.Array) -> jax.Array:
     """The sum over all axes but the last, [ch].
 
     On CPU, XLA stores the summands and then sums them on one core. Here it sums up to 16 rows of every image while
@@ -108,43 +119,45 @@ def widen(x: jax.Array) -> jax.Array:
     return x.astype(np.promote_types(x.dtype, np.float32))
 
 
-def _normalise(x, scale, bias, mean, var, relu):
+def _normalise(x, scale, bias, mean, var, form):
     """Normalised x in its own dtype; the arithmetic is at least float32."""
-    y = (widen(x) - _spread(mean, x)) * _spread(jax.lax.rsqrt(var + EPSILON) * scale, x) + _spread(bias, x)
-    return (jax.nn.relu(y) if relu else y).astype(x.dtype)
+    y = (widen(x) - _spread(mean, x)) * _spread(jax.lax.rsqrt(var + form.epsilon) * scale, x) + _spread(bias, x)
+    y = jax.nn.relu(y) if form.relu else y
+    return (y if form.ceiling == np.inf else jnp.where(y < form.ceiling, y, form.ceiling)).astype(x.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, valid: jax.Array, relu: bool
+    x: jax.Array, scale: jax.Array, bias: jax.Array, valid: jax.Array, form: Form
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(y, mean [ch], biased var [ch]) of x [B, ..., ch] by the statistics of its valid rows, bool [B].
 
-    y is rectified if `relu`. The returned statistics have no gradient: they only update the running ones.
+    y is rectified as `form` says. The returned statistics have no gradient: they only update the running ones.
     """
     wide, rows = widen(x), _rows(x, valid)
     n = _count(x, valid, wide.dtype)
-    mean = _channel_sum(wide * rows) / n
+    mean = channel_sum(wide * rows) / n
     # Two passes: the mean of squares minus the squared mean loses digits that parity needs.
-    var = _channel_sum(jnp.square(wide - _spread(mean, x)) * rows) / n
-    return _normalise(x, scale, bias, mean, var, relu), mean, var
+    var = channel_sum(jnp.square(wide - _spread(mean, x)) * rows) / n
+    return _normalise(x, scale, bias, mean, var, form), mean, var
 
 
-def _batch_norm_forward(x, scale, bias, valid, relu):
-    y, mean, var = batch_norm(x, scale, bias, valid, relu)
+def _batch_norm_forward(x, scale, bias, valid, form):
+    y, mean, var = batch_norm(x, scale, bias, valid, form)
     return (y, mean, var), (x, scale, bias, valid, mean, var)
 
 
-def _batch_norm_backward(relu, saved, gradients):
+def _batch_norm_backward(form, saved, gradients):
     """dx = scale / std * (g - (mean(g) + x_hat * mean(g * x_hat))) on valid rows: the textbook form, with padding."""
     x, scale, bias, valid, mean, var = saved
     g, rows = gradients[0].astype(mean.dtype), _rows(x, valid)
     n = _count(x, valid, mean.dtype)
-    inverse = jax.lax.rsqrt(var + EPSILON)
+    inverse = jax.lax.rsqrt(var + form.epsilon)
     x_hat = (widen(x) - _spread(mean, x)) * _spread(inverse, x)
-    if relu:  # recomputed from x, so that the activation is not kept
-        g = jnp.where(x_hat * _spread(scale, x) + _spread(bias, x) > 0, g, 0)
-    d_bias, d_scale = _channel_sum(g), _channel_sum(g * x_hat)
+    if form.relu:  # recomputed from x, so that the activation is not kept
+        y = x_hat * _spread(scale, x) + _spread(bias, x)
+        g = jnp.where((y > 0) & (y < form.ceiling), g, 0)
+    d_bias, d_scale = channel_sum(g), channel_sum(g * x_hat)
     dx = _spread(inverse * scale, x) * (g - rows * (_spread(d_bias / n, x) + x_hat * _spread(d_scale / n, x)))
     return dx.astype(x.dtype), d_scale, d_bias, None
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from csn_jax.backbones.norm import BatchNorm, conv_norm, max_pool, widen
 
@@ -73,3 +74,20 @@ class Projection(nn.Module):
         if self.hidden:
             x = jax.nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(x))
         return PROJECTION_SCALE * nn.Dense(self.embedding_dim, name="fc")(widen(x))
+
+
+def projection_start(params: dict[str, Any], statistics: dict[str, Any], vectors: np.ndarray) -> tuple[Any, Any]:
+    """(params, statistics) of a Projection whose norm knows the mean and variance of training vectors [N, F]. If it has
+    one layer, that takes their principal axes instead of seeded values, at the same mean squared output."""
+    x = np.float32(MAGNIFIED) * vectors.astype(np.float32)
+    mean, var = x.mean(axis=0), x.var(axis=0)
+    statistics = statistics | {"bn": {"mean": mean, "var": var}}
+    if "hidden" in params:
+        return params, statistics
+    x = (x - mean) / np.sqrt(var + 1e-5)
+    values, axes = np.linalg.eigh((x.T @ x / len(x)).astype(np.float64))
+    width = params["fc"]["kernel"].shape[1]
+    n = min(width, len(values))
+    kernel = np.array(params["fc"]["kernel"])
+    kernel[:, :n] = axes[:, ::-1][:, :n] * np.sqrt(n / 3 / max(values[::-1][:n].sum(), 1e-12))
+    return params | {"fc": {"kernel": kernel, "bias": np.zeros(width, np.float32)}}, statistics

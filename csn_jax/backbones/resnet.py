@@ -66,11 +66,6 @@ resnet18 = partial(ResNet, depths=(2, 2, 2, 2))
 resnet50 = partial(ResNet, bottleneck=True, depths=(3, 4, 6, 3))
 
 
-def stage_of(module: str) -> str:
-    """The stage of a ResNet's module: `stem`, `layer1`.. or `fc`."""
-    return "stem" if module in ("conv1", "bn1") else module.partition("_")[0]
-
-
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 

@@ -1,7 +1,7 @@
 """A backbone's parameters and statistics as named tensors, both ways.
 
-ResNets have torchvision's names and layout, so that PyTorch reads and writes the same weights. The other backbones have
-their own paths and layout.
+ResNets have torchvision's names and layout, EfficientNets and vision transformers timm's, so that PyTorch reads and
+writes the same weights. The other backbones have their own paths and layout.
 """
 
 import re
@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from csn_jax.backbones.resnet import torch_name
-from csn_jax.config import STAGES
+from csn_jax.backbones import efficientnet, resnet, vit, vit_names
+from csn_jax.config import STAGES, VITS
 from csn_jax.errors import UserError
 from csn_jax.text import listed
 
@@ -20,6 +20,7 @@ HEAD = ("fc.", "fc/")  # the last linear layer
 WRAPPERS = re.compile(r"^((module|model|net|network|_orig_mod|backbone|encoder|resnet|embeddingnet)\.)+")
 CHILDREN = dict(zip("014567", ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"), strict=True)) | {"9": "fc"}
 MASKS = "masks.weight"  # beta [C, D], in released checkpoints and in exports
+MAPS = "maps.weight"  # [C, r, D] of the variant maps, in exports
 TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}  # [h, w, in, out] -> [out, in, h, w] and [in, out] -> [out, in]
 FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
 
@@ -52,12 +53,33 @@ def plain_names(tensors: Mapping[str, np.ndarray], where: str) -> dict[str, np.n
     return plain
 
 
+def torch_name(backbone: str, path: str) -> str:
+    """The name in PyTorch of a parameter or statistic, from its path; the path for a network of our own."""
+    if backbone not in STAGES:
+        return path
+    own = efficientnet if backbone == "efficientnet_lite0" else vit if backbone in VITS else resnet
+    return own.torch_name(path)
+
+
+def for_backbone(backbone: str, tensors: Mapping[str, np.ndarray], size: int, where: str) -> dict[str, np.ndarray]:
+    """Tensors of a weight file under the names that `from_tensors` takes. Those of a vision transformer also get its
+    form: one tensor for query, key and value, and position embeddings for inputs of size x size pixels."""
+    if backbone in VITS:
+        return vit_names.to_timm(VITS[backbone], tensors, size, where)
+    if backbone == "efficientnet_lite0":
+        tensors = {efficientnet.timm_name(name): tensor for name, tensor in tensors.items()}
+    return plain_names(tensors, where)
+
+
 def to_tensors(backbone: str, params: Any, statistics: Any) -> dict[str, np.ndarray]:
     """Parameters and running statistics by name. backbone: its name in a config."""
     leaves = {path: np.asarray(leaf) for path, leaf in (flat(params) | flat(statistics)).items()}
     if backbone not in STAGES:
         return leaves
-    return {torch_name(path): leaf.transpose(TO_TORCH.get(leaf.ndim, (0,))) for path, leaf in leaves.items()}
+    return {
+        torch_name(backbone, path): leaf.transpose(TO_TORCH.get(leaf.ndim, range(leaf.ndim)))
+        for path, leaf in leaves.items()
+    }
 
 
 def from_tensors(
@@ -77,7 +99,7 @@ def from_tensors(
         params, statistics: values of the right shapes.
         where: the tensors' origin, which begins error messages.
         new_task: whether the tensors may be of another task. Then a last linear layer that is missing or has another
-            shape keeps its values in `params`; and masks, for resnet18_csn the fourth stage, and what is not of a
+            shape keeps its values in `params`; and masks, maps, for resnet18_csn the fourth stage, and what is not of a
             ResNet are left out.
 
     Raises:
@@ -85,7 +107,7 @@ def from_tensors(
     """
     wanted, left_out = to_tensors(backbone, params, statistics), []
     if new_task:
-        cut = ("masks.", "layer4.") if backbone == "resnet18_csn" else ("masks.",)
+        cut = ("masks.", "maps.", *(("layer4.",) if backbone == "resnet18_csn" else ()))
         left_out = [name for name in tensors if name.startswith(cut)]
         head = {name: leaf.shape for name, leaf in wanted.items() if name.startswith(HEAD)}
         if any(name not in tensors or tensors[name].shape != shape for name, shape in head.items()):
@@ -100,15 +122,15 @@ def from_tensors(
     def filled(tree: Any) -> Any:
         leaves = flat(tree)
         for path in leaves:
-            name = torch_name(path) if backbone in STAGES else path
+            name = torch_name(backbone, path)
             if name in given:
                 tensor = given[name]
                 if backbone in STAGES:
-                    tensor = tensor.transpose(FROM_TORCH.get(tensor.ndim, (0,)))
+                    tensor = tensor.transpose(FROM_TORCH.get(tensor.ndim, range(tensor.ndim)))
                 leaves[path] = np.array(tensor, np.float32, order="C")
         return unflatten_dict(leaves, sep="/")
 
-    return Loaded(filled(params), filled(statistics), left_out)
+    return Loaded(filled(params), filled(statistics), sorted(left_out))  # a file's own order may differ by its reader
 
 
 def _check(backbone: str, given: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], where: str) -> None:

@@ -32,7 +32,7 @@ class Run:
 
     def model(self) -> "Model":
         """The best model by validation error. Specialists are joined to one model."""
-        from csn_jax.model.model import join, make_model, make_programs
+        from csn_jax.model.from_state import join, make_model, make_programs
         from csn_jax.runtime.sharding import make_shardings
 
         if self.specialists:
@@ -40,14 +40,15 @@ class Run:
         network, state = self.restore()
         rectified = self.record.rectified is not False
         shape, programs = self.record.input_shape, make_programs(network)
-        return make_model(self.config, self.record.names, shape, state, programs, make_shardings(), rectified=rectified)
+        parts = (self.config, self.record.names, shape, state, programs, make_shardings())
+        return make_model(*parts, rectified=rectified, raw=self.record.raw)
 
     def restore(self) -> tuple["Network", "State"]:
         """The network, and its state at the best step. A UserError if there is neither a checkpoint nor an exported
         model, or it belongs to another model; a MachineError if the checkpoint is damaged."""
         from csn_jax.model.exported import WEIGHTS, exported_state
-        from csn_jax.model.model import restore_target
-        from csn_jax.model.network import build_network, examples
+        from csn_jax.model.from_state import restore_target
+        from csn_jax.model.network import network_of
         from csn_jax.runtime.checkpoint import Checkpoints
         from csn_jax.runtime.sharding import make_shardings, place
 
@@ -57,7 +58,7 @@ class Run:
         if best is None and not (self.workdir / WEIGHTS).is_file():
             raise UserError(f"{self.workdir} has no checkpoint yet; run csn_jax train with this --workdir first.")
         config, record = self.config, self.record
-        network = build_network(config, record.input_shape, len(record.conditions), examples(config, record))
+        network = network_of(config, record)
         if best is None:
             return network, place(exported_state(self), make_shardings().state)
         return network, checkpoints.restore(best, restore_target(network.state, make_shardings()))

@@ -1,6 +1,9 @@
-"""Weight files: named tensors of a .safetensors file, a PyTorch checkpoint or a repository on the Hugging Face hub."""
+"""Weight files: named tensors of a .safetensors file, a PyTorch checkpoint, a repository on the Hugging Face hub or an
+installed package."""
 
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import re
 from collections.abc import Iterable
@@ -17,7 +20,7 @@ from csn_jax.model.torch_archive import read_tensors
 from csn_jax.model.torch_pickle import Refused, from_bfloat16, shown
 from csn_jax.text import first_sentence
 
-MAX_FILE = 4 << 30  # bytes; a ResNet-50 has 100 million
+MAX_FILE = 6 << 30  # bytes; a ResNet-50 has 100 million, DINOv2 giant 4.5 billion
 MAX_INDEX = 16 << 20
 TORCH = (".pth", ".pt", ".ckpt", ".bin", ".tar")
 INDEX = (".safetensors.index.json", ".bin.index.json")  # of a model in several files
@@ -40,10 +43,11 @@ def read_weights(source: str, place: str) -> Weights:
     exist, has another format, is damaged, or asks to run code.
 
     `source` is a path that ends in .safetensors or one of TORCH; the index of a model in several files; a folder of
-    either; or hf:OWNER/NAME, whose safetensors huggingface_hub downloads once. `place` is the flag or config field that
+    either; hf:OWNER/NAME, whose safetensors huggingface_hub downloads once; or package:NAME, an installed Python
+    package that holds one such file. `place` is the flag or config field that
     named it, for messages.
     """
-    path = _from_hub(source, place) if source.startswith("hf:") else Path(source).expanduser()
+    path = weights_path(source, place)
     if path.is_dir():
         path = next((path / name for name in IN_FOLDER if (path / name).is_file()), path)
     name = path.name.lower()
@@ -65,6 +69,47 @@ def read_weights(source: str, place: str) -> Weights:
         raise UserError(f"{path} {refusal}.") from None
     digests = "".join(part.sha256 for part in parts)
     return Weights(tensors, parts[0].metadata, hashlib.sha256(digests.encode()).hexdigest())
+
+
+def weights_path(source: str, place: str) -> Path:
+    """The file or folder that `read_weights` reads, downloaded if need be."""
+    if source.startswith("hf:"):
+        return _from_hub(source, place)
+    return _in_package(source, place) if source.startswith("package:") else Path(source).expanduser()
+
+
+def licence_of(source: str) -> str | None:
+    """The licence of the package in `package:NAME`, by its metadata or the first line of its licence file. None for
+    other sources, and if it states none."""
+    name = source.removeprefix("package:")
+    for owner in importlib.metadata.packages_distributions().get(name, ()) if name != source else ():
+        package = importlib.metadata.distribution(owner)
+        stated = [package.metadata.get(field) for field in ("License-Expression", "License")]
+        stated += [
+            line.split(" :: ")[-1] for line in package.metadata.get_all("Classifier", ()) if "License ::" in line
+        ]
+        stated += [file.read_text() for file in package.files or () if re.match("licen[sc]e", file.name, re.IGNORECASE)]
+        for text in stated:
+            if text and text.strip() and text != "UNKNOWN":
+                return text.strip().splitlines()[0][:80]
+    return None
+
+
+def _in_package(source: str, place: str) -> Path:
+    """The one weight file of an installed package, which is not imported."""
+    name = source.removeprefix("package:")
+    try:
+        spec = importlib.util.find_spec(name) if re.fullmatch(r"[A-Za-z]\w*", name) else None
+    except (ImportError, ValueError):
+        spec = None
+    folders = (spec.submodule_search_locations if spec else None) or []
+    if not folders:
+        raise UserError(f"{place}={source}: no such package is installed; run pip install {name.replace('_', '-')}.")
+    endings = (".safetensors", *TORCH)
+    found = [path for folder in folders for path in sorted(Path(folder).rglob("*")) if path.name.endswith(endings)]
+    if len(found) != 1:
+        raise UserError(f"{place}={source}: the package holds {len(found)} weight files; give the path of one.")
+    return found[0]
 
 
 def _parts(index: Path) -> list[Path]:

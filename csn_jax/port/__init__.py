@@ -4,7 +4,8 @@
     csn_jax port export --workdir=runs/quickstart --out=exported
 
 An exported folder has model.safetensors, config.json, data.json, results.json and a model card, README.md. Tensors of
-ResNets have torchvision's names and layout; `masks.weight` [C, D] holds the masks before the rectifier.
+ResNets have torchvision's names and layout; `masks.weight` [C, D] holds the masks before the rectifier. Of the variant
+maps, `maps.weight` [C, r, D] holds the maps; over vectors [C, r, k], which apply to `axes.weight` [k, F].
 """
 
 from collections.abc import Sequence
@@ -54,8 +55,9 @@ class Export:
     """For safetensors the folder to write, new or empty; otherwise the new file to write."""
     format: Literal["safetensors", "stablehlo", "onnx"] = "safetensors"
     """safetensors: a folder of tensors for any framework, with config, records and model card. The others are one file
-    that normalises and embeds batches of any size. stablehlo: for jax.export.deserialize on CPU, CUDA or TPU, with the
-    masks and a description in a JSON file beside it. onnx: for ONNX runtimes, masks inside (needs the package onnx)."""
+    that normalises and embeds batches of any size, or under maps gives their views. stablehlo: for
+    jax.export.deserialize on CPU, CUDA or TPU, with the masks and a description in a JSON file beside it. onnx: for
+    ONNX runtimes, masks inside (needs the package onnx)."""
 
 
 ACTIONS = {"import": Import, "export": Export}  # read by main, and by the completion of `csn_jax`
@@ -107,7 +109,8 @@ def _export(args: Export) -> None:
         next_step("port", "import", args.out, f"--workdir={args.workdir.rstrip('/')}_copy")
         return
     inputs, width = export_file(run, out, args.format)
-    print(f"{out} takes {inputs['dtype']} {' x '.join(map(str, inputs['shape']))} and gives embeddings batch x {width}")
+    gives = "views" if run.config.variant == "maps" else "embeddings"
+    print(f"{out} takes {inputs['dtype']} {' x '.join(map(str, inputs['shape']))} and gives {gives} batch x {width}")
     if args.format == "stablehlo":
         next_step("python", "-m", "json.tool", f"{args.out}.json")
     else:

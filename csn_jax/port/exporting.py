@@ -1,7 +1,8 @@
 """The best model of a run as a folder of tensors, or as one file that runs without this package: StableHLO or ONNX.
 
 Such a file takes what training read, uint8 pixels [B, H, W, ch] or float32 features [B, F] with any B, normalises it
-inside and returns embeddings. `description` says how to make the pixels of an image file.
+inside and returns what masks apply to: embeddings, or under maps the views of all conditions side by side.
+`description` says how to make the pixels of an image file.
 """
 
 import json
@@ -17,12 +18,13 @@ from jax import export
 
 import csn_jax
 from csn_jax.backbones import build
-from csn_jax.backbones.tensors import MASKS, to_tensors
+from csn_jax.backbones.tensors import MAPS, MASKS, to_tensors
 from csn_jax.core.preprocess import make_preprocess
 from csn_jax.core.steps import make_embed_step
 from csn_jax.errors import UserError
 from csn_jax.evaluate.table import results_table
-from csn_jax.model.exported import WEIGHTS
+from csn_jax.model.exported import OVER_VECTORS, WEIGHTS
+from csn_jax.model.from_state import raw_beside, raw_geometry
 from csn_jax.model.model import Model
 from csn_jax.model.run import Run
 from csn_jax.model.weight_files import to_safetensors
@@ -47,7 +49,7 @@ def export_folder(run: Run, out: Path) -> list[str]:
 
 
 def export_file(run: Run, out: Path, form: str) -> tuple[dict[str, Any], int]:
-    """Write one file that embeds, and return its input ({"dtype": ..., "shape": [...], ...}) and the embedding's width.
+    """Write one file that embeds, and return its input ({"dtype": ..., "shape": [...], ...}) and its output's width.
     `form`: onnx, or stablehlo, which has no place for masks and description: these go to FILE.json beside it. A
     UserError when a file exists or cannot be written, and as in `onnx_graph.to_onnx`."""
     beside = out.with_name(f"{out.name}.json")
@@ -58,9 +60,10 @@ def export_file(run: Run, out: Path, form: str) -> tuple[dict[str, Any], int]:
     about = description(run, model)
     if form == "onnx":
         metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
-        files = {out: to_onnx(_parts(run), run.record.input_shape, model.masks, metadata, about["made_by"])}
+        parts, made_by = _parts(run), about["made_by"]
+        files = {out: to_onnx(parts, run.record.input_shape, model.masks, metadata, made_by, model.maps)}
     else:  # JSON first: where there is a model, there is its description
-        files = {beside: to_json(about | {"masks": model.masks.tolist()}), out: stablehlo(run)}
+        files = {beside: to_json(about | {"masks": model.masks.tolist()}), out: stablehlo(run, model)}
     write_files(files)
     return about["input"], model.masks.shape[1]
 
@@ -74,8 +77,12 @@ def _tensors_and_records(run: Run) -> dict[str, bytes]:
                 files[f"{specialist.workdir.name}/{name}"] = content
         return files
     _, state = run.restore()
-    tensors = to_tensors(run.config.backbone.name, state.params["backbone"], state.statistics)
-    tensors[MASKS] = state.params["beta"]
+    if run.config.maps_vectors:
+        tensors = {name: np.asarray(state.statistics[leaf]) for leaf, name in OVER_VECTORS.items()}
+    else:
+        tensors = to_tensors(run.config.backbone.name, state.params["backbone"], state.statistics)
+        beta = np.asarray(state.params["beta"])
+        tensors |= {MAPS: beta[0]} if run.config.variant == "maps" else {MASKS: beta}
     return {WEIGHTS: to_safetensors(tensors, {"step": str(int(state.step))})} | files
 
 
@@ -83,6 +90,9 @@ def description(run: Run, model: Model) -> dict[str, Any]:
     """What a user of an exported file must know: its input, its conditions, and how to compute a distance."""
     config, shape = run.config, run.record.input_shape
     features = len(shape) == 1
+    outputs = "embeddings"
+    if model.maps:
+        outputs = "outputs: the views of all conditions side by side, where masks[c] is 1 in the columns of condition c"
     return {
         "made_by": f"csn_jax {csn_jax.__version__}",
         "conditions": list(model.conditions),
@@ -92,8 +102,9 @@ def description(run: Run, model: Model) -> dict[str, Any]:
         "step": model.step,
         "model_sha256": model.sha256,
         "input": {"dtype": "float32" if features else "uint8", "shape": ["batch", *shape], "what": _input(run)},
+        **({} if features else {"fit": config.preprocess.fit}),
         "embedding": ["batch", model.masks.shape[1]],
-        "distance": "under condition c: sqrt(sum(((x * masks[c] - y * masks[c]) + 1e-6) ** 2)), x and y embeddings",
+        "distance": "under condition c: sqrt(sum(((x * masks[c] - y * masks[c]) + 1e-6) ** 2)), x and y " + outputs,
     }
 
 
@@ -121,17 +132,21 @@ def _input(run: Run) -> str:
     )
 
 
-def stablehlo(run: Run) -> bytes:
-    """The bytes that `jax.export.deserialize` reads. Its `call` maps inputs [B, ...] to float32 [B, D] on CPU, CUDA and
-    TPU. The parameters are inside."""
-    parts, shape = _parts(run), run.record.input_shape
-    steps = [make_embed_step(build(part.backbone), make_preprocess(part.preprocess)) for part in parts]
+def stablehlo(run: Run, model: Model) -> bytes:
+    """The bytes that `jax.export.deserialize` reads. Its `call` maps inputs [B, ...] to float32 [B, D], or under maps
+    [B, V], on CPU, CUDA and TPU. The parameters are inside."""
+    parts, shape, maps = _parts(run), run.record.input_shape, model.maps
 
     def embed(inputs: jax.Array) -> jax.Array:
-        pairs = zip(steps, parts, strict=True)
-        return jnp.concatenate(
-            [step({"backbone": part.params}, part.statistics, inputs) for step, part in pairs], axis=1
-        )
+        embeddings = []
+        for part in parts:
+            step = make_embed_step(build(part.backbone), make_preprocess(part.preprocess))
+            embeddings.append(step({"backbone": part.params}, part.statistics, inputs))
+            embeddings += [raw_geometry(inputs, *part.raw)] if part.raw else []
+        x = jnp.concatenate(embeddings, axis=1) if parts else inputs
+        if maps is None:
+            return x
+        return jnp.matmul(raw_geometry(x, True, 1.0) if maps.unit else x, maps.matrix.T, precision="highest")
 
     dtype = jnp.uint8 if len(shape) == 3 else jnp.float32
     inputs = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), *shape), dtype)
@@ -151,9 +166,14 @@ def _without_places() -> Iterator[None]:
 
 
 def _parts(run: Run) -> Sequence[Part]:
-    """The best networks of a run, in NumPy: one, or one per condition of specialists."""
+    """The best networks of a run, in NumPy: one, or one per condition of specialists; none where maps take the vectors
+    themselves."""
     if run.specialists:
         return [part for specialist in run.specialists for part in _parts(specialist)]
+    if run.config.maps_vectors:
+        return []
     _, state = run.restore()
     params, statistics = jax.tree.map(np.asarray, (state.params["backbone"], state.statistics))
-    return [Part(run.config.backbone, run.config.preprocess, params, statistics)]
+    return [
+        Part(run.config.backbone, run.config.preprocess, params, statistics, raw_beside(run.config, run.record.raw))
+    ]

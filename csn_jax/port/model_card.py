@@ -6,7 +6,7 @@ import re
 import shlex
 
 import csn_jax
-from csn_jax.config import flags
+from csn_jax.config.typed import flags
 from csn_jax.model.run import Run
 
 
@@ -22,9 +22,23 @@ def model_card(name: str, run: Run, results: str) -> str:
     made = _block("bash", shlex.join(_command(run)))
     for mask in record.adapted:
         added, learned_from = _cell(mask["condition"]), _cell(mask["learned_from"])
-        made += f"\n\nThen csn_jax adapt added a mask for {added}, from {learned_from}."
+        made += f"\n\nThen csn_jax adapt added {added}, from {learned_from}."
     workdir = f"runs/{name}"
     distance = f"model.distance(embeddings[0], embeddings[1], {record.names[0]!r})"
+    kind, size = "mask over its dimensions", f"{config.backbone.embedding_dim} dimensions, {config.variant} masks"
+    if config.variant == "maps":
+        kind, size = "map, a matrix that applies to it,", size.removesuffix(" masks")
+    network = f"Backbone {config.backbone.name}, {size}, inputs of {inputs}."
+    if config.maps_vectors:
+        network = f"Maps apply to the vectors of {inputs} numbers as they are."
+    if record.raw and record.raw.get("conditions"):
+        network += f" The vectors' raw geometry serves {', '.join(map(_cell, record.raw['conditions']))}."
+    if record.init_sha256:
+        licence = _cell(record.init_licence) if record.init_licence else "not known to csn_jax"
+        network += (
+            f"\n\nThe backbone started from `{config.backbone.init}`, weights of SHA-256 {record.init_sha256}. Their "
+            f"licence: {licence}."
+        )
     use = f"model = csn_jax.load({workdir!r})\nembeddings = model.embed(inputs)\n{distance}"
     return f"""\
 ---
@@ -33,9 +47,9 @@ library_name: csn_jax
 
 # {_cell(name)}
 
-One vector per item and one mask over its dimensions per condition: a
-[Conditional Similarity Network](https://arxiv.org/abs/1603.07810) of csn_jax {csn_jax.__version__}. Backbone
-{config.backbone.name}, {config.backbone.embedding_dim} dimensions, {config.variant} masks, inputs of {inputs}.
+One vector per item and one {kind} per condition: a
+[Conditional Similarity Network](https://arxiv.org/abs/1603.07810) of csn_jax {csn_jax.__version__}.
+{network}
 
 | condition | kind |
 |---|---|

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from csn_jax.backbones import plain
+from csn_jax.backbones import efficientnet, plain
 from csn_jax.backbones.norm import EPSILON
 from csn_jax.backbones.tensors import flat
-from csn_jax.config import BackboneConfig, PreprocessConfig
+from csn_jax.config import VITS, BackboneConfig, PreprocessConfig
+from csn_jax.core.maps import Maps
 from csn_jax.errors import UserError
+from csn_jax.port.onnx_vit import vision_transformer
 
 # Later versions have the same operators, so these numbers let older runtimes read the file.
 OPSET, IR_VERSION = 17, 8
@@ -27,21 +29,28 @@ class Part(NamedTuple):
     preprocess: PreprocessConfig
     params: Any
     statistics: Any
+    raw: tuple[bool, float] | None = None  # whether of unit length, and scale, of the input beside the embedding
 
 
 def to_onnx(
-    parts: Sequence[Part], input_shape: Sequence[int], masks: np.ndarray, metadata: Mapping[str, str], producer: str
+    parts: Sequence[Part],
+    input_shape: Sequence[int],
+    masks: np.ndarray,
+    metadata: Mapping[str, str],
+    producer: str,
+    maps: Maps | None = None,
 ) -> bytes:
     """An ONNX file with the input `input` [B, ...], B free, and the outputs `embedding` [B, D] and `masks` [C, D], both
     float32. It computes in float32 whatever backbone.dtype was. A UserError without the package onnx, or for a backbone
     without a graph in NETWORKS.
 
     Args:
-        parts: networks over the same input, whose embeddings are concatenated.
+        parts: networks over the same input, whose embeddings are concatenated; none: the input is the embedding.
         input_shape: of one input: [H, W, ch] for uint8 pixels, [F] for float32 features.
         masks: [C, D], as applied.
         metadata: texts to store in the file.
         producer: a name, a space, a version.
+        maps: whose views [B, V] of the embedding take its place, under masks [C, V].
     """
     try:
         import onnx
@@ -57,20 +66,33 @@ def to_onnx(
         return name
 
     def constant(name: str, value: Any) -> str:
-        constants.append(onnx.numpy_helper.from_array(np.asarray(value, np.float32, order="C"), name))
+        dtype = np.int64 if isinstance(value, tuple) else np.float32  # shapes are tuples
+        constants.append(onnx.numpy_helper.from_array(np.asarray(value, dtype, order="C"), name))
         return name
+
+    def scaled(x: str, raw: tuple[bool, float], name: str) -> str:
+        """Vectors [B, F] of unit length if asked, times a scale."""
+        unit, scale = raw
+        if unit:
+            length = node("ReduceL2", x, name=f"{name}/length", axes=[1], keepdims=1)
+            length = node("Max", length, constant(f"{name}/least", 1e-12), name=f"{name}/positive_length")
+            x = node("Div", x, length, name=f"{name}/unit")
+        return node("Mul", x, constant(f"{name}/scale", scale), name=name)
 
     for i, part in enumerate(parts):
         network = NETWORKS.get(part.backbone.name)
         if network is None:
             missing = f"backbone {part.backbone.name} has no ONNX graph ({', '.join(NETWORKS)} have)"
             raise UserError(f"{missing}; export with --format=stablehlo.")
-        layers = Layers(node, constant, part, f"part{i}/" if len(parts) > 1 else "")
+        prefix = f"part{i}/" if len(parts) > 1 else ""
+        layers = Layers(node, constant, part, prefix)
         embeddings.append(network(layers, layers.pixels("input") if len(input_shape) == 3 else "input"))
-    if len(parts) > 1:
-        node("Concat", *embeddings, name="embedding", axis=1)
-    else:
-        node("Identity", *embeddings, name="embedding")
+        embeddings += [scaled("input", part.raw, f"{prefix}raw")] if part.raw else []
+    x = node("Concat", *embeddings, name="embeddings", axis=1) if len(embeddings) > 1 else [*embeddings, "input"][0]
+    if maps:
+        x = scaled(x, (True, 1), "unit") if maps.unit else x
+        x = node("Gemm", x, constant("maps/weight", maps.matrix), name="maps", transB=1)
+    node("Identity", x, name="embedding")
     node("Identity", constant("masks/applied", masks), name="masks")
     dtype = TensorProto.UINT8 if len(input_shape) == 3 else TensorProto.FLOAT
     info, float32 = helper.make_tensor_value_info, TensorProto.FLOAT
@@ -90,53 +112,69 @@ class Layers:
     goes into a graph by `add_node` and `add_constant`, under names with a prefix."""
 
     def __init__(self, add_node: Callable[..., str], add_constant: Callable[[str, Any], str], part: Part, prefix: str):
-        self._add_node, self._add_constant, self._part, self._prefix = add_node, add_constant, part, prefix
+        self._add_node, self._add_constant, self.part, self._prefix = add_node, add_constant, part, prefix
         leaves = flat(part.params) | flat(part.statistics)
-        self._values = {path: np.asarray(leaf, np.float64) for path, leaf in leaves.items()}
+        self.values = {path: np.asarray(leaf, np.float64) for path, leaf in leaves.items()}
         self.modules = {path.rpartition("/")[0] for path in leaves}
 
-    def _node(self, op: str, *inputs: str, name: str, **attributes: Any) -> str:
+    def node(self, op: str, *inputs: str, name: str, **attributes: Any) -> str:
         return self._add_node(op, *inputs, name=self._prefix + name, **attributes)
 
-    def _constant(self, name: str, value: Any) -> str:
+    def constant(self, name: str, value: Any) -> str:
         return self._add_constant(self._prefix + name, value)
 
     def pixels(self, x: str) -> str:
         """uint8 [B, H, W, ch] to normalised pixels [B, ch, H, W]."""
-        config = self._part.preprocess
+        config = self.part.preprocess
         mean, std = np.array(config.mean), np.array(config.std)
-        x = self._node("Cast", x, name="preprocess/float", to=1)  # 1 is float32
-        x = self._node("Mul", x, self._constant("preprocess/scale", 1 / (255 * std)), name="preprocess/scaled")
-        x = self._node("Add", x, self._constant("preprocess/offset", -mean / std), name="preprocess/normalised")
-        return self._node("Transpose", x, name="preprocess/channels_first", perm=[0, 3, 1, 2])
+        x = self.node("Cast", x, name="preprocess/float", to=1)  # 1 is float32
+        x = self.node("Mul", x, self.constant("preprocess/scale", 1 / (255 * std)), name="preprocess/scaled")
+        x = self.node("Add", x, self.constant("preprocess/offset", -mean / std), name="preprocess/normalised")
+        return self.node("Transpose", x, name="preprocess/channels_first", perm=[0, 3, 1, 2])
 
     def norm(self, x: str, name: str, factor: float) -> str:
         """Batch norm of features [B, F] times a factor, by running statistics."""
-        x = self._node("Mul", x, self._constant("magnified/factor", factor), name="magnified")
+        x = self.node("Mul", x, self.constant("magnified/factor", factor), name="magnified")
         scale, shift, mean = self._affine(name)
-        x = self._node("Sub", x, self._constant(f"{name}/mean", mean), name=f"{name}/centred")
-        x = self._node("Mul", x, self._constant(f"{name}/scale", scale), name=f"{name}/scaled")
-        return self._node("Add", x, self._constant(f"{name}/bias", shift), name=name)
+        x = self.node("Sub", x, self.constant(f"{name}/mean", mean), name=f"{name}/centred")
+        x = self.node("Mul", x, self.constant(f"{name}/scale", scale), name=f"{name}/scaled")
+        return self.node("Add", x, self.constant(f"{name}/bias", shift), name=name)
 
-    def _affine(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _affine(self, name: str, epsilon: float = EPSILON) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(scale, shift, mean) of a batch norm: y = (x - mean) * scale + shift."""
-        scale, bias, mean, var = (self._values[f"{name}/{leaf}"] for leaf in ("scale", "bias", "mean", "var"))
-        return scale / np.sqrt(var + EPSILON), bias, mean
+        scale, bias, mean, var = (self.values[f"{name}/{leaf}"] for leaf in ("scale", "bias", "mean", "var"))
+        return scale / np.sqrt(var + epsilon), bias, mean
 
     def conv(self, x: str, name: str, norm: str, stride: int, padding: int) -> str:
         """A convolution without bias, with the batch norm behind it folded in."""
-        kernel = self._values[f"{name}/kernel"]  # [h, w, in, out]
-        scale, shift, mean = self._affine(norm)
-        weight = self._constant(f"{name}/weight", (kernel * scale).transpose(3, 2, 0, 1))
-        bias = self._constant(f"{name}/bias", shift - mean * scale)
-        sizes = {"kernel_shape": list(kernel.shape[:2]), "strides": [stride] * 2, "pads": [padding] * 4}
-        return self._node("Conv", x, weight, bias, name=name, **sizes)
+        return self._folded(x, name, self.values[f"{name}/kernel"], self._affine(norm), stride, pads=[padding] * 4)
+
+    def same_conv(self, x: str, name: str, stride: int, *, depthwise: bool = False) -> str:
+        """As `conv`, of an EfficientNet: padded as in TensorFlow, `_conv` and `_bn` in place of names."""
+        kernel = self.values[f"{name}_conv/{'filter' if depthwise else 'kernel'}"]
+        more = {"auto_pad": "SAME_UPPER", "group": kernel.shape[3] if depthwise else 1}
+        affine = self._affine(f"{name}_bn", efficientnet.EPSILON)
+        return self._folded(x, f"{name}_conv", kernel, affine, stride, **more)
+
+    def _folded(self, x: str, name: str, kernel: np.ndarray, affine: Any, stride: int, **more: Any) -> str:
+        scale, shift, mean = affine  # kernel: [h, w, in, out]
+        weight = self.constant(f"{name}/weight", (kernel * scale).transpose(3, 2, 0, 1))
+        bias = self.constant(f"{name}/bias", shift - mean * scale)
+        sizes = {"kernel_shape": list(kernel.shape[:2]), "strides": [stride] * 2}
+        return self.node("Conv", x, weight, bias, name=name, **sizes, **more)
 
     def relu(self, x: str) -> str:
         return self._add_node("Relu", x, name=f"{x}/relu")
 
+    def relu6(self, x: str) -> str:
+        bounds = (self._add_constant(f"{x}/{name}", value) for name, value in (("least", 0), ("most", 6)))
+        return self._add_node("Clip", x, *bounds, name=f"{x}/relu6")
+
+    def add(self, x: str, y: str, name: str) -> str:
+        return self.node("Add", x, y, name=f"{name}/sum")
+
     def add_relu(self, x: str, y: str, name: str) -> str:
-        return self.relu(self._node("Add", x, y, name=f"{name}/sum"))
+        return self.relu(self.node("Add", x, y, name=f"{name}/sum"))
 
     def max_pool(self, x: str, window: int, stride: int, padding: int) -> str:
         sizes = {"kernel_shape": [window] * 2, "strides": [stride] * 2, "pads": [padding] * 4}
@@ -153,9 +191,9 @@ class Layers:
 
     def dense(self, x: str, name: str, scale: float = 1) -> str:
         """A linear layer whose output is multiplied by `scale`."""
-        weight = self._constant(f"{name}/weight", self._values[f"{name}/kernel"] * scale)
-        bias = self._constant(f"{name}/bias", self._values[f"{name}/bias"] * scale)
-        return self._node("Gemm", x, weight, bias, name=name)
+        weight = self.constant(f"{name}/weight", self.values[f"{name}/kernel"] * scale)
+        bias = self.constant(f"{name}/bias", self.values[f"{name}/bias"] * scale)
+        return self.node("Gemm", x, weight, bias, name=name)
 
 
 def _small(layers: Layers, x: str) -> str:
@@ -198,6 +236,18 @@ def _block(layers: Layers, x: str, name: str, stride: int) -> str:
     return layers.add_relu(x, y, name)
 
 
+def _efficientnet(layers: Layers, x: str) -> str:
+    x = layers.relu6(layers.same_conv(x, "stem", 2))
+    for number, i in efficientnet.PLACES:
+        stage, name, y = efficientnet.STAGES[number - 1], f"stage{number}_{i}", x
+        if stage.expansion > 1:
+            y = layers.relu6(layers.same_conv(y, f"{name}/expand", 1))
+        y = layers.relu6(layers.same_conv(y, f"{name}/depthwise", stage.stride if i == 0 else 1, depthwise=True))
+        y = layers.same_conv(y, f"{name}/project", 1)
+        x = layers.add(x, y, name) if i else y  # the first block of each stage has other features
+    return layers.dense(layers.mean(layers.relu6(layers.same_conv(x, "top", 1))), "fc")
+
+
 def _projection(layers: Layers, x: str) -> str:
     x = layers.norm(x, "bn", plain.MAGNIFIED)
     if "hidden" in layers.modules:
@@ -212,4 +262,6 @@ NETWORKS: dict[str, Callable[[Layers, str], str]] = {
     "resnet18": _resnet,
     "resnet50": _resnet,
     "projection": _projection,
+    "efficientnet_lite0": _efficientnet,
+    **dict.fromkeys(VITS, vision_transformer),
 }

@@ -29,7 +29,7 @@ def inputs(shape):
     return np.random.default_rng(0).normal(size=(4, *shape))
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=["small", pytest.param("vgg", marks=pytest.mark.slow), "resnet18_csn"])
 def both(request):
     """(ours, theirs) of a network in float64: arrays by name, from one batch with a padding row."""
     network, shape = NETWORKS[request.param]

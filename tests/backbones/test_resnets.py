@@ -45,7 +45,8 @@ def torch_network(name, params, statistics, dim=D):
     return reference.load(NETWORKS[name](dim).double(), flat(params) | flat(statistics))
 
 
-@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_forward_equals_torch(name, drawn):
     """Embeddings in evaluation and in training, and the running statistics after training, in float64."""
     backbone, (params, statistics) = build(name), drawn(name)

@@ -14,7 +14,7 @@ import tiny
 import csn_jax
 from csn_jax import port
 from csn_jax.config import BackboneConfig, Config, PreprocessConfig
-from csn_jax.model.model import join, make_model, make_programs
+from csn_jax.model.from_state import join, make_model, make_programs
 from csn_jax.model.network import build_network
 from csn_jax.runtime.sharding import make_shardings
 
@@ -288,6 +288,13 @@ def test_every_chunk_is_checked_before_any_is_embedded():
 def test_feature_vectors_may_have_any_value(models):
     for values in (np.arange(20) * 50.0, np.arange(20) / 255, -np.arange(20) * 9.0):
         assert models["vectors"].embed(np.float32(values).reshape(4, 5)).shape == (4, 8)
+
+
+def test_vectors_of_16_bits_reach_the_network_as_32(models):
+    """The square of 300 is beyond float16, so a length that is taken in 16 bits would be infinite."""
+    model = dataclasses.replace(models["vectors"], _embed=lambda x: jnp.linalg.norm(x, axis=1, keepdims=True))
+    vectors = np.full((3, 5), 300, np.float16)
+    np.testing.assert_allclose(model.embed(vectors), np.full((3, 1), 300 * 5**0.5), rtol=1e-6)
 
 
 def test_no_inputs_have_no_embeddings_and_no_features(models):

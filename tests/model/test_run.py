@@ -131,7 +131,7 @@ def test_every_command_that_reads_the_data_takes_its_place(name, finished_on_vec
     config["data"]["path"] = "/gone/products.parquet"
     (run / "config.json").write_text(json.dumps(config))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("csn_jax.explore.folder.write", lambda out, run, *_: 2 * (len(run.dataset().items.ids),))
+    monkeypatch.setattr("csn_jax.explore.folder.page_files", lambda *_: {"index.html": b""})  # without t-SNE
     with pytest.raises(UserError, match="trained on /gone/products.parquet.*--data.path"):
         command.main(["--workdir=run", *flags])
     command.main(["--workdir=run", *flags, "--data.path=moved.parquet"])

@@ -22,8 +22,11 @@ from torch import nn
 import csn_jax
 from csn_jax import cli, evaluate, port, train
 from csn_jax.backbones.tensors import to_tensors
-from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig, flags
+from csn_jax.config import BackboneConfig, Config, DataConfig, PreprocessConfig
+from csn_jax.config.typed import flags
 from csn_jax.model.network import build_network, pretrained
+from csn_jax.model.run import open_run
+from csn_jax.port.model_card import model_card
 
 FORMATS = {"zip": {}, "old": {"_use_new_zipfile_serialization": False}}
 NOISE = 6e-6  # of float32 embeddings, measured between the two libraries
@@ -176,7 +179,7 @@ def test_training_starts_from_a_released_checkpoint(form, parallel, counters, tm
     expected = reference.to_flax(model.embeddingnet.embeddingnet.state_dict())
     for dim in (64, 10):
         network, config = csn_network(path, dim)
-        state, _, left_out = pretrained(config, network)
+        state, _, left_out, _ = pretrained(config, network)
         drawn, taken = flat(network.state.params["backbone"]), flat(state.params["backbone"])
         fresh = {leaf: drawn[leaf] for leaf in ("fc/kernel", "fc/bias")} if dim == 10 else {}
         assert_close(taken | flat(state.statistics), expected | fresh, 0)
@@ -278,6 +281,17 @@ def test_the_model_card_has_conditions_results_data_and_command(finished, glyphs
         assert digest in card
     command = shlex.split(next(line for line in card.splitlines() if line.startswith("csn_jax train")))
     assert cli.parse(train.Args, command[2:], "train").config == tiny.config()
+
+
+@pytest.mark.parametrize("licence", [None, "Apache 2.0"])
+def test_the_model_card_names_the_weights_and_their_licence(finished, licence):
+    run = open_run(finished)
+    config = dataclasses.replace(run.config, backbone=dataclasses.replace(run.config.backbone, init="package:weights"))
+    record = dataclasses.replace(run.record, init_sha256="5" * 64, init_licence=licence)
+    card = model_card("name", dataclasses.replace(run, config=config, record=record), "")
+    assert f"started from `package:weights`, weights of SHA-256 {'5' * 64}" in card
+    assert f"Their licence: {licence or 'not known to csn_jax'}." in card
+    assert "licence" not in model_card("name", run, "")
 
 
 def test_names_are_escaped_in_the_model_card(tmp_path):
@@ -445,6 +459,7 @@ def test_a_changed_export_is_refused(glyphs, tmp_path, monkeypatch, capsys):
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_training_starts_from_weights_and_needs_them_only_once(glyphs, tmp_path):
     """Frozen, they are in the trained model bit for bit. A workdir with a checkpoint resumes without the file."""
     weights = glyphs / "model.safetensors"
@@ -457,6 +472,8 @@ def test_training_starts_from_weights_and_needs_them_only_once(glyphs, tmp_path)
     assert changed == {"fc/kernel", "fc/bias", "masks.weight"} and first["step"] == 2
     record = json.loads((tmp_path / "run/data.json").read_text())
     assert record["init_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    card = (tmp_path / "out/README.md").read_text()
+    assert f"started from `{mine}`" in card and card.count(record["init_sha256"]) == 2
     os.unlink(mine)
     (tmp_path / "run/results.json").unlink()
     assert tiny.train(tmp_path / "run", *flags) == first
@@ -478,7 +495,7 @@ def test_pretrained_values_are_where_training_begins(glyphs):
     for dim in (8, 10):
         config = tiny.config(f"--config.backbone.init={weights}", f"--config.backbone.embedding_dim={dim}")
         network = build_network(config, (32, 32, 1), 2, 100)
-        state, _, left_out = pretrained(config, network)
+        state, _, left_out, _ = pretrained(config, network)
         tensors = to_tensors("small", state.params["backbone"], state.statistics)
         drawn = to_tensors("small", network.state.params["backbone"], network.state.statistics)
         for name, value in tensors.items():
