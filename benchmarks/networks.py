@@ -1,4 +1,7 @@
-"""The networks of csn_jax in idiomatic PyTorch."""
+"""The networks of csn_jax in idiomatic PyTorch, and encoders of timm."""
+
+import sys
+from unittest.mock import MagicMock
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +57,30 @@ def small(size, channels, dim=64):
         layers += [nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
         inputs, size = outputs, (size + 1) // 2
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * size * size, dim), Scale())
+
+
+STUBS = ("", ".datasets", ".models", ".models.feature_extraction", ".ops", ".ops.misc", ".transforms")
+STUBS += (".transforms.functional", ".utils")  # the modules of torchvision that timm imports
+
+
+def vit_small_16(size, channels, dim=64):
+    """timm's ViT-S/16."""
+    return _timm("vit_small_patch16_224", img_size=size, in_chans=channels, num_classes=dim)
+
+
+def efficientnet_lite0(size, channels, dim=64):
+    """timm's EfficientNet-Lite0."""
+    return _timm("efficientnet_lite0", in_chans=channels, num_classes=dim)
+
+
+def _timm(name, **options):
+    if "torchvision" not in sys.modules:  # timm imports it, builds no network with it, and it replaces a CPU torch
+        sys.modules |= {f"torchvision{part}": MagicMock() for part in STUBS}
+    try:
+        import timm
+    except ImportError as error:
+        sys.exit(f"timm cannot be imported ({error}); pip install --no-deps timm huggingface_hub safetensors pyyaml")
+    return timm.create_model(name, **options)
 
 
 class ConditionalNet(nn.Module):

@@ -46,10 +46,16 @@ def main() -> None:
 
 def learned(gain: np.ndarray, triplets: Triplets, k: int, draw: int) -> np.ndarray:
     """Weights [D] learned from k triplets with gains [T, D], as csn_jax.adapt learns them from people's triplets."""
-    rng = np.random.default_rng((k, draw))
-    while len(np.unique(triplets.anchor[chosen := rng.choice(len(gain), k, replace=False)])) < LEAST_ANCHORS:
-        pass
+    chosen = sample(triplets.anchor, k, draw)
     return new_mask.learn(gain[chosen], triplets.anchor[chosen])[0]
+
+
+def sample(anchor: np.ndarray, k: int, draw: int) -> np.ndarray:
+    """The positions of k triplets with enough different anchors [T], drawn at random."""
+    rng = np.random.default_rng((k, draw))
+    while len(np.unique(anchor[chosen := rng.choice(len(anchor), k, replace=False)])) < LEAST_ANCHORS:
+        pass
+    return chosen
 
 
 if __name__ == "__main__":

@@ -12,6 +12,12 @@ FEW = (0, 1, 2)  # the seeds of experiments that compare many settings
 TRIPLETS = (2_500, 12_500, 50_000, Config().data.train_triplets)  # per condition; the last is that of table 1
 SHOES = ("category", "gender", "colour", "season", "usage")
 EMOJI = ("identity", "style", "group", "subgroup")
+VECTORS = {  # features of frozen networks (make_features.py): conditions of each set
+    "footwear": SHOES,
+    "emoji": EMOJI,
+    "glyphs": ("character", "font"),
+    "names": ("script", "category", "direction"),
+}
 CONDITIONS = {"fonts": ("character", "font"), "footwear": SHOES, "emoji": EMOJI}
 STEPS = Config().steps  # per run; all specialists of a run share them
 IN_BATCH_STEPS = 800
@@ -25,6 +31,15 @@ ABLATIONS = {  # title: (data set, field of Config, values)
     "batch norm over the roles": ("fonts", "batch_statistics", ("shared",)),
     "batch norm over the roles, on shoes": ("footwear", "batch_statistics", ("by_role",)),
 }
+MAP_ABLATIONS = {  # of maps on the features of shoes: title: (field of Config, values)
+    "rows of a map, r": ("maps.rank", (8, 16, 64)),
+    "principal axes, k": ("maps.axes", (64, 128, 512)),
+    "pull towards the raw geometry": ("maps.pulls", (1e-4, 1e-3, 1e-2)),
+}
+
+
+TAUGHT = (("usage", "values", 200), ("colour", "values", 200), ("usage", "grid", 60))  # condition, ask, answers
+WRONG = (0.0, 0.1)  # shares of wrong answers of simulated people
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,7 @@ class Places:
     fonts: Path
     footwear: Path
     emoji: Path
+    vectors: Path
     tiny: bool = False
 
 
@@ -89,15 +105,30 @@ def _data(places: Places, source: str, conditions: Sequence[str]) -> tuple[str, 
             "--config.data.conditions",
             *conditions,
         )
-    if places.tiny:
-        flags += tuple(f"--config.data.{split}_triplets=200" for split in ("train", "validation", "test"))
-        flags += (
-            "--config.feed=device",
-            "--config.batch_size=48",
-            "--config.eval_every=2",
-            "--config.checkpoint_every=2",
-        )
-    return flags
+    return flags + _brief(places)
+
+
+def _brief(places: Places) -> tuple[str, ...]:
+    """Flags of a tiny run."""
+    if not places.tiny:
+        return ()
+    return (
+        *(f"--config.data.{split}_triplets=200" for split in ("train", "validation", "test")),
+        "--config.feed=device",
+        "--config.batch_size=48",
+        "--config.eval_every=2",
+        "--config.checkpoint_every=2",
+    )
+
+
+def _on_vectors(places: Places, name: str, split: int, flags: Sequence[str] = (), source: str = "footwear") -> Run:
+    """A training on feature vectors with the defaults of configs/features.py, with a split of its own."""
+    own = ("--config=features", f"--config.data.path={places.vectors / source}.parquet", f"--config.data.seed={split}")
+    if not any(flag == "--config.data.conditions" for flag in flags):
+        flags = ("--config.data.conditions", *VECTORS[source], *flags)
+    steps = ("--config.steps=4",) if places.tiny else ()
+    name = f"vectors_{source}/{name}_{split}"
+    return Run(name, "train", (*own, *_brief(places), *steps, *flags, f"--workdir={places.runs / name}"))
 
 
 def masks(places: Places) -> list[Run]:
@@ -216,6 +247,47 @@ def ablations(places: Places) -> list[Run]:
     return runs
 
 
+def vectors(places: Places) -> list[Run]:
+    """Maps on the features of frozen networks, five splits of each set."""
+    return [_on_vectors(places, "maps", split, source=source) for split in SEEDS for source in VECTORS]
+
+
+def vectors_new(places: Places) -> list[Run]:
+    """A new condition on runs of vectors that were trained without it: beside maps, and beside masks."""
+    runs, known = [], ("--config.data.conditions", *(name for name in SHOES if name != NEW))
+    for split in FEW:
+        for variant in ("maps", "learned"):
+            flags = (f"--config.variant={variant}",)
+            run = _on_vectors(places, f"without_{NEW}_{variant}", split, (*known, *flags))
+            few = (f"--workdir={places.runs / run.name}", f"--condition={NEW}", *(("--tiny",) if places.tiny else ()))
+            runs += [run, Run(run.name, "few_triplets_vectors.py", few, "few_triplets.json", printed=True)]
+            runs.append(_on_vectors(places, variant, split, () if variant == "maps" else flags))
+    return runs
+
+
+def vectors_ablations(places: Places) -> list[Run]:
+    """Maps on the features of shoes, with one setting changed at a time."""
+    runs = []
+    for split in FEW:
+        runs.append(_on_vectors(places, "maps", split))
+        for field, values in MAP_ABLATIONS.values():
+            for value in values[:1] if places.tiny else values:
+                runs.append(_on_vectors(places, f"{field}_{value}", split, (f"--config.{field}", str(value))))
+    return runs
+
+
+def taught(places: Places) -> list[Run]:
+    """Simulated people who answer the page of csn_jax teach, on the features of shoes."""
+    runs = []
+    for condition, ask, answers in TAUGHT:
+        for wrong in WRONG:
+            size = ("--answers=25", "--runs=1") if places.tiny else (f"--answers={answers}", "--runs=20")
+            flags = (f"--table={places.vectors / 'footwear'}.parquet", f"--condition={condition}", f"--ask={ask}")
+            name = f"taught/{condition}_{ask}_{wrong:g}_{SEEDS[0]}"
+            runs.append(Run(name, "teach.py", (*flags, f"--wrong={wrong:g}", *size), "taught.json", printed=True))
+    return runs
+
+
 EXPERIMENTS: dict[str, Callable[[Places], list[Run]]] = {
     "table1_fonts": table1("fonts"),
     "table1_footwear": table1("footwear"),
@@ -229,6 +301,10 @@ EXPERIMENTS: dict[str, Callable[[Places], list[Run]]] = {
     "leakage": leakage,
     "fewer_triplets": fewer_triplets,
     "ablations": ablations,
+    "vectors": vectors,
+    "vectors_new": vectors_new,
+    "vectors_ablations": vectors_ablations,
+    "taught": taught,
 }
 
 
@@ -240,7 +316,7 @@ def seed_of(run: Run) -> int:
 def recipe(run: Run, places: Places) -> str:
     """The flags of a run with names in place of local paths. A kept result must have the planned recipe."""
     text = " ".join(run.flags)
-    for name in ("runs", "fonts", "footwear", "emoji"):
+    for name in ("runs", "vectors", "fonts", "footwear", "emoji"):
         text = text.replace(f"{getattr(places, name)}", name.upper()) if getattr(places, name).name else text
     return text
 

@@ -1,6 +1,7 @@
 """Run the experiments that are not done yet, for at most --minutes. Rerun the same command to resume.
 
-    python experiments/run.py --fonts=FOLDER --footwear=footwear.csv --emoji=emoji.csv --minutes=90
+    python experiments/run.py --fonts=FOLDER --footwear=footwear.csv --emoji=emoji.csv \
+        --vectors=vectors --minutes=90
 
 Each run is a command of csn_jax in its own folder, and resumes if it was stopped. `took.json` in that folder has the
 flags, the seconds and the machine of each command. To repeat a single run, copy the kept files (docs/results/runs),
@@ -16,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from plan import EMOJI, EXPERIMENTS, SHOES, Places, Run, planned, recipe
+from plan import EMOJI, EXPERIMENTS, SHOES, VECTORS, Places, Run, planned, recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,6 +52,8 @@ def arguments() -> argparse.ArgumentParser:
     for name, columns in (("footwear", SHOES), ("emoji", EMOJI)):
         table = f"a table of {name}: columns image, {', '.join(columns)}"
         parser.add_argument(f"--{name}", type=Path, default=Path(f"{name}.csv"), help=table)
+    sets = ", ".join(f"{name}.parquet" for name in VECTORS)
+    parser.add_argument("--vectors", type=Path, default=Path("vectors"), help=f"{sets}, which make_features.py writes")
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="EXPERIMENT")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no new run after this time")
     parser.add_argument("--tiny", action="store_true", help="few runs of seconds, on synthetic data")
@@ -65,7 +68,9 @@ def places_of(args: argparse.Namespace) -> Places:
         from tiny_tables import write_tables
 
         return Places(runs, Path(), *write_tables(runs / "tables"), tiny=True)
-    return Places(runs, *(path.expanduser().absolute() for path in (args.fonts, args.footwear, args.emoji)))
+    return Places(
+        runs, *(path.expanduser().absolute() for path in (args.fonts, args.footwear, args.emoji, args.vectors))
+    )
 
 
 def took(places: Places, name: str) -> dict[str, dict]:
@@ -82,7 +87,7 @@ def same(run: Run, places: Places) -> bool:
 def perform(run: Run, places: Places) -> int:
     """Run one command, append its output to the log, and return its exit status. Passes SIGTERM and SIGINT on."""
     place = places.runs / run.name
-    place.parent.mkdir(parents=True, exist_ok=True)
+    (place if run.printed else place.parent).mkdir(parents=True, exist_ok=True)  # training makes its own
     printed = place / f".{run.out}.partial"
     before = took(places, run.name)
     began = time.monotonic()

@@ -17,6 +17,7 @@ from plan import (
     TRIPLETS,
     VARIANTS,
 )
+from vector_sections import taught, vectors, vectors_ablations, vectors_new
 
 from csn_jax.config import Config
 from csn_jax.core.masks import Use, initial_masks, use_of
@@ -393,5 +394,9 @@ SECTIONS: dict[str, tuple[str, Callable[[Runs], list[str]]]] = {
     "leakage": ("What each space reveals about other attributes", leakage),
     "fewer_triplets": ("Fewer triplets", fewer_triplets),
     "ablations": ("Ablations", ablations),
+    "vectors": ("Vectors of frozen networks", vectors),
+    "vectors_new": ("A condition added to vectors", vectors_new),
+    "vectors_ablations": ("Ablations of maps", vectors_ablations),
+    "taught": ("Conditions that people teach by hand", taught),
 }
 assert SECTIONS.keys() == EXPERIMENTS.keys()

@@ -1,18 +1,34 @@
-"""Small tables with images, for runs that take seconds: a disc, a square or a ring in one of three colours."""
+"""Small tables with images or vectors, for runs that take seconds. An image shows a disc, a square or a ring in one of
+three colours."""
 
 import csv
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 from PIL import Image, ImageDraw
-from plan import EMOJI, SHOES
+from plan import EMOJI, SHOES, VECTORS
 
 ITEMS = 240
 
 
-def write_tables(folder: Path) -> tuple[Path, Path]:
-    """Write the stand-ins for the tables footwear and emoji, and return their paths."""
-    return _write(folder / "footwear.csv", SHOES), _write(folder / "emoji.csv", EMOJI)
+def write_tables(folder: Path) -> tuple[Path, Path, Path]:
+    """Write the stand-ins for the tables footwear and emoji and for the folder of vectors, and return their paths."""
+    for name, columns in VECTORS.items():
+        _write_vectors(folder / "vectors" / f"{name}.parquet", columns)
+    return _write(folder / "footwear.csv", SHOES), _write(folder / "emoji.csv", EMOJI), folder / "vectors"
+
+
+def _write_vectors(path: Path, columns: tuple[str, ...]) -> None:
+    """Each attribute of three values moves the vectors along a direction of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(3, size=(ITEMS, len(columns)))
+    vectors = kinds @ rng.normal(size=(len(columns), 16)) + rng.normal(size=(ITEMS, 16))
+    labels = {name: [f"{name} {kind}" for kind in kinds[:, i]] for i, name in enumerate(columns)}
+    table = {"id": [f"item {i}" for i in range(ITEMS)], **labels, "vector": list(vectors.astype(np.float32))}
+    pyarrow.parquet.write_table(pa.table(table), path)
 
 
 def _write(path: Path, columns: tuple[str, ...]) -> Path:

@@ -18,7 +18,7 @@ from run import arguments, places_of, same, took
 from sections import HOW_TO_READ, OPENING, SECTIONS, TITLES, summary
 
 KEPT = Path("results/runs")  # beside the page
-DATA = {"fonts": "FOLDER", "footwear": "footwear.csv", "emoji": "emoji.csv"}
+DATA = {"fonts": "FOLDER", "footwear": "footwear.csv", "emoji": "emoji.csv", "vectors": "vectors"}
 
 
 def files_of(runs: Sequence[Run]) -> set[str]:

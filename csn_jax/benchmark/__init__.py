@@ -23,9 +23,10 @@ from csn_jax.errors import UserError
 class Args:
     out: str
     """The JSON file to write."""
-    suite: Literal["step", "feed", "loss", "evaluate", "search", "startup", "accuracy"] = "step"
+    suite: Literal["step", "feed", "loss", "evaluate", "search", "startup", "accuracy", "encoders"] = "step"
     """step: training; feed: batches; loss: in-batch learning; evaluate: triplet error and retrieval; search: nearest
-    neighbours; startup: from the command to the first step; accuracy: from the command to a triplet error."""
+    neighbours; startup: from the command to the first step; accuracy: from the command to a triplet error; encoders:
+    training and embedding by a vision transformer and EfficientNet-Lite0."""
     turns: int = 5
     """How many measurements to take of each side."""
     tiny: bool = False

@@ -115,7 +115,7 @@ def table_of_results(results: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(tables)
 
 
-def machine(packages: Sequence[str] = ("jax", "torch", "pytorch-metric-learning", "faiss-cpu")) -> str:
+def machine(packages: Sequence[str] = ("jax", "torch", "timm", "pytorch-metric-learning", "faiss-cpu")) -> str:
     """The machine in words: processor, cores, memory, accelerators, and the versions of packages."""
     import jax
 

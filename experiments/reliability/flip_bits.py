@@ -78,7 +78,8 @@ def flips_of_index(folder: Path, rng: random.Random):
 
     from csn_jax.data.item_set import Condition
     from csn_jax.errors import UserError
-    from csn_jax.store.vector_file import Embeddings, read_embeddings, rounded, write_embeddings
+    from csn_jax.store.int8 import rounded
+    from csn_jax.store.vector_file import Embeddings, read_embeddings, write_embeddings
 
     vectors = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32)
     items = Embeddings(

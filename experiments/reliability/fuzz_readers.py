@@ -366,7 +366,7 @@ def parquet_cells() -> Reader:
     def read(path: Path) -> None:
         columns = read_columns(path)
         pictures = find_pictures(columns, "image")
-        sources = [*map(pictures.source, range(len(columns)))]
+        sources = [*pictures.sources(range(len(columns)))]
         assert len(read_contents(path, "image", list(range(len(columns))))) == len(sources)
         _vectors_of(columns)
 
@@ -415,7 +415,8 @@ def _index(suffix: str) -> Reader:
 
     from csn_jax.data.item_set import Condition
     from csn_jax.store.index import Index
-    from csn_jax.store.vector_file import Embeddings, rounded, write_embeddings
+    from csn_jax.store.int8 import rounded
+    from csn_jax.store.vector_file import Embeddings, write_embeddings
 
     seeds = []
     for dtype in ("float32", "int8"):

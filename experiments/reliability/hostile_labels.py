@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -112,6 +111,7 @@ def page_of(labels: list[str], out: Path) -> Path:
     """The page of explore over as many items as labels; its index.html."""
     from csn_jax.data.item_set import Condition, ItemSet
     from csn_jax.explore import folder
+    from csn_jax.explore.items import of_rows
     from csn_jax.runtime.record import Results
     from csn_jax.runtime.whole import write_folder
 
@@ -122,12 +122,11 @@ def page_of(labels: list[str], out: Path) -> Path:
     inputs = rng.integers(0, 256, (n, 8, 8, 3), np.uint8)
     items = ItemSet(inputs, np.array(labels), columns, np.array(["test"] * n), conditions, conditions)
     masks = np.maximum(rng.normal(0.5, 0.5, (NOTIONS, WIDTH)), 0).astype(np.float32)
-    model = SimpleNamespace(conditions=tuple(names), masks=masks)
     results = Results.from_object(results_of(names) | {"variant": "learned", "split": "test", "step": 7})
     about = {"run": labels[1], "variant": "learned", "split": "test", "step": 7, "total": n, "seed": 0}
     vectors = rng.normal(size=(n, WIDTH)).astype(np.float32)
-    files = folder.page_files(model, items, np.arange(n), vectors, results, about)
-    write_folder(out, files, folder.OURS, folder.MARK)
+    shown = of_rows(items, np.arange(n), vectors, names, masks, results, about)
+    write_folder(out, folder.page_files(shown, "https://example.invalid/{id}"), folder.OURS, folder.MARK)
     return out / "index.html"
 
 
@@ -146,8 +145,10 @@ VISIT = """() => {
   const units = text => Array.from({length: text.length}, (_, i) => text.charCodeAt(i));
   const outline = () => [...document.querySelectorAll("*")].map(e => e.tagName + " " + e.getAttributeNames().sort());
   const wrong = [], outlines = [];
+  for (const facet of document.querySelectorAll("#facets details")) facet.open = true;
   for (let i = 0; i < ids.length; i++) {
     choose(i);
+    select([i]);
     const shown = [...document.querySelectorAll("#chosen dd")].map(e => e.textContent);
     const values = valuesOf(i).slice(0, 8).map(pair => pair[1]);
     if (document.getElementById("chosen-id").textContent !== ids[i]) wrong.push(["id", i]);
@@ -223,7 +224,9 @@ def reported(browser, labels: list[str], faults: list[str]) -> int:
         for names in ([f"name {i}" for i in range(len(some))], some):
             run = made_runs.make_run(names[0], made_runs.config("learned"), (0.25,) * len(names), names=names)
             sections = arrange([run])
-            text = report_text.markdown(sections, [[("map.png", names[0], names[-1], b"")]], [names[0]])
+            text = report_text.markdown(
+                sections, [[report_text.Picture("map.png", names[0], names[-1], b"")]], [names[0]]
+            )
             page = browser.new_page()
             page.set_content(f"<!doctype html><body>{render(text)}")
             outlines[names is some] = page.evaluate(outline)

@@ -27,7 +27,7 @@ from lives import lines
 
 STEPS = 60
 FLAGS = (f"--config.steps={STEPS}", "--config.log_every=5", "--config.eval_every=20", "--config.checkpoint_every=15")
-LINES = STEPS // 5 + STEPS // 20
+LINES = 1 + STEPS // 5 + STEPS // 20  # with step 0
 FILES = ("config.json", "data.json", "metrics.jsonl", "results.json", f"checkpoints/{STEPS}/meta/metadata")
 KILLS_A_RUN = 4
 SPARE = 10  # seconds after the heartbeat in which a survivor must have ended

@@ -26,9 +26,14 @@ import lives
 from lives import lines
 from tiny import LINES, STEPS, fingerprint
 
-MOMENTS = ("save", "training", "evaluation", "start", "training")  # of the first kills; random ones later
+MOMENTS = ("save", "training", "evaluation", "start", "training")  # of the first kills, in turn; random ones later
 KILLS_A_RUN = 3
-TIMES = {"pictures": 1, "vectors": 10}  # as many steps: steps on vectors are quick, and a kill must find one
+TIMES = {
+    "pictures": 1,
+    "vit": 1,
+    "vectors": 10,
+    "maps": 10,
+}  # as many steps: steps on vectors are quick, and a kill must find one
 MOST_SECONDS = 15  # from the signal to the end; some clusters give no more
 
 
@@ -54,7 +59,7 @@ def plan_of(kind: str, folder: Path) -> Plan:
     if times > 1:
         flags += [f"--config.steps={times * STEPS}", f"--config.eval_every={times * 8}"]
         flags += [f"--config.checkpoint_every={times * 5}", f"--config.log_every={times * 2}"]
-    return Plan(flags, times * STEPS, LINES)
+    return Plan(flags, times * STEPS, LINES + (kind in ("vectors", "maps")))
 
 
 def life(plan: Plan, feed: str, workdir: Path, log: Path) -> int:
@@ -120,7 +125,7 @@ def contest(args: argparse.Namespace, folder: Path) -> int:
     rng, log = random.Random(args.seed), folder / "log"
     plan = plan_of(args.on, folder)
     feeds = ("tfdata", "device") if args.feed == "both" else (args.feed,)
-    faults, moments, kills, begun, unfinished, run, expected = [], Counter(), 0, 0, 0, 0, {}
+    faults, moments, kills, unfinished, run, expected = [], Counter(), 0, 0, 0, {}
     slowest = 0.0
     number = getattr(signal, f"SIG{args.signal}")
     for feed in feeds:
@@ -136,8 +141,8 @@ def contest(args: argparse.Namespace, folder: Path) -> int:
             if kills >= args.kills or killed >= KILLS_A_RUN:
                 moment = "never"
             else:
-                moment = MOMENTS[begun] if begun < len(MOMENTS) else rng.choice(MOMENTS)
-                begun += 1
+                # A life that ended before its moment was no kill: the same moment is tried on the next.
+                moment = MOMENTS[kills] if kills < len(MOMENTS) else rng.choice(MOMENTS)
             before = unfinished_saves(workdir)
             child = life(plan, feed, workdir, log)
             status = wait_for(child, moment, workdir, plan, rng)

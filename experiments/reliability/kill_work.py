@@ -2,10 +2,12 @@
 
     python experiments/reliability/kill_work.py --work=embed --kills=40
 
-embed: a folder of images to an index; fonts: rendering a folder of fonts; table: decoding a table's images. The
-moments come from the seed: at a random second, or when some more pieces are there. After a kill there is nothing under
-the final name or the whole of it; each life goes on after the pieces that are there; the end has the bytes of an
-unbroken one. Ends with one line of JSON; exits 1 otherwise.
+embed: a folder of images to an index; update, vectors: the same after a third of the images, or of a table's vectors,
+changed, with the old index in place; qdrant, postgres: uploads of such a change; fonts: rendering a folder of fonts;
+table: decoding a table's images. The moments come from the seed: at a random second, or when some more pieces are
+there. After a kill there is nothing under the final name (or the old file) or the whole of it, and in a store every row
+is an old or a new one; each life goes on after the pieces that are there; the end has the bytes of an unbroken one, and
+a store its rows. Ends with one line of JSON; exits 1 otherwise.
 """
 
 import argparse
@@ -16,47 +18,58 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lives
+import shop
 import tiny
+import uploads
 
-CHUNK = 8  # images that embed takes at a time here
+CHUNK = 8  # items that embed takes at a time here
 KILLS_A_RUN = 4
 
 
 class Work(NamedTuple):
     """work(place): what a life does, with all its files in a folder; final: patterns of the names that must be whole or
-    absent; done(place): how many pieces are there; told: how a life says after how many it goes on."""
+    absent, or nothing where all contents must; done(place): how many pieces are there; resumed: the pattern of what a
+    life prints when it finds pieces; old: what may be there instead, from before the work; contents(place): what there
+    is, by name."""
 
     work: Callable[[Path], Callable[[], None]]
     final: tuple[str, ...]
     done: Callable[[Path], int]
-    told: str
+    resumed: str
+    old: Collection[Any] = ()
+    contents: Callable[[Path], dict[str, Any]] = lambda place: {
+        path.relative_to(place).as_posix(): path.read_bytes() for path in place.rglob("*") if path.is_file()
+    }
 
 
 def embedding(folder: Path) -> Work:
     import numpy as np
     from PIL import Image
 
-    images, workdir = folder / "images", folder / "model"
+    images = folder / "images"
     images.mkdir()
     rng = np.random.default_rng(0)
     for i in range(150 * CHUNK):
         Image.fromarray(rng.integers(0, 256, (32, 32), np.uint8)).save(images / f"{i:04}.png")
-    lives.lived(
-        lives.command("train", [*tiny.ARGUMENTS, "--config.feed=device", f"--workdir={workdir}"]), folder / "log"
-    )
+    return index_of(folder, f"--images={images}", *tiny.ARGUMENTS)
 
-    def work(place: Path):
+
+def index_of(folder: Path, items: str, *run: str) -> Work:
+    """embed of the items that a flag names, by the model of a tiny run."""
+    workdir = folder / "model"
+    lives.lived(lives.command("train", [*run, "--config.feed=device", f"--workdir={workdir}"]), folder / "log")
+
+    def work(place: Path, *flags: str):
         def run() -> None:
             from csn_jax.data import to_embed
 
             to_embed.CHUNK = CHUNK
-            argv = [f"--workdir={workdir}", f"--images={images}", f"--out={place / 'index.parquet'}"]
-            lives.command("embed", argv)()
+            lives.command("embed", [f"--workdir={workdir}", items, f"--out={place / 'index.parquet'}", *flags])()
 
         return run
 
@@ -64,6 +77,81 @@ def embedding(folder: Path) -> Work:
         return CHUNK * len(list(place.glob(".index.parquet.parts/[0-9]*.npz")))
 
     return Work(work, ("*.parquet",), done, r"resuming after ([\d,]+) of")
+
+
+def updated(folder: Path, made: Work, change: Callable[[], None]) -> Work:
+    """embed --update after a change of the items."""
+    before = folder / "before"
+    before.mkdir()
+    lives.lived(made.work(before), folder / "log")
+    old = (before / "index.parquet").read_bytes()
+    change()
+
+    def work(place: Path):
+        def run() -> None:
+            if not (place / "index.parquet").exists():
+                (folder / "copy").write_bytes(old)
+                os.replace(folder / "copy", place / "index.parquet")
+            made.work(place, "--update")()
+
+        return run
+
+    return made._replace(work=work, old=(old,))
+
+
+def update(folder: Path) -> Work:
+    import numpy as np
+    from PIL import Image
+
+    def change() -> None:
+        images = sorted((folder / "images").iterdir())
+        for i, path in enumerate(random.Random(1).sample(images, len(images) // 3)):
+            path.unlink()
+            if i % 3:
+                name = path if i % 3 == 1 else path.with_name(f"new {path.name}")
+                Image.fromarray(np.random.default_rng(i).integers(0, 256, (32, 32), np.uint8)).save(name)
+
+    return updated(folder, embedding(folder), change)
+
+
+def vectors(folder: Path) -> Work:
+    columns = shop.columns(150 * CHUNK)
+    table, values = folder / "items.parquet", shop.vectors(columns)
+    shop.write(table, columns, vector=values)
+
+    def change() -> None:
+        values[::3] += 1
+        new = {name: cells[9:] for name, cells in columns.items()} | {
+            "image": [f"new/{i}" for i in range(9, len(values))]
+        }
+        new["image"][30:] = columns["image"][39:]
+        shop.write(table, new, vector=values[9:])
+
+    run = lives.tiny_run("vectors", folder)
+    return updated(folder, index_of(folder, f"--table={table}", *run), change)
+
+
+def upload(folder: Path, store: uploads.Qdrant | uploads.Postgres) -> Work:
+    """Bringing a store that holds other items to these."""
+    first, then = uploads.before(), uploads.after()
+    wanted, old = uploads.digests(then), folder / "old"
+    old.mkdir()
+    lives.lived(lambda: store.send(old, first), folder / "log")
+
+    def work(place: Path):
+        def run() -> None:
+            began = (place / "began").exists()
+            if not began:
+                store.send(place, first)
+                (place / "began").touch()
+            sent = store.send(place, then)
+            if began:
+                print(f"goes on after {len(then.ids) - sent}", flush=True)
+
+        return run
+
+    done = lambda place: len(wanted & store.digests(place)) if (place / "began").exists() else 0  # noqa: E731
+    return Work(work, (), done, r"goes on after (\d+)", [*store.contents(old).values()], store.contents)
 
 
 def dataset(argv: list[str]) -> Work:
@@ -115,7 +203,11 @@ def table(folder: Path) -> Work:
     return dataset(["--config.data.source=table", f"--config.data.path={folder / 'items.csv'}", *mean])
 
 
-WORKS = {"embed": embedding, "fonts": fonts, "table": table}
+WORKS = {"embed": embedding, "update": update, "vectors": vectors, "fonts": fonts, "table": table}
+WORKS |= {
+    "qdrant": lambda folder: upload(folder, uploads.Qdrant()),
+    "postgres": lambda folder: upload(folder, uploads.Postgres()),
+}
 
 
 def contest(name: str, kills: int, seed: int, folder: Path) -> dict:
@@ -127,8 +219,8 @@ def contest(name: str, kills: int, seed: int, folder: Path) -> dict:
     began = time.monotonic()
     status = lives.lived(work.work(whole), log)
     took = time.monotonic() - began
-    expected = contents(whole)
-    if status != 0 or not any(whole.glob(work.final[0])):
+    expected = work.contents(whole)
+    if status != 0 or not (any(whole.glob(work.final[0])) if work.final else expected.get("head")):
         return {"work": name, "faults": ["the unbroken work failed", log.read_text(errors="replace")[-5000:]]}
     done, runs, resumed = 0, 0, 0
     while done < kills:
@@ -147,16 +239,17 @@ def contest(name: str, kills: int, seed: int, folder: Path) -> dict:
             if status not in (0, -signal.SIGKILL):
                 faults.append(f"run {runs}: a life ended {status}: {told.read_text(errors='replace')[-2000:]}")
                 break
-            for path in (path for pattern in work.final for path in place.glob(pattern)):
-                if path.read_bytes() != expected[path.name]:
-                    faults.append(f"run {runs}: {path.name} stands there and is not whole")
-            said = re.search(work.told, told.read_text(errors="replace"))
+            standing = {path.name: path.read_bytes() for pattern in work.final for path in place.glob(pattern)}
+            for piece, content in (standing if work.final else work.contents(place)).items():
+                if content not in (expected.get(piece), *work.old):
+                    faults.append(f"run {runs}: {piece} stands there and is not whole")
+            said = re.search(work.resumed, told.read_text(errors="replace"))
             after = int(said[1].replace(",", "")) if said else None
             if after is not None and after != before:
                 faults.append(f"run {runs}: {before} pieces were there and a life went on after {after}")
             resumed += bool(after)
-        if ended and contents(place) != expected:
-            faults.append(f"run {runs} ended with {sorted(contents(place))} or other bytes")
+        if ended and (content := work.contents(place)) != expected:
+            faults.append(f"run {runs} ended with {sorted(content)[:9]} or other bytes")
         runs += 1
         shutil.rmtree(place)
     return {
@@ -177,10 +270,6 @@ def wait(pieces: Callable[[], int], rng: random.Random, took: float) -> None:
     second = took if wanted else rng.uniform(0, took)
     while time.monotonic() - began < second and not (wanted and pieces() >= wanted):
         time.sleep(0.002)
-
-
-def contents(place: Path) -> dict[str, bytes]:
-    return {path.relative_to(place).as_posix(): path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
 
 def main() -> int:

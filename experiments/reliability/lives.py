@@ -31,10 +31,13 @@ def prepare(folder: Path, *, tensorflow: bool = True) -> None:
 
 
 def tiny_run(kind: str, folder: Path) -> list[str]:
-    """Arguments of a tiny training on `pictures`, or on `vectors` in a third of the time; its table is in `folder`."""
+    """Arguments of a tiny training on `pictures`, also by a vision transformer (`vit`), or on `vectors` in a third of
+    the time, with masks or `maps`; its table is in `folder`."""
     import tiny
 
-    return [*tiny.ARGUMENTS, *(tiny.on_vectors(folder) if kind == "vectors" else ())]
+    if kind in ("pictures", "vit"):
+        return [*tiny.ARGUMENTS, *(tiny.vision_transformer() if kind == "vit" else ())]
+    return [*tiny.ARGUMENTS, *tiny.on_vectors(folder), *(tiny.MAPS if kind == "maps" else ())]
 
 
 def begin(function: Callable[[], object], log: Path) -> int:

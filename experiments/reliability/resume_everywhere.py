@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--every", type=int, default=1, help="stop after every n-th step only")
     parser.add_argument("--feed", choices=("tfdata", "device"), default="tfdata")
-    parser.add_argument("--on", choices=("pictures", "vectors"), default="pictures")
+    parser.add_argument("--on", choices=("pictures", "vit", "vectors", "maps"), default="pictures")
     args = parser.parse_args()
     return lives.contested(
         "resume_everywhere",

@@ -16,7 +16,7 @@ def make(tiny: bool) -> Callable[[], float]:
     from csn_jax.data.item_set import Condition, ItemSet
     from csn_jax.data.triplets import Triplets
     from csn_jax.evaluate.triplet_error import triplet_error
-    from csn_jax.model.model import make_model, make_programs
+    from csn_jax.model.from_state import make_model, make_programs
     from csn_jax.model.network import build_network
     from csn_jax.runtime.sharding import make_shardings
 
@@ -32,7 +32,7 @@ def make(tiny: bool) -> Callable[[], float]:
     model = make_model(config, ["a", "b"], pixels.shape[1:], state, make_programs(network), shardings)
 
     def work() -> None:
-        triplet_error(model.embed_rows(pixels, np.arange(n)), model.masks, items, triplets)
+        triplet_error(model.view_rows(pixels, np.arange(n)), model.masks, items, triplets)
 
     work()
     return timed(work)

@@ -17,6 +17,7 @@ def make(tiny: bool, *, backbone: str, cold: bool) -> Callable[[], float]:
     folder = Path(temporary.name)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_COMPILATION", "JAX_PERSISTENT"))}
     environment |= {"CSN_JAX_CACHE": str(folder / "cache")}
+    backbone = "small" if tiny else backbone
     flags = ["--config.batch_size=16", "--config.log_every=1", f"--config.backbone.name={backbone}"]
     flags += ["--config.data.train_triplets=100", "--config.data.test_triplets=60"] if tiny else []
 

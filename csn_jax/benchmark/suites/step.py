@@ -9,14 +9,12 @@ from csn_jax.benchmark.suites import Case
 STEPS = 3  # in one measurement
 
 
-def training(backbone: str, size: int, channels: int, triplets: int):
-    """(train step, first state, shardings) on all local devices; bfloat16 on an accelerator."""
+def built(backbone: str, size: int, channels: int, triplets: int):
+    """(network, config, shardings) on all local devices; bfloat16 on an accelerator."""
     import jax
 
     from csn_jax.config import BackboneConfig, Config, PreprocessConfig
-    from csn_jax.core.steps import make_train_step
     from csn_jax.model.network import build_network
-    from csn_jax.runtime.compiler import jit
     from csn_jax.runtime.sharding import make_shardings
 
     accelerator = jax.default_backend() != "cpu"
@@ -25,21 +23,33 @@ def training(backbone: str, size: int, channels: int, triplets: int):
         backbone=BackboneConfig(name=backbone, dtype="bfloat16" if accelerator else "float32"),
         preprocess=PreprocessConfig(size=size, flip=channels == 3, mean=(0.5,) * channels, std=(0.3,) * channels),
     )
-    network, shardings = build_network(config, (size, size, channels), 4, 100_000), make_shardings()
+    return build_network(config, (size, size, channels), 4, 100_000), config, make_shardings()
+
+
+def training(backbone: str, size: int, channels: int, triplets: int, together: bool = False):
+    """(train step, first state, shardings). `together`: one forward pass for the three roles."""
+    import jax
+
+    from csn_jax.core.steps import make_train_step
+    from csn_jax.runtime.compiler import jit
+
+    network, config, shardings = built(backbone, size, channels, triplets)
     parts = (network.backbone, network.preprocess, network.optimizer)
-    step = make_train_step(*parts, config.loss, train_masks=True, seed=0)
+    step = make_train_step(*parts, config.loss, train_masks=True, seed=0, shared_statistics=together)
     return jit(step, donate_argnums=0), jax.device_put(network.state, shardings.state), shardings
 
 
-def make(tiny: bool, *, backbone: str, size: int, channels: int, triplets: int) -> Callable[[], float]:
+def make(
+    tiny: bool, *, backbone: str, size: int, channels: int, triplets: int, together: bool = False
+) -> Callable[[], float]:
     """Steps over one batch of random pixels."""
     import jax
     import numpy as np
 
     from csn_jax.core.steps import Batch
 
-    size, triplets = (16, 4) if tiny else (size, triplets)
-    step, state, shardings = training(backbone, size, channels, triplets)
+    backbone, size, triplets = ("small", 16, 4) if tiny else (backbone, size, triplets)
+    step, state, shardings = training(backbone, size, channels, triplets, together)
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (triplets, size, size, channels), np.uint8) for _ in range(3)]
     conditions = rng.integers(0, 4, triplets, np.int32)
