@@ -1,6 +1,6 @@
 """Conditional Similarity Networks in JAX: one embedding, many notions of similarity (Veit et al., CVPR 2017)."""
 
-from csn_jax import starting
+from csn_jax.runtime import starting
 
 if starting.is_command():
     starting.guard()  # before the imports that take time
@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from csn_jax.config import Config
+    from csn_jax.data.images import preprocess
     from csn_jax.errors import MachineError, Stopped, UserError
     from csn_jax.model.model import Model
     from csn_jax.model.run import load
@@ -26,6 +27,7 @@ _HOMES = {
     "Stopped": "csn_jax.errors",
     "UserError": "csn_jax.errors",
     "load": "csn_jax.model.run",
+    "preprocess": "csn_jax.data.images",
     "train_and_evaluate": "csn_jax.train.loop",
 }
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "UserError",
     "__version__",
     "load",
+    "preprocess",
     "train_and_evaluate",
 ]
 

@@ -9,7 +9,7 @@ from csn_jax import cli
 from csn_jax.errors import UserError
 from csn_jax.text import did_you_mean
 
-COMMANDS = ("train", "evaluate", "embed", "search", "adapt", "explore", "report", "port", "benchmark")
+COMMANDS = ("train", "evaluate", "embed", "beam", "search", "adapt", "teach", "explore", "report", "port", "benchmark")
 
 USAGE = """\
 usage: csn_jax COMMAND [OPTIONS]

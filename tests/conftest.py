@@ -1,7 +1,8 @@
 """Strict by default: silent promotions raise, warnings are errors, and four fake devices stand for an accelerator.
 
 The whole suite runs in two to four worker processes, a few named files or tests run in one. Workers, and the commands
-that tests start, share the compiled programs and the trained runs of the session.
+that tests start, share the compiled programs and the trained runs of the session. The next session starts with the
+programs of this one (tests/kept_programs.py).
 """
 
 import atexit
@@ -15,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import kept_programs
 import pytest
 
 # Before jax is imported: the number of devices is read once.
@@ -25,7 +27,12 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit what the first pr
     session = tempfile.mkdtemp(prefix="csn_jax_tests_")
     atexit.register(shutil.rmtree, session, ignore_errors=True)
     os.environ["CSN_JAX_TEST_SESSION"] = session
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(session, "compiled"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(session, "compiled")
+        # Otherwise the folder's name is in each program's key, and no other session finds the program.
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
+        atexit.register(kept_programs.keep, Path(session, "compiled"), kept_programs.folder())  # before rmtree
+        kept_programs.lend(kept_programs.folder(), Path(session, "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # many threads, each with memory that it never gives back
 SESSION = Path(os.environ["CSN_JAX_TEST_SESSION"])
@@ -68,6 +75,12 @@ COMPAT = (  # a file or two of every part, all without PyTorch: what a newer Pyt
     "train/test_loop.py",
     "train/test_signals.py",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The everyday tests compile without LLVM's optimizations, in half of the time; the slow ones with them."""
+    if config.option.markexpr == "not slow and not browser":
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # commands that tests start inherit it
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -116,6 +129,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what has been imported: a pass over it takes half a second, and training asks for
+    one."""
+    gc.collect()
+    gc.freeze()
+
+
 ROOMY = 1 << 30  # bytes that a process may hold without forgetting
 
 
@@ -154,7 +174,7 @@ def finished() -> Path:
     """The workdir of a finished tiny training on the device feed. Copy it to change it."""
     import tiny
 
-    return once("finished", lambda folder: tiny.train(folder / "run")) / "run"
+    return once("finished", lambda folder: tiny.train(folder / "run", pictures=True)) / "run"
 
 
 @pytest.fixture(scope="session")
@@ -171,6 +191,15 @@ def finished_on_vectors(on_vectors) -> Path:
     import tiny
 
     return once("finished_on_vectors", lambda folder: tiny.train(folder / "run", *on_vectors)) / "run"
+
+
+@pytest.fixture(scope="session")
+def maps_on_vectors(on_vectors) -> Path:
+    """The workdir of a finished tiny training of maps on vectors. Copy it to change it."""
+    import tiny
+
+    flags = (*on_vectors, *tiny.MAPS)
+    return once("maps_on_vectors", lambda folder: tiny.train(folder / "run", *flags)) / "run"
 
 
 @pytest.fixture(scope="session")

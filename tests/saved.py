@@ -10,7 +10,7 @@ import numpy as np
 import tiny
 
 from csn_jax.core.steps import State
-from csn_jax.model.model import restore_target
+from csn_jax.model.from_state import restore_target
 from csn_jax.runtime.checkpoint import Best, Checkpoints
 from csn_jax.runtime.sharding import make_shardings
 

@@ -83,7 +83,7 @@ def write_runs(folder: Path) -> None:
     small = ("--config.backbone.embedding_dim=6", "--config.data.conditions", "category", "colour")
     for name, file, *flags in (
         ("pictures", "products.csv", "--config=table:tiny", "--config.preprocess.size=16"),
-        ("vectors", "products.parquet", "--config=features:tiny"),
+        ("vectors", "products.parquet", "--config=features:tiny", "--config.variant=learned"),
     ):
         argv = [*flags, f"--config.data.path={folder / file}", *small]
         tiny.untrained(folder / name, cli.parse(train.Args, argv).config)

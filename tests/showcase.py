@@ -8,6 +8,7 @@ import numpy as np
 
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.explore import folder
+from csn_jax.explore.items import Shown, of_rows
 from csn_jax.runtime.record import Results
 from csn_jax.runtime.whole import write_folder
 from csn_jax.store.index import Index
@@ -59,13 +60,18 @@ def index(shown: ItemSet) -> Index:
     return Index(stored, made.conditions, made.masks)
 
 
-def files(shown: ItemSet, ink: bool = False) -> dict[str, bytes]:
+def shown_of(shown: ItemSet, ink: bool = False) -> Shown:
     made, vectors = model(len(shown.ids))
     shown = dataclasses.replace(shown, ink=ink)
-    return folder.page_files(made, shown, np.arange(len(shown.ids)), vectors, Results.from_object(RESULTS), ABOUT)
+    rows = np.arange(len(shown.ids))
+    return of_rows(shown, rows, vectors, made.conditions, made.masks, Results.from_object(RESULTS), ABOUT)
 
 
-def write(out: Path, shown: ItemSet) -> Path:
+def files(shown: ItemSet, ink: bool = False, link: str = "") -> dict[str, bytes]:
+    return folder.page_files(shown_of(shown, ink), link)
+
+
+def write(out: Path, shown: ItemSet, link: str = "") -> Path:
     """Write a page and return its index.html."""
-    write_folder(out, files(shown), folder.OURS, folder.MARK)
+    write_folder(out, files(shown, link=link), folder.OURS, folder.MARK)
     return out / "index.html"

@@ -52,10 +52,16 @@ def clumps(n: int, seed: int = 0) -> Embeddings:
     )
 
 
+def sliced(items: Embeddings, rows: slice) -> Embeddings:
+    """Some of the items, as a part of them."""
+    columns = {name: column[rows] for name, column in items.columns.items()}
+    return items._replace(ids=items.ids[rows], vectors=items.vectors[rows], columns=columns)
+
+
 def naive(index, query, weights, k, passes=lambda row: True) -> list[tuple[int, float]]:
     """(row, squared distance) of the k nearest items, one item and one dimension at a time in float64."""
     squares = []
-    for row, item in enumerate(index.vectors.tolist()):
+    for row, item in enumerate(np.asarray(index.vectors).tolist()):
         if passes(row):
             square = 0.0
             for name, weight in weights.items():

@@ -19,10 +19,11 @@ import tiny
 
 import csn_jax
 from csn_jax import __main__ as door
-from csn_jax import cli, evaluate, train
+from csn_jax import cli, evaluate, teach, train
 from csn_jax.cli.flags import flags_of
 from csn_jax.cli.presets import preset_files, preset_words
 from csn_jax.config import VARIANTS, Config
+from csn_jax.runtime.writer import next_step
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = door.COMMANDS
@@ -272,12 +273,23 @@ def test_help_into_a_closed_pipe_is_quiet(command):
 def test_a_closed_stream_does_no_harm(stream, tmp_path):
     """As under cron and daemons. The next file opened must not take the place of the stream."""
     code = f"f = open({str(tmp_path / 'file')!r}, 'wb', 0); f.write(b'mine'); import os; os.write(1, b'x'); print('y')"
+    code += "; import sys; sys.stdin.buffer" + ".read()" * ("<&-" in stream)
     program = f"from csn_jax import cli; cli.run(lambda argv: exec({code!r}))"
     done = subprocess.run(
         ["bash", "-c", f'exec "$@" {stream}', "-", sys.executable, "-c", program], capture_output=True
     )
     assert done.returncode == 0 and b"Traceback" not in done.stderr
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_was_removed_under_the_shell(tmp_path, monkeypatch, capsys):
+    """What needs it is one sentence. The line on what to do next does not need it."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    assert_message(*run(teach, monkeypatch, capsys, "--index=x.parquet", "--condition=a", "--out=b"), 2, "was removed")
+    next_step("python", "-c", "pass")
+    assert "next: " in capsys.readouterr().err
 
 
 def test_what_the_output_cannot_encode_is_escaped_and_stays_json():
@@ -371,7 +383,7 @@ TRAIN_MISTAKES = {
     "no Python file": (["--config=setup.cfg"], ["'setup.cfg'", "not a preset or a Python file"]),
     "unknown preset": (
         ["--config=featurs"],
-        ["'featurs'", "did you mean features?", "features, fonts, glyphs, table, tfds, zappos50k", "FILE.py"],
+        ["'featurs'", "did you mean features?", "fonts, glyphs, table, table_pretrained, tfds, zappos50k", "FILE.py"],
     ),
     "unknown function": (
         ["--config=glyphs:in_bath"],
@@ -790,6 +802,7 @@ def test_an_interrupt_inside_a_callback_is_not_lost():
     assert done.stderr == "interrupted; nothing was written\n"
 
 
+@pytest.mark.slow
 def test_commands_spare_the_import_of_keras():
     use = "lambda argv: (__import__('tensorflow'), print('tensorflow' in sys.modules, 'keras' in sys.modules))"
     code = f"import sys; from csn_jax import cli; cli.run({use})"

@@ -7,7 +7,8 @@ import sys
 import pytest
 import tiny
 
-from csn_jax.config import BackboneConfig, Config, DataConfig, LossConfig, PreprocessConfig, differences
+from csn_jax.config import BackboneConfig, Config, DataConfig, LossConfig, PreprocessConfig
+from csn_jax.config.typed import differences
 from csn_jax.errors import UserError
 
 ODD = Config(
@@ -132,3 +133,15 @@ def test_missing_fields_take_their_defaults():
 def test_config_imports_neither_jax_nor_numpy():
     code = "import sys, csn_jax.config, csn_jax.errors; print({'jax', 'numpy', 'tensorflow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_pictures_of_a_vision_transformer_are_multiples_of_its_patch():
+    config = Config(backbone=BackboneConfig("dinov2_small_14"))
+    with pytest.raises(UserError, match="size is 32, but dinov2_small_14 takes multiples of 14; give 28 or 42"):
+        config.validate()
+    dataclasses.replace(config, preprocess=dataclasses.replace(config.preprocess, size=42)).validate()
+
+
+def test_only_vision_transformers_compute_activations_again():
+    with pytest.raises(UserError, match="rematerialise is for vision transformers"):
+        Config(backbone=BackboneConfig("small", rematerialise=True)).validate()

@@ -31,8 +31,12 @@ TUTORIALS = [path.stem for path in PAGES if path.parent.name == "docs" and path.
 ONLY_PARSED = {
     "--distributed": "needs one process per command; tests of runtime/hosts run pairs of them",
     "--config=tfds": "downloads a data set; the tests of the source make one",
+    "table_pretrained": "needs a package of weights; the tests of training make one",
+    "runs/pretrained ": "the same",
     "--config=zappos50k": "needs a data set for academic use only; the tests of the source make one",
     "benchmark --suite": "takes minutes; tests of the benchmark run every suite, tiny",
+    "postgresql://": "needs a server of PostgreSQL; the tests of the store start one",
+    "beam --workdir": "needs Apache Beam; the tests of the command run it where it is installed",
     "http://localhost": "needs a Qdrant server; the same pages run Qdrant in a folder",
 }
 START = re.compile(r"(?:[A-Z_]+=\S+ +)*(?:\S*/)?(?:csn_jax(?: +|$)|python3? -m csn_jax(?:[. ]|$))(?P<rest>.*)")
@@ -372,11 +376,12 @@ def shortened(words: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def materials(tmp_path_factory):
-    """What the pages speak of: a table with pictures, triplets of people, a query, a checkpoint, weights, fonts."""
+    """What the pages speak of: a table with pictures, triplets of people, a query, checkpoints, an encoder, fonts."""
     import matplotlib
     import torch
     import torch_reference as reference
     from safetensors.torch import save_file
+    from small_encoder import means, network
 
     folder = tmp_path_factory.mktemp("docs") / "materials"
     folder.mkdir()
@@ -386,6 +391,12 @@ def materials(tmp_path_factory):
     table["closure"] = [{"red": "lace", "green": "buckle", "blue": "zip"}[colour] for colour in table.pop("colour")]
     table["heel"] = table.pop("size")
     shop.write(folder / "products.csv", table)
+    shoes = {
+        "image": images,
+        "colour": colours,
+        "season": [("Summer", "Fall", "Winter")[i % 3] for i in range(len(images))],
+    }
+    shop.write(folder / "footwear.parquet", shoes, vector=shop.vectors(shop.columns()))
     rows = []
     for a, b, c in itertools.islice(itertools.permutations(range(12), 3), 0, None, 5):
         if colours[a] == colours[b] != colours[c]:
@@ -394,14 +405,21 @@ def materials(tmp_path_factory):
     triplets = {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
     shop.write(folder / "people.csv", triplets)
     shop.write(folder / "style.csv", {name: triplets[name] for name in names[:3]})
+    names_of = [image.removeprefix("images/") for image in images]
+    for name, some in (("labels", slice(None)), ("anna", slice(40)), ("ben", slice(20, None))):
+        shop.write(folder / f"{name}.csv", {"id": names_of[some], "colour": colours[some]})
+    answers = {name: [image.removeprefix("images/") for image in triplets[name]] for name in names[:3]}
+    shop.write(folder / "triplets.csv", answers)
     shop.draw(folder / "query.jpg", 61, "boot", "red")
     shutil.copytree(ROOT / "configs", folder / "configs")
+    (folder / "parts").mkdir()  # a page makes it by mkdir, which is not run
     (folder / "FONTS").mkdir()
     for path in sorted((Path(matplotlib.get_data_path()) / "fonts/ttf").glob("DejaVuS*.ttf")):
         shutil.copy(path, folder / "FONTS")
+    network(folder / "encoder.onnx", **means(("batch", 3, 16, 16), axes=[2, 3], keepdims=0))
     torch.manual_seed(0)
-    network, masks = reference.ResNet18CSN(64), torch.nn.Embedding(4, 64)
-    state = {f"embeddingnet.embeddingnet.{name}": tensor for name, tensor in network.state_dict().items()}
+    resnet, masks = reference.ResNet18CSN(64), torch.nn.Embedding(4, 64)
+    state = {f"embeddingnet.embeddingnet.{name}": tensor for name, tensor in resnet.state_dict().items()}
     torch.save({"state_dict": state | {"embeddingnet.masks.weight": masks.weight.data}}, folder / "checkpoint.pth.tar")
     save_file(reference.resnet18(10).state_dict(), folder / "resnet18.safetensors")
     return folder

@@ -23,7 +23,16 @@ def commands() -> list[list[str]]:
 
 
 def test_the_commands_of_a_first_visit_are_there():
-    assert [words[0] for words in commands()] == ["embed", "search", *2 * ["train", "embed", "search"]]
+    assert [words[0] for words in commands()] == [
+        "embed",
+        "search",
+        "train",
+        "embed",
+        "search",
+        "train",
+        "search",
+        "adapt",
+    ]
     assert len(re.findall(r"^    \S", README, flags=re.MULTILINE)) == len(commands())
     assert not any("=-" in word for words in commands() for word in words)  # the weights of first searches are positive
 
@@ -36,6 +45,7 @@ def folder(tmp_path_factory, finished):
     table = shop.columns()
     shop.write(folder / "products.csv", table, pictures=True)
     table["closure"] = table.pop("colour")
+    table["heel"] = [("flat", "high", "wedge")[row % 3] for row in range(len(table["closure"]))]
     shop.write(folder / "products.csv", table)
     shop.write(folder / "products.parquet", table, vector=shop.vectors(shop.columns()))
     return folder

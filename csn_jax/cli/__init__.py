@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from csn_jax import starting
 from csn_jax.cli.parse import parse, without
 from csn_jax.cli.presets import load_preset
 from csn_jax.errors import MachineError, Stopped, UserError
+from csn_jax.runtime import starting
 
 __all__ = ["load_preset", "parse", "run", "without"]
 
@@ -66,6 +66,8 @@ def _ending(error: BaseException) -> tuple[int | None, str]:
         return 128 + signal.SIGPIPE, ""
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # from pathlib, for ~NAME
         return 2, "error: a path begins with ~NAME, and there is no such user; give it from / on."
+    if isinstance(error, FileNotFoundError) and not error.filename:  # from os.getcwd
+        return 2, "error: the folder that the shell is in was removed; cd to another one."
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return 2, f"error: {error.filename} is too long for a path; give a shorter one."
     if isinstance(error, OSError) and error.errno in FORBIDDEN | FAILED:
@@ -108,6 +110,8 @@ def _open_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115
     codecs.register_error("csn_jax.escape", _escape)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="csn_jax.escape")

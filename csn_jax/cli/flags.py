@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from csn_jax.cli.presets import preset_files
@@ -15,6 +16,14 @@ from csn_jax.cli.presets import preset_files
 NARROWEST, WIDEST, COLUMN = 40, 100, 24
 PRESETS = """Start from a preset: {}, NAME:FUNCTION for another of its functions, or FILE.py[:FUNCTION] of your own.
 Flags override it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the data of a run lies: a field of the commands that read it again."""
+
+    path: str = ""
+    """Where the run's data lies now, if it moved: as its config.data.path. Other data is refused."""
 
 
 class Flag(NamedTuple):

@@ -1,17 +1,21 @@
-"""Arrow tables (Parquet, Feather, a folder of Hugging Face) as columns of text."""
+"""Arrow tables (Parquet, Feather, a folder of Hugging Face): columns of text, and others that are read when needed."""
 
 import io
 import json
 import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from csn_jax.data.file_kinds import kind_of
 from csn_jax.data.notations import number_text, stripped
 from csn_jax.errors import UserError
 from csn_jax.text import first_sentence, listed
 
-BATCH = 1 << 14  # rows decoded together: all vectors of a file at once take five times their memory
+BATCH = 1 << 12  # rows decoded together: all vectors of a file at once take five times their memory
+IN_PIECES = {"pre_buffer": False, "buffer_size": 1 << 16}  # otherwise Arrow keeps all that it has read
 INDEX = "__index_level_0__"  # the row numbers of pandas
 HIDDEN = re.compile(r"(^|/)(\.|cache-)")  # hidden, and what Hugging Face computed from the data
 NAMES = {"parquet": "Parquet", "arrow": "Arrow or Feather", "arrow stream": "Arrow"}
@@ -19,8 +23,39 @@ NAMES = {"parquet": "Parquet", "arrow": "Arrow or Feather", "arrow stream": "Arr
 SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation"}
 SPLITS["test"] = "test"
 
-# {column: N values} of all that hold text or numbers, the pyarrow.Table, what was left out, one line each.
-Read = tuple[dict[str, list[str]], Any, list[str]]
+
+class ArrowTable(NamedTuple):
+    """A table of Arrow. What lies in a Parquet file is decoded when it is asked for: vectors may be most of the RAM."""
+
+    schema: Any
+    num_rows: int
+    batches: Callable[[Sequence[str]], Iterator[Any]]  # of columns, piece by piece as a pyarrow.RecordBatch
+
+    @property
+    def column_names(self) -> list[str]:
+        return self.schema.names
+
+    def table(self, names: Sequence[str]) -> Any:
+        """Columns as a pyarrow.Table."""
+        import pyarrow
+
+        schema = pyarrow.schema([self.schema.field(name) for name in names])
+        columns = ([batch[name] for name in names] for batch in self.batches(names))
+        batches = [pyarrow.RecordBatch.from_arrays(arrays, names) for arrays in columns]
+        return pyarrow.Table.from_batches(batches) if batches else schema.empty_table()
+
+    def __getitem__(self, name: str) -> Any:
+        """A column as a pyarrow.ChunkedArray."""
+        return self.table([name]).column(0)
+
+
+# {column: N values} of all that hold text or numbers, the table, what was left out, one line each.
+Read = tuple[dict[str, list[str]], ArrowTable, list[str]]
+
+
+def in_memory(table: Any) -> ArrowTable:
+    """A pyarrow.Table as an ArrowTable."""
+    return ArrowTable(table.schema, table.num_rows, lambda names: iter(table.select(names).to_batches()))
 
 
 def read_arrow(path: Path, kind: str, content: io.BytesIO | None) -> Read:
@@ -28,15 +63,15 @@ def read_arrow(path: Path, kind: str, content: io.BytesIO | None) -> Read:
     from pyarrow import types
 
     table, notes = _table(path, kind, content), []
-    if table.num_columns > 1 and INDEX in table.column_names and types.is_integer(table.schema.field(INDEX).type):
-        table, notes = table.drop_columns([INDEX]), ["the index of pandas is left out"]
+    names = table.column_names
+    if len(names) > 1 and INDEX in names and types.is_integer(table.schema.field(INDEX).type):
+        table = table._replace(schema=table.schema.remove(table.schema.get_field_index(INDEX)))
+        notes = ["the index of pandas is left out"]
     return _columns(path, kind, table, notes), table, notes
 
 
 def read_folder(folder: Path) -> Read:
     """All files of a folder as one table. Their splits, if they are all three, become a column `split`."""
-    import pyarrow
-
     files, tables, splits = folder_files(folder), [], []
     for path in files:
         kind, content = kind_of(path)
@@ -44,12 +79,7 @@ def read_folder(folder: Path) -> Read:
             raise UserError(f"{path} is not a Parquet file; remove it from the folder.")
         tables.append(_table(path, kind, content))
         splits += [_split_of(path, folder)] * tables[-1].num_rows
-    try:
-        table = pyarrow.concat_tables(tables, promote_options="default")
-    except pyarrow.ArrowException as error:
-        message = first_sentence(error)
-        raise UserError(f"the files of {folder} have different columns ({message}); give one data set.") from None
-    notes = [f"read {len(files):,} files of {folder}"]
+    table, notes = _joined(folder, tables), [f"read {len(files):,} files of {folder}"]
     text = _columns(folder, kind, table, notes)
     found = set(splits)
     if found == set(SPLITS.values()) and "split" not in text:
@@ -58,6 +88,34 @@ def read_folder(folder: Path) -> Read:
         named = listed(sorted(found - {""}))
         notes.append(f"the folder has the splits {named}, which are not all of three: its items are split anew")
     return text, table, notes
+
+
+def _joined(folder: Path, tables: list[ArrowTable]) -> ArrowTable:
+    """Tables one below the other. A column that some of them lack, or have without a type, is null there."""
+    import pyarrow
+
+    try:
+        schema = pyarrow.unify_schemas([table.schema for table in tables], promote_options="default")
+    except pyarrow.ArrowException as error:
+        message = first_sentence(error)
+        raise UserError(f"the files of {folder} have different columns ({message}); give one data set.") from None
+
+    def batches(names: Sequence[str]) -> Iterator[Any]:
+        target = pyarrow.schema([schema.field(name) for name in names])
+        for table in tables:
+            known = [name for name in names if name in table.column_names]
+            for batch in table.batches(known) if known else (range(table.num_rows),):
+                arrays = [
+                    _as(batch[name], kind) if name in known else pyarrow.nulls(len(batch), kind)
+                    for name, kind in zip(names, target.types, strict=True)
+                ]
+                yield pyarrow.RecordBatch.from_arrays(arrays, schema=target)
+
+    return ArrowTable(schema, sum(table.num_rows for table in tables), batches)
+
+
+def _as(array: Any, kind: Any) -> Any:
+    return array if array.type == kind else array.cast(kind)
 
 
 def folder_files(folder: Path) -> list[Path]:
@@ -81,28 +139,40 @@ def _split_of(path: Path, folder: Path) -> str:
 
 def read_column(path: Path, name: str) -> Any:
     """One column of a file or folder as a pyarrow.ChunkedArray. Of Parquet, nothing else is read."""
-    import pyarrow
-
-    files = folder_files(path) if path.is_dir() else [path]
-    parts = [_table(file, *kind_of(file), [name])[name] for file in files]
-    return pyarrow.chunked_array([chunk for part in parts for chunk in part.chunks])
+    if path.is_dir():
+        return _joined(path, [_table(file, *kind_of(file)) for file in folder_files(path)])[name]
+    return _table(path, *kind_of(path))[name]
 
 
-def _table(path: Path, kind: str, content: io.BytesIO | None, columns: list[str] | None = None) -> Any:
+def _table(path: Path, kind: str, content: io.BytesIO | None) -> ArrowTable:
     import pyarrow.parquet  # takes 0.3 s
 
-    source = content or str(path)
+    faults = (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError)
     try:
         if kind == "parquet":
-            file = pyarrow.parquet.ParquetFile(source)
-            batches = [*file.iter_batches(BATCH, columns=columns)]
-            return pyarrow.Table.from_batches(batches) if batches else file.read(columns)
-        with content or open(path, "rb") as file:
-            table = (pyarrow.ipc.open_file if kind == "arrow" else pyarrow.ipc.open_stream)(file).read_all()
-            table.validate(full=True)  # Arrow trusts the offsets of a file, and reads outside of it
-            return table
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
+            with pyarrow.parquet.ParquetFile(content or str(path)) as file:
+                schema, n = file.schema_arrow, file.metadata.num_rows
+        else:
+            with content or open(path, "rb") as file:
+                table = (pyarrow.ipc.open_file if kind == "arrow" else pyarrow.ipc.open_stream)(file).read_all()
+                table.validate(full=True)  # Arrow trusts the offsets of a file, and reads outside of it
+                return in_memory(table)
+    except faults as error:
         raise _damaged(path, kind, error) from None
+
+    def batches(names: Sequence[str]) -> Iterator[Any]:
+        left = n
+        try:
+            with pyarrow.parquet.ParquetFile(content or str(path), **IN_PIECES) as file:
+                for batch in file.iter_batches(BATCH, columns=names) if names else ():
+                    left -= len(batch)
+                    yield batch
+        except faults as error:
+            raise _damaged(path, kind, error) from None
+        if names and left:
+            raise UserError(f"{path} changed while it was read; run the command again.")
+
+    return ArrowTable(schema, n, batches)
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> UserError:
@@ -111,7 +181,7 @@ def _damaged(path: Path, kind: str, error: Exception) -> UserError:
     )
 
 
-def _columns(path: Path, kind: str, table: Any, notes: list[str]) -> dict[str, list[str]]:
+def _columns(path: Path, kind: str, table: ArrowTable, notes: list[str]) -> dict[str, list[str]]:
     from pyarrow import ArrowException
 
     names = table.column_names
@@ -120,12 +190,15 @@ def _columns(path: Path, kind: str, table: Any, notes: list[str]) -> dict[str, l
         raise UserError(f"{path} has two columns named {twice!r}; give each its own name.")
     classes = _class_names(table.schema)
     try:
-        text = {name: as_text(table[name], classes.get(name)) for name in names}
+        empty = table.schema.empty_table()
+        names = [name for name in names if as_text(empty[name], classes.get(name)) is not None]
+        read = table.table(names)
+        text = {name: as_text(read[name], classes.get(name)) for name in names}
         for name in names:
-            _note_spaces(name, table[name], notes)
+            _note_spaces(name, read[name], notes)
     except (ArrowException, UnicodeDecodeError, OSError) as error:  # Arrow takes any bytes as text
         raise _damaged(path, kind, error) from None
-    return {name: values for name, values in text.items() if values is not None}
+    return text
 
 
 def _note_spaces(name: str, column: Any, notes: list[str]) -> None:
@@ -161,7 +234,7 @@ def as_text(column: Any, class_names: list[str] | None = None) -> list[str] | No
         column = column.cast(column.type.value_type)
     kind = column.type
     if types.is_null(kind) or _is_text(kind) or isinstance(kind, pyarrow.JsonType):
-        return [(value or "").strip() for value in column.to_pylist()]
+        return _stripped(column)
     if types.is_boolean(kind):
         return [{True: "true", False: "false", None: ""}[value] for value in column.to_pylist()]
     if types.is_floating(kind):
@@ -169,14 +242,28 @@ def as_text(column: Any, class_names: list[str] | None = None) -> list[str] | No
     if types.is_integer(kind) and class_names:
         known = dict(enumerate(class_names))
         return [known.get(value, "") for value in column.to_pylist()]
+    if types.is_duration(kind):  # in seconds, as numbers can be compared
+        per_second = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}[kind.unit]
+        return ["" if value is None else number_text(value / per_second) for value in column.cast("int64").to_pylist()]
     if types.is_primitive(kind) or types.is_decimal(kind) or isinstance(kind, pyarrow.UuidType):
         try:  # whole numbers, dates, times
             return ["" if value is None else str(value) for value in column.to_pylist()]
         except (ValueError, OverflowError):  # nanoseconds, and years that Python does not have
             return [value or "" for value in column.cast("string").to_pylist()]
     if _is_list(kind) and (_is_text(kind.value_type) or types.is_dictionary(kind.value_type)):
-        return [";".join(str(member or "") for member in value or []) for value in column.to_pylist()]
+        member_text = lambda member: "" if member is None else str(member).replace(";", ",")  # noqa: E731
+        return [";".join(map(member_text, value or [])) for value in column.to_pylist()]
     return None
+
+
+def _stripped(column: Any) -> list[str]:
+    """Texts without outer spaces, null as the empty string. Equal values share one object: a million rows of an
+    attribute hold some dozen."""
+    if not _is_text(column.type):
+        return [(value or "").strip() for value in column.to_pylist()]
+    coded = column.cast("large_string").combine_chunks().dictionary_encode()
+    values = np.array([*(text.strip() for text in coded.dictionary.to_pylist()), ""], object)
+    return values[coded.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False)].tolist()
 
 
 def _is_text(kind: Any) -> bool:

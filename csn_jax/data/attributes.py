@@ -1,6 +1,7 @@
 """Columns of a table as attributes: the kind of each, and what its cells mean under that kind."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -190,11 +191,24 @@ def _share_alike(numbers: dict[str, float], known: Counter) -> float:
 
 
 def _case_note(counts: Counter) -> list[str]:
-    groups: dict[str, list[str]] = {}
+    """A note on values that differ only in case, and one on values that nobody can tell apart on a screen."""
+    shown: dict[str, list[str]] = {}
     for value in counts:
-        groups.setdefault(value.casefold(), []).append(value)
-    pairs = [group for group in groups.values() if len(group) > 1]
-    if not pairs:
-        return []
-    more = f" and {len(pairs) - 1:,} more" if len(pairs) > 1 else ""
-    return [f"{pairs[0][0]!r} and {pairs[0][1]!r}{more} differ only in case and count as different values"]
+        shown.setdefault(_shown(value), []).append(value)
+    cases: dict[str, list[str]] = {}
+    for value, spelt in shown.items():
+        cases.setdefault(value.casefold(), []).append(spelt[0])
+    notes = []
+    for groups, mark, how in ((cases, repr, "differ only in case"), (shown, ascii, "look alike")):
+        pairs = [group for group in groups.values() if len(group) > 1]
+        more = f" and {len(pairs) - 1:,} more" if len(pairs) > 1 else ""
+        if pairs:
+            notes.append(f"{mark(pairs[0][0])} and {mark(pairs[0][1])}{more} {how} and count as different values")
+    return notes
+
+
+def _shown(value: str) -> str:
+    """A value as it looks: accents in one spelling, one kind of space, and no characters without width."""
+    if not value.isascii():
+        value = "".join(mark for mark in unicodedata.normalize("NFC", value) if unicodedata.category(mark) != "Cf")
+    return " ".join(value.split())

@@ -24,8 +24,11 @@ from csn_jax.runtime.writer import Progress
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    hasher = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while piece := file.read(1 << 16):  # hashlib.file_digest makes room of 256 kB first, which small files wait for
+            hasher.update(piece)
+    return hasher.hexdigest()
 
 
 # What a stopped process made already, per block: the SHA-256 of its pixels or None, and its note.

@@ -4,9 +4,9 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from csn_jax.data.arrow_tables import folder_files, read_arrow, read_folder
+from csn_jax.data.arrow_tables import ArrowTable, folder_files, read_arrow, read_folder
 from csn_jax.data.cache import file_digest
 from csn_jax.data.delimited import read_delimited
 from csn_jax.data.file_kinds import kind_of
@@ -23,7 +23,7 @@ class Columns(NamedTuple):
     path: Path
     text: dict[str, list[str]]  # {column: N values}, stripped; a blank cell is the empty string
     lines: Sequence[int] | None  # the line of a text file on which each row starts; None for Parquet
-    arrow: Any  # the pyarrow.Table of a Parquet file, for columns other than text; None for text files
+    arrow: ArrowTable | None  # of a Parquet file, for columns other than text; None for text files
     notes: tuple[str, ...] = ()  # what was inferred or left out, one line each
 
     def __len__(self) -> int:
@@ -34,6 +34,11 @@ class Columns(NamedTuple):
         """The folder that the paths in the table start from."""
         return self.path if self.path.is_dir() else self.path.parent
 
+    @property
+    def names(self) -> list[str]:
+        """Of all columns, also of those that hold neither text nor numbers."""
+        return list(self.text) if self.arrow is None else list(dict.fromkeys([*self.arrow.column_names, *self.text]))
+
     def where(self, row: int) -> str:
         """The place of a row, counted from 0, for messages, which count from 1."""
         line = f" (line {self.lines[row]})" if self.lines else ""
@@ -43,13 +48,12 @@ class Columns(NamedTuple):
         """A column that a setting needs. A UserError says that it is missing, or holds neither text nor numbers."""
         if name in self.text:
             return self.text[name]
-        names = self.arrow.column_names if self.arrow is not None else self.text
-        if name in names:
+        if name in self.names:
             kind = self.arrow.schema.field(name).type
             raise UserError(f"column {name!r} of {self.path} holds {kind}; {setting} needs text or numbers.")
         raise UserError(
-            f"{self.path} has no column {name!r}{did_you_mean(name, names)}, which {setting} needs; it has "
-            f"{listed(names)}."
+            f"{self.path} has no column {name!r}{did_you_mean(name, self.names)}, which {setting} needs; it has "
+            f"{listed(self.names)}."
         )
 
 

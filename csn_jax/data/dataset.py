@@ -31,6 +31,20 @@ class Dataset(NamedTuple):
         named = self.triplets[split][:3]
         return np.unique(np.concatenate([np.flatnonzero(self.items.split == split), *named]))
 
+    def of_condition(self, row: int) -> "Dataset":
+        """The same items with the triplets of one condition only, as a specialist trains on."""
+        condition = self.items.conditions[row]
+        items = dataclasses.replace(self.items, conditions=(condition,))
+        triplets = {split: columns.of_condition(row) for split, columns in self.triplets.items()}
+        record = dataclasses.replace(
+            self.record,
+            conditions=(condition,),
+            items_sha256=items.digest(),
+            triplets={split: len(columns.anchor) for split, columns in triplets.items()},
+            triplets_sha256={split: columns.digest() for split, columns in triplets.items()},
+        )
+        return Dataset(items, triplets, record)
+
 
 def read_rows(config: Config) -> Rows:
     """All items of a config's source, not yet split. UserError for a missing or unusable source."""
@@ -99,7 +113,7 @@ def _load(config: Config) -> Dataset:
         apart = config.variant == "specialists"
         for conditions in [(condition,) for condition in items.conditions] if apart else [items.conditions]:
             check_labelled(dataclasses.replace(items, conditions=conditions), config.batch_size)
-    elif config.batch_size > n_train:
+    elif config.batch_size > n_train and items.inputs.ndim == 4:  # of vectors, a short batch is no worse
         raise UserError(
             f"config.batch_size is {config.batch_size} and there are {n_train} training triplets; give at most "
             f"{n_train}, or more data.train_triplets."

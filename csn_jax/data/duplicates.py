@@ -27,17 +27,33 @@ def find_duplicates(inputs: np.ndarray) -> Duplicates:
     Two pictures are compared if the 64-bit hashes of their brightness gradients (9 x 8 grey) differ in few bits. They
     are nearly equal if small colour copies differ little. Vectors count only if they are equal.
     """
-    first: dict[bytes, int] = {}
-    root = np.array([first.setdefault(hashlib.sha256(item.tobytes()).digest(), i) for i, item in enumerate(inputs)])
-    exact = len(inputs) - len(first)
+    root = _first_equal(inputs)
+    distinct = np.flatnonzero(root == np.arange(len(inputs)))
+    exact = len(inputs) - len(distinct)
     near = 0
     if inputs.ndim == 4:
-        distinct = np.fromiter(first.values(), np.int64, len(first))
         hashes, thumbnails = _summaries(inputs, distinct)
         pairs = distinct[_near_pairs(hashes, thumbnails)]
         near = len(np.unique(pairs))
         root = components(len(inputs), pairs)[root]
     return Duplicates(exact, near, root)
+
+
+def _first_equal(inputs: np.ndarray) -> np.ndarray:
+    """For each of N items the first one that has the same bytes: int [N]. Only items whose checksum repeats are hashed:
+    a million hashes take ten seconds."""
+    sums = np.zeros(len(inputs), np.uint64)
+    for start in range(0, len(inputs), CHUNK):
+        rows = np.ascontiguousarray(inputs[start : start + CHUNK]).reshape(len(inputs[start : start + CHUNK]), -1)
+        rows = rows.view(np.uint8)
+        words = rows[:, : rows.shape[1] // 8 * 8].view(np.uint64)  # what is left over is compared below
+        factors = np.random.default_rng(0).integers(1 << 64, size=words.shape[1], dtype=np.uint64)
+        sums[start : start + CHUNK] = words @ (factors | np.uint64(1))  # modulo 2^64
+    _, group, counts = np.unique(sums, return_inverse=True, return_counts=True)
+    root, first = np.arange(len(inputs)), {}
+    for row in np.flatnonzero(counts[group] > 1).tolist():
+        root[row] = first.setdefault(hashlib.sha256(inputs[row].tobytes()).digest(), row)
+    return root
 
 
 def components(n: int, pairs: np.ndarray) -> np.ndarray:

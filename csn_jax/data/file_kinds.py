@@ -41,6 +41,8 @@ PAGES = (b"<!doctype", b"<html", b"<?xml", b"<table", b"<head", b"<svg")
 def kind_of(path: Path) -> tuple[str, io.BytesIO | None]:
     """(`parquet`, `arrow`, `arrow stream`, `json` or `text`; the unpacked content of a gzip file). UserError for
     another file, named for what it is."""
+    if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe again would wait for ever
+        raise UserError(f"{path} is a pipe or a device, and a table is read more than once; save it as a file first.")
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD)

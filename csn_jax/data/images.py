@@ -27,6 +27,7 @@ from csn_jax.config import Config
 from csn_jax.data.cache import cached, file_digest
 from csn_jax.data.item_set import leave_out
 from csn_jax.data.workers import read_in_workers, usable_cores
+from csn_jax.errors import UserError
 from csn_jax.text import first_sentence
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")  # found by content, whatever the file's name
@@ -46,7 +47,6 @@ MAX_TEXT = MAX_FILE  # bytes of the texts of a PNG; design tools store whole his
 # Reading an image may take 300 MB. RGB takes 4 bytes per pixel, WEBP and transparency several times that.
 TURNED = 25_000_000  # pixels up to which a rotated image is read whole
 COPIED = 16_000_000  # pixels that an image of several copies may have
-
 
 UNNAMED = "has no image"  # the fault of a row that names none
 Source: TypeAlias = Any  # the Path of an image file, or a pyarrow.BinaryScalar with its bytes
@@ -123,6 +123,35 @@ def decode_file(task: tuple[Any, ...]) -> np.ndarray | str:
     is `crop` unless given."""
     source, size, channels, fit = (*task, "crop")[:4]
     return _open(source, lambda image: to_square(image, size, channels, fit))
+
+
+def preprocess(picture: Any, size: int, channels: int = 3, fit: str = "crop") -> np.ndarray:
+    """The pixels uint8 [size, size, channels] of a picture, as an exported model takes them; without JAX.
+
+    They are those that training and `csn_jax embed` read: turned as its EXIF says, on white where it is transparent,
+    then resized and cropped or padded. Batches are `np.stack` of these.
+
+    Args:
+        picture: the path of an image file, its bytes, or a PIL image.
+        size, channels: as in the model's input [batch, size, size, channels]; 1 channel is grey.
+        fit: `crop` or `pad`, as the run's preprocess.fit.
+
+    Raises:
+        UserError: for a file that is missing, damaged, of another format or too large, and another fit or number of
+            channels.
+    """
+    if fit not in ("crop", "pad") or channels not in (1, 3) or size < 1:
+        raise UserError(f"size {size}, channels {channels}, fit {fit!r}: give a size, 1 or 3 channels, crop or pad.")
+    if not isinstance(picture, Image.Image | bytes | bytearray | memoryview | str | os.PathLike):
+        raise UserError(f"the picture is a {type(picture).__name__}; give a path, the bytes of a file or a PIL image.")
+    if isinstance(picture, Image.Image):
+        return to_square(as_shown(picture.copy()), size, channels, fit)
+    source = bytes(picture) if isinstance(picture, bytes | bytearray | memoryview) else os.fspath(picture)
+    pixels = decode_file((source, size, channels, fit))
+    if isinstance(pixels, str):
+        name = "the picture" if isinstance(source, bytes) else str(source)
+        raise UserError(f"{name} {pixels}; give an image file.")
+    return pixels
 
 
 def shrink_file(task: tuple[str | bytes, int]) -> np.ndarray | str:
@@ -265,6 +294,7 @@ def digest_or_error(path: Source) -> str:
     if not isinstance(path, Path):
         return hashlib.sha256(path.as_buffer()).hexdigest()
     try:
-        return file_digest(path) if path.is_file() and path.stat().st_size <= MAX_FILE else "no file to read"
+        about = path.stat()
+        return file_digest(path) if stat.S_ISREG(about.st_mode) and about.st_size <= MAX_FILE else "no file to read"
     except OSError as error:  # decoding reports the error; once the file can be read, the key is another
         return str(error)

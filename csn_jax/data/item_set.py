@@ -32,7 +32,7 @@ class Pictures(NamedTuple):
 class Rows(NamedTuple):
     """What a source returns: N items before conditions are chosen and splits are made."""
 
-    inputs: np.ndarray  # [N, H, W, ch] uint8, perhaps memory-mapped, or [N, F] float32
+    inputs: np.ndarray  # [N, H, W, ch] uint8, or [N, F] float32 or float16; perhaps memory-mapped
     ids: np.ndarray  # [N] str, unique
     labels: dict[str, np.ndarray]  # {column: [N] str} of all attributes; the empty string is a missing value
     conditions: tuple[Condition, ...]  # the attributes that are learned unless the user chooses
@@ -62,11 +62,12 @@ class ItemSet:
 
     def digest(self) -> str:
         """SHA-256, in hex, of everything that training and the triplet error read. Attributes that are not conditions
-        are left out: only `evaluate --full` reads them."""
+        are left out: only `evaluate --full` reads them. float16 counts as float32: training has the same values."""
         hasher = hashlib.sha256()
+        dtype = np.dtype(np.float32 if self.inputs.dtype == np.float16 else self.inputs.dtype)
         for start in range(0, len(self.inputs), 4096):  # a memory map may be larger than RAM
-            hasher.update(np.ascontiguousarray(self.inputs[start : start + 4096]))
-        hasher.update(repr((self.inputs.shape, self.inputs.dtype.str, self.conditions)).encode())
+            hasher.update(np.ascontiguousarray(self.inputs[start : start + 4096], dtype))
+        hasher.update(repr((self.inputs.shape, dtype.str, self.conditions)).encode())
         labels = [self.labels[c.name] for c in self.conditions if c.name in self.labels]
         for column in (self.ids, self.split, *labels):
             hasher.update("\x00".join(column.tolist()).encode("utf-8", "surrogatepass") + b"\x01")

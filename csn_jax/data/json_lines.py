@@ -88,5 +88,5 @@ def _cell(value: Any) -> str | None:
         if all(isinstance(member, _Number) for member in value):
             return f"[{', '.join(value)}]"  # a vector
         if all(member is None or isinstance(member, str) for member in value):
-            return ";".join(member or "" for member in value)
+            return ";".join((member or "").replace(";", ",") for member in value)
     return None

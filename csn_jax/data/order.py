@@ -6,8 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from csn_jax.core.label_codes import UNITS, n_words
 from csn_jax.data.item_set import ItemSet
+from csn_jax.data.triplets import Scale, scale_of, sets_of
 from csn_jax.errors import UserError
+from csn_jax.runtime.record import NUMBERS
 
 PER_VALUE = 4  # items drawn per value if the batch is large enough
 LEAST = 4  # items of a batch per condition: two of each of two values
@@ -30,7 +33,8 @@ def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 class Group(NamedTuple):
-    """The labelled training items of one condition, sorted by value.
+    """The labelled training items of one condition, sorted by value: of sets by member, of numbers by part of the scale
+    (data.triplets.Scale). An item of a set comes once for each of its members.
 
     Items whose value is unique form one group: they have no positives, but are good negatives.
     """
@@ -43,19 +47,16 @@ class Group(NamedTuple):
 class Labelled(NamedTuple):
     """What batches of labelled items are drawn from."""
 
-    codes: np.ndarray  # [N, C] int32: equal for equal values of a condition, -1 where it is missing
+    codes: (
+        np.ndarray
+    )  # [N, C] int32, as in core.label_codes; -1 where a label is missing; of sets, the number of the set
     pool: np.ndarray  # [M] int64: the training items that have a label in any condition, ascending
     groups: tuple[Group, ...]  # one per condition
+    members: dict[int, list[np.ndarray]]  # of the conditions of sets: the members of each set, as numbers
 
 
 def check_labelled(items: ItemSet, batch_size: int) -> None:
-    """Refuse, with a UserError, a condition that is not categorical, and a batch that is too small or too large."""
-    for condition in items.conditions:
-        if condition.kind != "categorical":
-            raise UserError(
-                f"condition {condition.name!r} is {condition.kind} and config.loss.name needs categorical conditions; "
-                "use --config.loss.name=triplet, or name only categorical conditions in config.data.conditions."
-            )
+    """Refuse, with a UserError, a batch that is too small or too large."""
     least, most = LEAST * len(items.conditions), len(label_items(items).pool)
     if not least <= batch_size <= most:
         raise UserError(
@@ -67,19 +68,65 @@ def check_labelled(items: ItemSet, batch_size: int) -> None:
 
 def label_items(items: ItemSet) -> Labelled:
     """Index the labels of the training split, to draw batches from."""
-    columns = [items.labels[condition.name] for condition in items.conditions]
-    codes = np.stack([np.unique(column, return_inverse=True)[1] for column in columns], axis=1)
-    codes = np.where(np.stack(columns, axis=1) == "", -1, codes).astype(np.int32)
-    training = items.split == "train"
-    groups = []
-    for code in codes.T:
-        known = np.flatnonzero(training & (code >= 0))
-        value = code[known]
-        value[np.bincount(value)[value] == 1] = len(code)
-        order = np.argsort(value, kind="stable")
-        _, starts, counts = np.unique(value[order], return_index=True, return_counts=True)
-        groups.append(Group(known[order], starts, counts))
-    return Labelled(codes, np.flatnonzero(training & (codes >= 0).any(axis=1)), tuple(groups))
+    training, columns, groups, members = items.split == "train", [], [], {}
+    for row, (name, kind) in enumerate(items.conditions):
+        labels = items.labels[name]
+        rows = np.flatnonzero(labels != "")
+        code = np.full(len(labels), -1, np.int32)
+        if kind == "set":
+            sets = sets_of(labels[rows])
+            code[rows], members[row] = sets.code, sets.members
+            lengths = np.array([len(part) for part in sets.members], int)[sets.code]
+            rows, value = np.repeat(rows, lengths), np.array([m for i in sets.code for m in sets.members[i]], int)
+        elif kind in NUMBERS:
+            scale = scale_of(labels, kind)
+            code[rows], value = _gap_codes(scale, kind)[rows], scale.bins[rows]
+        else:
+            code[rows] = value = np.unique(labels, return_inverse=True)[1][rows]
+        columns.append(code)
+        groups.append(_group(rows[training[rows]], value[training[rows]]))
+    codes = np.stack(columns, axis=1)
+    return Labelled(codes, np.flatnonzero(training & (codes >= 0).any(axis=1)), tuple(groups), members)
+
+
+def _gap_codes(scale: Scale, kind: str) -> np.ndarray:
+    """Numbers as whole numbers from 0, whose gaps core.label_codes compares: int32 [N], 0 where a value is missing."""
+    if kind == "ordinal":
+        return np.nan_to_num(scale.values).astype(np.int32)
+    steps = (scale.values - np.nanmin(scale.values)) / scale.step if scale.step > 0 else np.zeros(len(scale.values))
+    return np.rint(np.nan_to_num(steps) * UNITS).astype(np.int32)
+
+
+def _group(items: np.ndarray, value: np.ndarray) -> Group:
+    """Items [M] by their value [M], the unique ones together."""
+    frequency = np.bincount(value)
+    value = np.where(frequency[value] == 1, len(frequency), value)
+    order = np.argsort(value, kind="stable")
+    _, starts, counts = np.unique(value[order], return_index=True, return_counts=True)
+    return Group(items[order], starts, counts)
+
+
+def labels_at(labelled: Labelled, rows: np.ndarray) -> np.ndarray:
+    """The labels of a batch of items [B]: int32 [B, W], as in core.label_codes."""
+    codes = labelled.codes[rows]
+    words = [_words(codes[:, row], members) for row, members in labelled.members.items()]
+    return np.concatenate([codes, *words], axis=1)
+
+
+def _words(code: np.ndarray, members: list[np.ndarray]) -> np.ndarray:
+    """Which items of sets [B] share a member, in bits: int32 [B, n_words(B)]."""
+    known = np.flatnonzero(code >= 0)
+    words = np.zeros((len(code), n_words(len(code))), np.int32)
+    if len(known) == 0:
+        return words
+    parts = [members[i] for i in code[known]]
+    lengths = np.array([len(part) for part in parts])
+    different, member = np.unique(np.concatenate(parts), return_inverse=True)
+    has = np.zeros((len(different), 32 * words.shape[1]), bool)
+    has[member, np.repeat(known, lengths)] = True
+    of_member = np.packbits(has, axis=1, bitorder="little").view("<i4")  # [U, n_words]
+    words[known] = np.bitwise_or.reduceat(of_member[member], np.cumsum(lengths) - lengths, axis=0)
+    return words
 
 
 def labelled_rows(seed: int, step: int, labelled: Labelled, batch_size: int) -> np.ndarray:

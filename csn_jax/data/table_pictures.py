@@ -1,6 +1,8 @@
 """The pictures of a table's rows: files that a column or a template names, or bytes inside the table."""
 
+import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -40,19 +42,22 @@ class TablePictures(NamedTuple):
         differ = all(self.names) and len(set(self.names)) == len(self.names)
         return self.names if self.contents is None or (differ and not of_vectors) else None
 
-    def source(self, row: int) -> tuple[Source | None, str | None]:
-        """(the picture of a row, None), or (None, what is wrong with it)."""
-        if self.contents and self.contents[row].is_valid:
-            return self.contents[row], None
-        name = self.names[row]
-        path = resolve(self.folder, name) if name and len(name) < 4096 else None
-        fault = _fault(name, path, self.folder)
-        return (None, fault) if fault else (path, None)
+    def sources(self, rows: Iterable[int]) -> Iterator[tuple[Source | None, str | None]]:
+        """Of each row (its picture, None), or (None, what is wrong with it)."""
+        folders: dict[str, Path | None] = {}
+        for row in rows:
+            if self.contents and self.contents[row].is_valid:
+                yield self.contents[row], None
+                continue
+            name = self.names[row]
+            path = _resolved(self.folder, name, folders) if name and len(name) < 4096 else None
+            fault = _fault(name, path, self.folder)
+            yield (None, fault) if fault else (path, None)
 
     def exist(self) -> bool:
         """Whether at least one of the pictures exists, by a sample."""
         rows = np.unique(np.linspace(0, len(self.names) - 1, SAMPLE).astype(int)).tolist()
-        sources = (self.source(row)[0] for row in rows)
+        sources = (source for source, _ in self.sources(rows))
         return any(not isinstance(source, Path) or source.is_file() for source in sources if source is not None)
 
     def kept(self, rows: np.ndarray, id_column: str) -> Pictures:
@@ -100,7 +105,8 @@ def read_contents(path: Path, image: str, rows: list[int]) -> list[Source | None
         return [None] * len(rows)
     names, scalars = contents
     found = TablePictures(names, path if path.is_dir() else path.parent, {}, scalars)
-    return [found.source(row)[0] if row < len(names) else None for row in rows]
+    there = iter(found.sources(row for row in rows if row < len(names)))
+    return [next(there)[0] if row < len(names) else None for row in rows]
 
 
 def _filled(template: str, cells: dict[str, str]) -> str:
@@ -136,6 +142,16 @@ def _texts(column: Any) -> list[str]:
             text = ""
         texts.append(text if isinstance(text, str) and "\0" not in text else "")
     return texts
+
+
+def _resolved(folder: Path, name: str, folders: dict[str, Path | None]) -> Path | None:
+    """`resolve`, which takes long. The folders of files are resolved once each."""
+    above, last = os.path.split(path := os.path.join(folder, name))
+    if last in ("", ".", "..") or os.path.islink(path):
+        return resolve(folder, name)
+    if above not in folders:
+        folders[above] = resolve(folder, above)
+    return folders[above] and folders[above] / last
 
 
 def _fault(name: str, path: Path | None, folder: Path) -> str | None:

@@ -30,6 +30,11 @@ class Triplets(NamedTuple):
             hasher.update(np.ascontiguousarray(column, dtype="<i4"))
         return hasher.hexdigest()
 
+    def compact(self) -> tuple[np.ndarray, "Triplets"]:
+        """(the positions of the items that they name, the triplets with positions among these)."""
+        rows, places = np.unique(np.concatenate(self[:3]), return_inverse=True)
+        return rows, Triplets(*places.astype(np.int32).reshape(3, -1), self.condition)
+
     def of_condition(self, condition: int) -> "Triplets":
         """The triplets of one condition, which becomes condition 0."""
         chosen = self.condition == condition
@@ -154,7 +159,7 @@ def by_gap(values: np.ndarray, step: float, bins: np.ndarray, n: int, rng: np.ra
     return order[anchor], order[positive], order[negative]
 
 
-class _Sets(NamedTuple):
+class Sets(NamedTuple):
     """The U different sets among K labels, and which of them share a member."""
 
     code: np.ndarray  # [K] the set of each item
@@ -170,7 +175,8 @@ class _Sets(NamedTuple):
         return shares
 
 
-def _sets_of(labels: np.ndarray) -> _Sets:
+def sets_of(labels: np.ndarray) -> Sets:
+    """The sets of labels [K], members with `;` between them."""
     texts, code, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     names = [text.split(";") for text in texts.tolist()]
     number = {name: i for i, name in enumerate(sorted(set().union(*names)))}
@@ -179,7 +185,7 @@ def _sets_of(labels: np.ndarray) -> _Sets:
     for i, members_of_set in enumerate(members):
         for member in members_of_set:
             sets[member].append(i)
-    return _Sets(code, members, list(map(np.array, sets)), sizes)
+    return Sets(code, members, list(map(np.array, sets)), sizes)
 
 
 def by_members(labels: np.ndarray, n: int, rng: np.random.Generator) -> Roles | None:
@@ -190,7 +196,7 @@ def by_members(labels: np.ndarray, n: int, rng: np.random.Generator) -> Roles | 
     """
     if len(labels) < 3:
         return None
-    sets = _sets_of(labels)
+    sets = sets_of(labels)
     n_negatives = np.array([len(labels) - sets.sizes[sets.sharing(i)].sum() for i in range(len(sets.members))])
     # The items of each member lie side by side, possible anchors first.
     lengths = np.array(list(map(len, sets.members)))
@@ -245,7 +251,7 @@ def count_by_members(labels: np.ndarray) -> int:
     """How many triplets `by_members` can draw; an estimate if there are many different sets."""
     if len(labels) == 0:
         return 0
-    sets = _sets_of(labels)
+    sets = sets_of(labels)
     anchors, weights = _sampled(sets.sizes)
     shared = [int(sets.sizes[sets.sharing(i)].sum()) for i in anchors]
     return round(sum(w * (n - 1) * (len(labels) - n) for w, n in zip(weights, shared, strict=True)))

@@ -3,12 +3,14 @@
     csn_jax report runs/quickstart runs/standard
     csn_jax report runs/seed_0 runs/seed_1 runs/seed_2 --out=report/seeds
 
-The folder has report.md, PNG and CSV files: the tables and figures of the paper, with means over seeds.
+The folder has report.md, PNG and CSV files: the tables and figures of the paper, with means over seeds. For a paper of
+your own, --also svg pdf writes the charts in these formats too.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from csn_jax import cli
 from csn_jax.errors import UserError
@@ -24,6 +26,8 @@ class Args:
     """The folder to write. A report that this command wrote before is replaced."""
     items: int = 900
     """The most items that an image map shows."""
+    also: tuple[Literal["svg", "pdf"], ...] = ()
+    """Formats in which to write the charts, beside PNG."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -39,6 +43,6 @@ def main(argv: Sequence[str]) -> None:
 
     check_folder(out, OURS, MARKED)
     runs, unfinished = read_finished(args.workdirs)
-    n_pictures = write(out, runs, unfinished, args.items)
+    n_pictures = write(out, runs, unfinished, args.items, args.also)
     print(f"{out / 'report.md'} compares {len(runs)} run{'s' * (len(runs) > 1)}; {n_pictures} pictures lie beside it")
     next_step("explore", runs[0].name, "--out=page")

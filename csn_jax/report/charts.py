@@ -1,4 +1,5 @@
-"""The charts of a report: learning curves, masks side by side, errors, error against training triplets."""
+"""The charts of a report: learning curves, masks side by side, errors, error against training triplets. `saved` makes
+files of them."""
 
 import textwrap
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -41,9 +43,9 @@ def _by_series(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {series: list(members) for series, members in groupby(rows, key=attrgetter("series"))}
 
 
-def draw_curves(section: Section) -> bytes | None:
-    """Validation error and training loss over steps, one colour per row: single seeds thin, their mean bold. None if no
-    run has a log."""
+def draw_curves(section: Section) -> Figure | None:
+    """Validation error and training loss over steps, one colour per row: single seeds thin, their mean bold; a curve
+    of one point is its marker. None if no run has a log."""
     curves = {
         metric: [[curve(run, metric) for run in row.runs] for row in section.rows]
         for metric in ("validation/triplet_error/overall", "train/loss")
@@ -51,12 +53,14 @@ def draw_curves(section: Section) -> bytes | None:
     if not any(steps for rows in curves.values() for runs in rows for steps, _ in runs):
         return None
     figure_, panels = _figure(11, 4.2, columns=2)
-    looks = styles(section.rows)
+    looks, markers = styles(section.rows), False
     shown = (("triplet error on validation, %", 100), ("training loss", 1))
     for axes, rows, (title, scale) in zip(panels, curves.values(), shown, strict=True):
         for row, runs in zip(section.rows, rows, strict=True):
-            look = {key: looks[row.label][key] for key in ("color", "linestyle")}
             drawn = [(np.array(steps), scale * np.array(values)) for steps, values in runs if steps]
+            one_point = all(len(steps) == 1 for steps, _ in drawn)  # of which a line would show nothing
+            look = looks[row.label] | ({"ms": 5, "clip_on": False} if one_point else {"marker": "none"})
+            markers |= one_point and bool(drawn)
             for steps, values in drawn:
                 axes.plot(*_thinned(steps, values), **look, lw=0.8 if len(drawn) > 1 else 1.8, zorder=2)
             if len(drawn) > 1:
@@ -65,7 +69,7 @@ def draw_curves(section: Section) -> bytes | None:
                 axes.plot(*_thinned(np.array(steps), mean), **look, lw=2.4, zorder=3)
         axes.set(xlabel="step", xlim=(0, None), ylim=(0, None))
         axes.set_title(title, size=10)
-    return _with_legend(figure_, looks)
+    return _with_legend(figure_, looks, markers=markers)
 
 
 def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +80,7 @@ def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     return tuple(np.add.reduceat(part, starts) / counts for part in (steps, values))
 
 
-def draw_masks(masks: Sequence[tuple[str, np.ndarray]], conditions: Sequence[str]) -> bytes:
+def draw_masks(masks: Sequence[tuple[str, np.ndarray]], conditions: Sequence[str]) -> Figure:
     """Heat maps of masks (label, [C, D]) side by side on one colour scale; each orders its own dimensions."""
     columns = 2 if len(masks) == 4 else min(3, len(masks))
     lines = -(-len(masks) // columns)
@@ -101,10 +105,10 @@ def draw_masks(masks: Sequence[tuple[str, np.ndarray]], conditions: Sequence[str
         axes.set_axis_off()
     figure_.supxlabel("embedding dimensions, grouped by the condition that weighs them most, unused ones last", size=9)
     figure_.colorbar(image, ax=panels.tolist(), label="mask weight", pad=0.01)
-    return as_bytes(figure_.savefig, dpi=DPI)
+    return figure_
 
 
-def draw_triplets(section: Section) -> bytes | None:
+def draw_triplets(section: Section) -> Figure | None:
     """Error against the number of training triplets, one line per series: with the 95 % interval of a single seed, or
     the deviation of several. None if all rows have the same number."""
     series = _by_series(section.rows)
@@ -130,7 +134,7 @@ def draw_triplets(section: Section) -> bytes | None:
     return _with_legend(figure_, {name: looks[rows[0].label] for name, rows in series.items()}, markers=True)
 
 
-def draw_errors(section: Section) -> bytes:
+def draw_errors(section: Section) -> Figure:
     """Error per condition and overall, one mark per row: with the 95 % interval of a single seed; of several, single
     seeds small and their mean large."""
     names = [*section.conditions, "overall"]
@@ -176,11 +180,18 @@ def _figure(width: float, height: float, lines: int = 1, columns: int = 1, **opt
     return figure_, axes
 
 
-def _with_legend(figure_: Figure, looks: dict[str, dict], *, markers: bool = False, lines: bool = True) -> bytes:
-    """The PNG with a legend below the panels, where it covers nothing."""
+def _with_legend(figure_: Figure, looks: dict[str, dict], *, markers: bool = False, lines: bool = True) -> Figure:
+    """The figure with a legend below the panels, where it covers nothing."""
     hidden = ({} if markers else {"marker": "none"}) | ({} if lines else {"linestyle": "none"})
     shown = [Line2D([], [], **(look | hidden), lw=2, ms=6) for look in looks.values()]
     columns = max(1, min(len(looks), int(figure_.get_figwidth() * 11 // (max(map(len, looks)) + 6))))
     texts = [literal(textwrap.fill(label, 90)) for label in looks]
     figure_.legend(shown, texts, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=2.6)
-    return as_bytes(figure_.savefig, dpi=DPI)
+    return figure_
+
+
+def saved(figure_: Figure, kind: str) -> bytes:
+    """A figure as a file of a kind, png, svg or pdf. The same figure gives the same bytes."""
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with rc_context({"svg.hashsalt": "csn_jax"}):  # the names of an SVG's parts would be random
+        return as_bytes(figure_.savefig, format=kind, dpi=DPI, metadata=dates.get(kind))

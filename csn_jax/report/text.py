@@ -8,23 +8,25 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from csn_jax.config import flags
+from csn_jax.config.typed import flags
 from csn_jax.report.runs import Row, Section, Summary, summarise
 from csn_jax.runtime.record import at
 
 MARK = "<!-- written by csn_jax.report -->"
 MEASURES = ("recall@1", "recall@5", "recall@10", "precision@10", "r_precision", "map@r")  # of retrieval
 SHOWN = {"recall@1": "recall@1", "precision@10": "precision@10", "map@r": "MAP@R"}  # in the Markdown: by which names
-BASELINES = {"euclidean": "raw Euclidean", "cosine": "raw cosine", "linear_probe": "linear probes"}
+BASELINES = {"euclidean": "raw Euclidean", "cosine": "raw cosine", "prototypes": "4 examples per value"}
+BASELINES |= {"linear_probe": "linear probes"}
 
 
 class Picture(NamedTuple):
-    """A picture of a section."""
+    """A picture of a section. more: the same picture in other formats, by the names of their files."""
 
     file: str
     title: str
     caption: str
     png: bytes
+    more: dict[str, bytes] = {}
 
 
 def markdown(sections: Sequence[Section], pictures: Sequence[Sequence[Picture]], notes: Sequence[str]) -> str:
@@ -36,10 +38,10 @@ def markdown(sections: Sequence[Section], pictures: Sequence[Sequence[Picture]],
     for number, (section, shown) in enumerate(zip(sections, pictures, strict=True), 1):
         parts += _section(section, f"{number}. " if len(sections) > 1 else "")
         before = ""
-        for file, title, caption, _ in shown:
-            same = caption == before
-            parts += [f"### {_text(title)}", *([] if same else [_text(caption)]), f"![{_text(title)}]({quote(file)})"]
-            before = caption
+        for picture in shown:
+            title, caption = _text(picture.title), [] if picture.caption == before else [_text(picture.caption)]
+            parts += [f"### {title}", *caption, f"![{title}]({quote(picture.file)})"]
+            before = picture.caption
     runs = [run for section in sections for row in section.rows for run in row.runs]
     commands = [shlex.join(["csn_jax", "train", *flags(run.config), f"--workdir={run.name}"]) for run in runs]
     parts += ["## The commands that made these runs", "\n".join(["```bash", *commands, "```"])]

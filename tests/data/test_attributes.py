@@ -205,6 +205,26 @@ def test_values_that_differ_only_in_case_are_noted():
     assert "'A' and 'a' differ" in attribute(["A;b", "a"] * 3).notes[-1]
 
 
+def test_values_that_look_alike_are_noted():
+    """Accents of a Mac and of Windows, spaces of web pages, characters without width."""
+    for one, other in (
+        ("caf\u00e9", "cafe\u0301"),
+        ("blue shoe", "blue\u00a0shoe"),
+        ("shoe", "shoe\u200b"),
+        ("a b", "a  b"),
+    ):
+        (note,) = attribute([one, other, "x"] * 2).notes
+        assert note == f"new: {one!a} and {other!a} look alike and count as different values"
+    assert attribute(["cafe", "caf\u00e9", "caf\u00e8"] * 2).notes == ()
+    assert len(attribute(["Caf\u00e9", "cafe\u0301", "Cafe\u0301"] * 2).notes) == 2
+
+
+@pytest.mark.parametrize("text", ["?", "n.a.", "#NUM!", "--"])
+def test_other_texts_of_an_unknown_value(text):
+    """As the UCI data sets, people and spreadsheets write it."""
+    assert attribute(["red", text, "blue"] * 2).values == ["red", "", "blue"] * 2
+
+
 SPLITS = {
     "Split": ["Train", "Valid", "TEST"],
     "SPLIT": ["training", "dev", "testing"],

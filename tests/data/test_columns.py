@@ -5,6 +5,7 @@ import decimal
 import gzip
 import io
 import json
+import os
 import time
 
 import pyarrow as pa
@@ -154,6 +155,13 @@ OTHERS = {
 }
 
 
+def test_a_pipe_is_refused_at_once(tmp_path):
+    """`--table=<(zcat items.csv.gz)`: opened again, it would wait for ever for somebody who writes."""
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(UserError, match="is a pipe or a device"):
+        read_columns(tmp_path / "t.csv")
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_is_no_table_is_named_for_what_it_is(name, tmp_path):
     content, words = OTHERS[name]
@@ -207,6 +215,9 @@ TYPED = {
     "lists": (pa.array([["a", "b"], None, []], pa.large_list(pa.string())), ["a;b", "", ""]),
     "lists of fixed size": (pa.array([["b", "a"]], pa.list_(pa.string(), 2)), ["b;a"]),
     "lists of a dictionary": (pa.array([["b"]], pa.list_(pa.dictionary(pa.int32(), pa.string()))), ["b"]),
+    "semicolons in members": (pa.array([["a;b", "c"]]), ["a,b;c"]),
+    "durations": (pa.array([1500, None, 60_000], pa.duration("ms")), ["1.5", "", "60"]),
+    "short durations": (pa.array([1, 10**9], pa.duration("ns")), ["1e-09", "1"]),
     "UUIDs": (pa.array([b"0" * 16], pa.uuid()), ["30303030-3030-3030-3030-303030303030"]),
     "floats": (pa.array([2012.0, 0.1, float("nan")]), ["2012", "0.1", ""]),
 }
@@ -219,9 +230,9 @@ def test_typed_columns_become_their_own_text(name, tmp_path):
 
 
 def test_json_keeps_digits_lists_and_truth_values(tmp_path):
-    first = b'{"id": 1234567890123456789, "v": 1.10, "t": ["a", "b"], "ok": true, "vec": [0.10, 2e3], "o": {"x": 1}}'
+    first = b'{"id": 1234567890123456789, "v": 1.10, "t": ["a;", "b"], "ok": true, "vec": [0.10, 2e3], "o": {"x": 1}}'
     columns = read(tmp_path, first + b'\n{"v": NaN}')
-    first = {"id": "1234567890123456789", "v": "1.10", "t": "a;b", "ok": "true", "vec": "[0.10, 2e3]"}
+    first = {"id": "1234567890123456789", "v": "1.10", "t": "a,;b", "ok": "true", "vec": "[0.10, 2e3]"}
     assert {name: values[0] for name, values in columns.text.items()} == first
     assert {values[1] for values in columns.text.values()} == {""} and columns.notes == (
         "o holds objects and is left out",

@@ -135,6 +135,22 @@ def test_vectors_are_duplicates_only_if_equal():
     assert (alike.exact, alike.near, groups(alike)) == (1, 0, {(4, 20)})
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [("float16", (3,)), ("float16", (13,)), ("float32", (6,)), ("uint8", (3, 5))]
+)
+def test_equal_bytes_against_a_loop(dtype, shape):
+    """Rows of any number of bytes, most of them alike but for one number; zero and minus zero differ."""
+    rng = np.random.default_rng(0)
+    inputs = np.zeros((400, *shape), dtype)
+    flat = inputs.reshape(400, -1)
+    flat[np.arange(400), rng.integers(flat.shape[1], size=400)] = rng.integers(4, size=400)
+    if dtype != "uint8":
+        flat[rng.integers(400, size=20), -1] *= -1
+    first = {}
+    expected = [first.setdefault(item.tobytes(), row) for row, item in enumerate(inputs)]
+    assert duplicates._first_equal(inputs).tolist() == expected and 5 < len(first) < 200
+
+
 def test_components():
     pairs = np.array([[5, 3], [3, 1], [7, 8], [2, 2], [8, 7]])
     assert components(9, pairs).tolist() == [0, 1, 2, 1, 4, 1, 6, 7, 7]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from csn_jax.data.item_set import Condition, ItemSet
-from csn_jax.data.order import batch_rows, check_labelled, label_items, labelled_rows, steps_per_epoch
+from csn_jax.data.order import batch_rows, check_labelled, label_items, labelled_rows, labels_at, steps_per_epoch
 from csn_jax.errors import UserError
 
 
@@ -141,16 +141,65 @@ def test_items_and_values_are_drawn_with_equal_chances():
 
 
 @pytest.mark.parametrize(
-    ("batch", "kind", "words"),
+    ("batch", "words"),
     [
-        (7, "categorical", ["config.batch_size is 7", "4 items", "2 conditions", "from 8 to 32"]),
-        (33, "categorical", ["config.batch_size is 33", "32 labelled items", "train split"]),
-        (8, "numeric", ["condition 'first' is numeric", "--config.loss.name=triplet"]),
+        (7, ["config.batch_size is 7", "4 items", "2 conditions", "from 8 to 32"]),
+        (33, ["config.batch_size is 33", "32 labelled items", "train split"]),
     ],
 )
-def test_a_batch_that_cannot_be_drawn_is_refused(batch, kind, words):
+def test_a_batch_that_cannot_be_drawn_is_refused(batch, words):
     columns = {"first": ["a", "b", ""] * 20, "second": ["c", "d", ""] * 20}
     with pytest.raises(UserError) as error:
-        check_labelled(items_of(kind, **columns), batch)
+        check_labelled(items_of(**columns), batch)
     assert [word for word in words if word not in str(error.value)] == []
     check_labelled(items_of(**columns), 8)
+
+
+# Sets and numbers.
+
+
+@pytest.fixture(scope="module")
+def kinds():
+    """Sets of which one member is in nearly all, prices of which most lie at one end, and levels."""
+    rng = np.random.default_rng(0)
+    labels = {
+        "tags": [";".join(["all", *rng.choice(list("abcdef"), rng.integers(0, 3), replace=False)]) for _ in range(N)],
+        "price": np.append(rng.uniform(0, 1, N - 20), rng.uniform(1, 10, 20)).round(2),
+        "level": rng.choice(["1", "2.5", "40"], N),
+    }
+    labels["tags"] = [text.removeprefix("all;") if i % 10 == 0 else text for i, text in enumerate(labels["tags"])]
+    labels = {name: np.where(rng.uniform(size=N) < 0.2, "", np.asarray(column, str)) for name, column in labels.items()}
+    items = items_of(**labels)
+    conditions = tuple(map(Condition, labels, ("set", "numeric", "ordinal")))
+    return ItemSet(items.inputs, items.ids, labels, items.split, conditions)
+
+
+def test_codes_of_sets_and_numbers(kinds):
+    """Bits say which items of the batch share a member, differences of codes are gaps, -1 is a missing label."""
+    labelled, rows = label_items(kinds), np.random.default_rng(0).permutation(N)[:70]
+    labels = labels_at(labelled, rows)
+    assert labels.dtype == np.int32 and labels.shape == (70, 3 + 3)
+    tags, price, level = (kinds.labels[name] for name in ("tags", "price", "level"))
+    for i, row in enumerate(rows):
+        for j, other in enumerate(rows):
+            shares = bool(tags[row] and tags[other]) and not {*tags[row].split(";")}.isdisjoint(tags[other].split(";"))
+            assert labels[i, 3 + j // 32] >> j % 32 & 1 == shares
+    for column, values in zip(labels.T[:3], (tags, price, level), strict=True):
+        np.testing.assert_array_equal(column == -1, values[rows] == "")
+    known = np.flatnonzero(price != "")
+    numbers, codes = price[known].astype(float), labelled.codes[known, 1]
+    step = 0.1 * np.ptp(numbers)
+    np.testing.assert_allclose((numbers - numbers.min()) / step * 2**20, codes, atol=0.501)
+    np.testing.assert_array_equal(labelled.codes[:, 2], [{"": -1, "1": 0, "2.5": 1, "40": 2}[value] for value in level])
+
+
+def test_batches_of_sets_and_numbers(kinds):
+    """Different labelled training items; rare members and the thin end of the scale are drawn as often as others."""
+    labelled = label_items(kinds)
+    shares = []
+    for step in range(50):
+        rows = labelled_rows(0, step, labelled, 36)
+        assert len(np.unique(rows)) == 36 and (kinds.split[rows] == "train").all()
+        known = rows[kinds.labels["price"][rows] != ""]
+        shares.append((kinds.labels["price"][known].astype(float) > 1).mean())
+    assert 0.15 < np.mean(shares) < 0.5  # 10 % of all items

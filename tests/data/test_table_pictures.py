@@ -11,6 +11,7 @@ import shop
 from csn_jax.config import Config, DataConfig, PreprocessConfig
 from csn_jax.data import images, to_embed
 from csn_jax.data.sources import table
+from csn_jax.data.table_pictures import TablePictures
 from csn_jax.data.to_embed import from_table
 from csn_jax.errors import UserError
 
@@ -60,7 +61,7 @@ def structs(files, change=lambda i, value: value):
 def embedded(path, **settings):
     """(pixels, faults) of the rows that embed would embed."""
     found = from_table(path, DataConfig(source="table", **settings), (16, 16, 3), (16, 3, "crop"))
-    parts = list(found.chunks(0))
+    parts = list(found.chunks(np.arange(len(found.ids))))
     return np.concatenate([part[0] for part in parts]), sum((part[1] for part in parts), []), found
 
 
@@ -185,7 +186,9 @@ def test_padded_pictures_are_the_same_in_training_and_embed(files):
     rows = table.read(config(files, fit="pad"))
     assert (rows.inputs[:, 0] == 255).all() and (rows.inputs[:, -1] == 255).all()
     found = from_table(files, DataConfig(source="table"), (16, 16, 3), (16, 3, "pad"))
-    np.testing.assert_array_equal(np.concatenate([part[0] for part in found.chunks(0)]), rows.inputs)
+    np.testing.assert_array_equal(
+        np.concatenate([part[0] for part in found.chunks(np.arange(len(found.ids)))]), rows.inputs
+    )
     assert (table.read(config(files)).inputs != rows.inputs).any()
 
 
@@ -209,3 +212,29 @@ def test_a_table_of_vectors_keeps_its_pictures(files, tmp_path):
     path = write(tmp_path / "v.parquet", structs(files), vector=[*vectors[:9], None, *vectors[10:]], id=ids)
     rows = table.read(config(path, vectors="vector", skip_bad=True))
     assert rows.pictures.names.tolist() == [str(i + 1) for i in range(N) if i != 9]
+
+
+def test_folders_are_resolved_once_and_links_are_followed(tmp_path):
+    """Each path is that of `resolve`, also of links, `..` and folders that link to outside."""
+    for name in ("shop/a", "outside"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.jpg").write_bytes(b"x")
+    folder = tmp_path / "shop"
+    for link, target in (("in.jpg", "a/x.jpg"), ("out.jpg", "../outside/x.jpg"), ("b", "a"), ("c", "../outside"),
+                         ("loop", "loop")):  # fmt: skip
+        (folder / link).symlink_to(target)
+    inside = ["a/x.jpg", "./a//x.jpg", "b/x.jpg", "c/x.jpg", "in.jpg", "out.jpg", "a/../in.jpg", "a/..", "none/x.jpg"]
+    names = [
+        *inside,
+        "../outside/x.jpg",
+        "loop",
+        "loop/x.jpg",
+        str(folder / "b/x.jpg"),
+        str(tmp_path / "outside/x.jpg"),
+    ]
+    pictures = TablePictures(names, folder, {"kind": "table", "root": str(folder), "image": "image"})
+    found = [path for path, _ in pictures.sources(range(len(names)))]
+    assert found == [images.resolve(folder, name) for name in names]
+    assert [str(path.relative_to(folder)) if path else None for path in found[:6]] == [
+        *["a/x.jpg"] * 3, None, "a/x.jpg", None
+    ]  # fmt: skip

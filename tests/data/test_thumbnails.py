@@ -17,6 +17,7 @@ from csn_jax.data.dataset import load_dataset
 from csn_jax.data.images import resize_and_pad
 from csn_jax.data.thumbnails import pixels_of, read_thumbnails
 from csn_jax.explore import folder
+from csn_jax.explore.items import of_rows
 from csn_jax.pictures.sheets import draw_all
 
 N = 60
@@ -49,7 +50,7 @@ def config(request, tmp_path_factory):
     columns = COLUMNS | {"image": image, "vector": list(shop.vectors(COLUMNS))}
     pyarrow.parquet.write_table(pyarrow.table(columns), place / "t.parquet", row_group_size=8)
     few = ("--config.data.train_triplets=30", "--config.data.validation_triplets=20", "--config.data.test_triplets=20")
-    flags = ("--config=features:tiny", f"--config.data.path={place / 't.parquet'}", *few)
+    flags = ("--config=features:tiny", "--config.variant=learned", f"--config.data.path={place / 't.parquet'}", *few)
     return cli.parse(train.Args, [*flags, "--config.data.conditions", "category", "colour"]).config
 
 
@@ -94,9 +95,11 @@ def test_sheets_and_pages_show_the_pictures_of_vectors(config, tmp_path):
         "neighbours_colour.png",
     }
     rows = np.array([3, 20, 7])
-    files = folder.page_files(model, items, rows, vectors[rows], None, {})
+    shown = of_rows(items, rows, vectors[rows], model.conditions, model.masks, None, {"total": 3, "seed": 0})
+    files = folder.page_files(shown)
     data = json.loads(files["data.js"].decode().partition(" = ")[2].rstrip(";\n"))
-    assert data["pictures"] == {"files": ["pictures_0.webp"], "side": 96, "sheet": 2048, "ink": False}
+    sheets = {"files": ["pictures_0.webp"], "side": 96, "sheet": 1024, "ink": False, "leads": 3, "missing": [2]}
+    assert data["pictures"] == sheets
     (tmp_path / "sheet.webp").write_bytes(files["pictures_0.webp"])
     with Image.open(tmp_path / "sheet.webp") as sheet:
         pixels = np.asarray(sheet).astype(int)
@@ -104,4 +107,5 @@ def test_sheets_and_pages_show_the_pictures_of_vectors(config, tmp_path):
         gap = np.abs(pixels[:, 96 * i : 96 * i + 96] - expected(config, row, 96))
         assert gap.mean() < 6
     assert (pixels[8:88, 200:280] > 250).all()
-    assert base64.b64decode(json.loads(files["vectors.js"].decode().partition(" = ")[2].rstrip(";\n")))
+    stored = json.loads(files["vectors.js"].decode().partition(" = ")[2].rstrip(";\n"))
+    assert base64.b64decode(stored["data"])

@@ -126,7 +126,7 @@ def test_no_template_and_no_path_beside_bytes_leaves_the_folder(folder):
         find_pictures(columns, "a/../{name}"),
         find_pictures(Columns(data / "t.parquet", {}, None, structs), "image"),
     ):
-        sources = [*map(found.source, range(len(names)))]
+        sources = [*found.sources(range(len(names)))]
         assert all(path is None or path.resolve().is_relative_to(data) for path, _ in sources)
         assert sum("lies outside" in (fault or "") for _, fault in sources) >= 60
 

@@ -19,7 +19,8 @@ from made_runs import NAMES, config, make_run
 from PIL import Image
 
 from csn_jax import cli, report
-from csn_jax.config import Config, flags
+from csn_jax.config import Config
+from csn_jax.config.typed import flags
 from csn_jax.data.item_set import Condition, ItemSet
 from csn_jax.errors import UserError
 from csn_jax.model.run import Run
@@ -174,7 +175,7 @@ def test_names_are_text_and_no_markup():
     names = ("a|b", "<img src=x onerror=alert(1)>", "_under_", "`tick`", "![x](y)")
     run = make_run("r", config("learned"), errors=(0.1,) * 5, names=names)
     sections = arrange([run])
-    text = report_text.markdown(sections, [[("map_a|b (1).png", "Map by a|b", "caption", b"")]], [])
+    text = report_text.markdown(sections, [[report_text.Picture("map_a|b (1).png", "Map by a|b", "caption", b"")]], [])
     assert "<img" not in text and "![x]" not in text and "`tick`" not in text
     rows = cells(text, "Triplet error on test")
     assert {len(row) for row in rows} == {2 + 6}
@@ -334,6 +335,10 @@ def size_of(data: bytes) -> tuple[int, int]:
         return picture.size
 
 
+def png(figure) -> bytes:
+    return charts.saved(figure, "png")
+
+
 def test_every_kind_of_picture_is_drawn(monkeypatch):
     runs = [make_run(f"{variant}{n}{seed}", config(variant, seed), (0.1 + seed / 50, 0.2), train=(n, chr(n % 90 + 33)))
             for variant in ("standard", "learned") for n in (20_000, 5_000) for seed in (0, 1, 2)
@@ -341,16 +346,34 @@ def test_every_kind_of_picture_is_drawn(monkeypatch):
     (section,) = arrange(runs)
     log = {"train/loss": ([*range(1, 500)], [1 / step for step in range(1, 500)])}
     monkeypatch.setattr(charts, "curve", lambda run, metric: log.get(metric, ([], [])))
-    assert size_of(charts.draw_curves(section)) == (11 * 130, 546)
-    assert size_of(charts.draw_triplets(section)) == (975, 572)
-    assert size_of(charts.draw_errors(section))[1] == 546
+    assert size_of(png(charts.draw_curves(section))) == (11 * 130, 546)
+    assert size_of(png(charts.draw_triplets(section))) == (975, 572)
+    assert size_of(png(charts.draw_errors(section)))[1] == 546
     masks = [(name, np.random.default_rng(0).normal(1, 1, (2, 16)).clip(0)) for name in "abcd"]
-    width, height = size_of(charts.draw_masks(masks, NAMES))
-    three = size_of(charts.draw_masks(masks[:3], NAMES))
+    width, height = size_of(png(charts.draw_masks(masks, NAMES)))
+    three = size_of(png(charts.draw_masks(masks[:3], NAMES)))
     assert three[0] == int((1.5 + 3.6 * 3) * 130) and width == int((1.5 + 3.6 * 2) * 130) and height > three[1]
     monkeypatch.setattr(charts, "curve", lambda run, metric: ([], []))
     assert charts.draw_curves(section) is None
     assert charts.draw_triplets(arrange([make_run("a", config("learned"))])[0]) is None
+
+
+@pytest.mark.parametrize("n_points", [1, 2])
+def test_a_curve_of_one_point_has_a_marker(n_points, monkeypatch):
+    """A line through one point shows nothing."""
+    (section,) = arrange([make_run(f"a{seed}", config("learned", seed)) for seed in (0, 1)])
+    monkeypatch.setattr(charts, "curve", lambda run, metric: ([*range(n_points)], [0.3] * n_points))
+    lines = [line for panel in charts.draw_curves(section).axes for line in panel.lines]
+    assert len(lines) == 6  # two panels: two seeds and their mean
+    assert {line.get_marker() != "none" for line in lines} == {n_points == 1}
+
+
+def test_charts_in_other_formats_are_vectors_and_always_the_same():
+    (section,) = arrange([make_run("a", config("learned"))])
+    svg, again = (charts.saved(charts.draw_errors(section), "svg") for _ in range(2))
+    assert svg == again and b"<svg" in svg and b"<image" not in svg and b"<dc:date>" not in svg
+    pdf, again = (charts.saved(charts.draw_errors(section), "pdf") for _ in range(2))
+    assert pdf == again and pdf.startswith(b"%PDF")
 
 
 def test_thinned_curves_keep_their_mean():
@@ -376,7 +399,7 @@ def sibling(finished: Path, workdir: Path, shift: float = 0.0, **changes) -> Pat
     return workdir
 
 
-def test_one_command_makes_the_folder(finished, specialists, tmp_path):
+def test_one_command_makes_the_folder(finished, specialists, tmp_path, capsys):
     """Seeds, specialists and an unfinished run; the runs stay as they are; every link leads somewhere."""
     other = sibling(finished, tmp_path / "other seed", 0.05, seed=1)
     standard = sibling(finished, tmp_path / "standard", 0.2, variant="standard")
@@ -385,11 +408,12 @@ def test_one_command_makes_the_folder(finished, specialists, tmp_path):
     folders = [finished, other, standard, stopped, specialists]
     before = [tiny.contents(folder) for folder in folders]
     out = tmp_path / "report"
-    done = tiny.command("report", *map(str, folders), f"--out={out}", "--items=60")
-    assert done.returncode == 0, done.stderr
-    assert f"{out}/report.md compares 4 runs; 5 pictures lie beside it" in done.stdout
+    capsys.readouterr()
+    report.main([*map(str, folders), f"--out={out}", "--items=60"])
+    stdout, stderr = capsys.readouterr()
+    assert f"{out}/report.md compares 4 runs; 5 pictures lie beside it" in stdout
     assert [tiny.contents(folder) for folder in folders] == before
-    assert "stopped: not finished, so left out" in done.stderr and "drawing maps" in done.stderr
+    assert "stopped: not finished, so left out" in stderr and "drawing maps" in stderr
     names = {"report.md", "table.csv", "runs.csv", "errors.png", "curves.png", "masks.png"}
     assert {path.name for path in out.iterdir()} == names | {"map_character.png", "map_font.png"}
     text = (out / "report.md").read_text()
@@ -404,9 +428,14 @@ def test_one_command_makes_the_folder(finished, specialists, tmp_path):
         assert 600 < width < 2500 and 200 < height < 2500
 
 
+@pytest.mark.slow
 def test_a_second_report_is_identical_and_replaces_the_first(finished, tmp_path, capsys):
     out = tmp_path / "report"
+    report.main([str(finished), f"--out={out}", "--items=30", "--also", "svg", "pdf"])
+    assert {path.name for path in out.glob("*.svg")} == {"errors.svg", "curves.svg", "masks.svg"}
+    assert {path.name for path in out.glob("*.pdf")} == {"errors.pdf", "curves.pdf", "masks.pdf"}
     report.main([str(finished), f"--out={out}", "--items=30"])
+    assert not [*out.glob("*.svg"), *out.glob("*.pdf")]
     first = {name: data for name, (data, _) in tiny.contents(out).items()}
     (out / "map_3_old.png").write_bytes(b"")
     report.main([str(finished), f"--out={out}", "--items=30"])

@@ -73,6 +73,7 @@ def start(folder: Path, **environment: str) -> tuple:
     return tuple(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 def test_programs_are_cached_for_the_next_start(tmp_path):
     """The second start uses the cache. With damaged entries it compiles again, with the same values."""
     values, hits, warned, folder = start(tmp_path / "cache")

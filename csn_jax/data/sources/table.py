@@ -22,6 +22,7 @@ SPLIT = "split"  # the column with the split of each item, in any case of letter
 # Other names of the splits.
 OTHER_NAMES = {"training": "train", "testing": "test"} | dict.fromkeys(("val", "valid", "dev"), "validation")
 LONGEST_ID = 500  # characters
+WIDE, LARGE = 64, 1 << 24  # characters of the longest text, and of all if they were as long: 64 MB
 
 
 def read(config: Config) -> Rows:
@@ -53,13 +54,13 @@ def read(config: Config) -> Rows:
     if data.vectors:
         inputs, kept, more = _vectors(columns, data, ids, pictures)
     else:
-        sources = list(map(pictures.source, range(len(columns))))
+        sources = list(pictures.sources(range(len(columns))))
         for row, (_, fault) in enumerate(sources):
             if fault and fault.startswith(OUTSIDE):  # also with skip_bad: such a table is not what it seems
                 raise UserError(f"{columns.where(row)}: image {pictures.names[row]!r} {fault}.")
         remedy = "fix or remove bad images"
         inputs, kept, more = decode_usable(sources, pictures.names, columns.where, config, remedy)
-    alike, ids = find_duplicates(inputs), np.array(ids)[kept]
+    alike, ids = find_duplicates(inputs), _text_array(ids)[kept]
     return Rows(
         inputs=inputs,
         ids=ids,
@@ -78,12 +79,14 @@ def item_ids(
     columns: Columns, names: list[str] | None, data: DataConfig, flag: str = "--config.data.id"
 ) -> tuple[list[str], str]:
     """(ids, their column): the id column, else the paths of the images, else the numbers of the rows from 1."""
-    if data.id in columns.text or data.id != DataConfig.id:
+    if data.id != DataConfig.id or data.id in columns.names:
         ids, source = columns.column(data.id, flag), data.id
     elif names is not None:
         ids, source = names, data.image
     else:
         return [str(row + 1) for row in range(len(columns))], ""
+    if len(set(ids)) == len(ids) and 1 <= min(map(len, ids)) and max(map(len, ids)) <= LONGEST_ID:
+        return ids, source
     first: dict[str, int] = {}
     for row, name in enumerate(ids):
         if not name:
@@ -95,7 +98,7 @@ def item_ids(
         if first.setdefault(name, row) != row:
             raise UserError(
                 f"{columns.where(row)} has the same {source} as row {first[name] + 1}, {name!r}, and ids must differ; "
-                f"remove one row, or name another column with {flag}."
+                f"remove one row{f', or name another column with {flag}' if flag.startswith('--') else ''}."
             )
     return ids, source
 
@@ -165,9 +168,9 @@ def attributes(
                 )
             unused.append(f"{name} (long texts)")
             continue
-        labels[name] = np.array(attribute.values)
+        labels[name] = _text_array(attribute.values)
         if attribute.values != columns.text[name]:
-            cells[name] = np.array(columns.text[name])
+            cells[name] = _text_array(columns.text[name])
         notes += attribute.notes
         learned = wanted or (attribute.by_default and name != data.split_by)
         (conditions if learned else others).append(Condition(name, attribute.kind))
@@ -185,9 +188,17 @@ def attributes(
             f"{columns.path} has no column with two different values and one that repeats; add a column of values "
             "that items share, or give data.triplets."
         )
+    if unread := [name for name in columns.names if name not in columns.text and name not in excluded]:
+        notes.append(f"not read, as they hold neither text nor numbers: {listed(unread)}")
     if unused and not data.triplets:
         notes.append(f"not conditions unless data.conditions names them: {listed(unused)}")
     return labels, cells, tuple(conditions), tuple(others), tuple(notes)
+
+
+def _text_array(texts: list[str]) -> np.ndarray:
+    """Texts as an array [N]; of objects if a fixed width would take hundreds of megabytes, as for a million titles."""
+    width = max(map(len, texts))
+    return np.array(texts, object if width > WIDE and width * len(texts) > LARGE else None)
 
 
 def _vectors(

@@ -1,6 +1,8 @@
 """Vectors in the cells of a table: lists, tensors, text such as `[0.1, 0.2]`, or one column per dimension."""
 
+import math
 import re
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +24,8 @@ AROUND = r"^\s*(array|tensor|c|Vector)?[\[\](){}\s]+|[\[\](){}\s]+(,\s*\w+=.*)?$
 
 
 class Cells(NamedTuple):
-    """values: float32 [K, F] of the rows without a fault; faults: [N] what is wrong with a row's vector, or None."""
+    """values: float32 [K, F] of the rows without a fault, float16 where a column holds that; faults: [N] what is wrong
+    with a row's vector, or None."""
 
     values: np.ndarray
     faults: list[str | None]
@@ -33,7 +36,7 @@ def vector_columns(columns: Columns, name: str) -> tuple[str, ...]:
     tuple is empty if there are none, or a file is named. UserError if several could be meant."""
     if not name or is_file(name):
         return ()
-    names = columns.text if columns.arrow is None else dict.fromkeys([*columns.arrow.column_names, *columns.text])
+    names = columns.names
     if name in names:
         return (name,)
     found = [(other,) for other in names if other.lower() in OTHER_NAMES] if name == DEFAULT else []
@@ -72,14 +75,20 @@ def read_cells(columns: Columns, names: tuple[str, ...], flag: str) -> Cells:
     """The vectors of one column, or of one column per dimension. UserError for a column that holds something else."""
     if len(names) > 1:
         return _of_numbers(columns, names)
+    from pyarrow import types
+
     (name,) = names
     if columns.arrow is not None and name in columns.arrow.column_names:
-        column = _opened(columns.arrow[name])
-        if _is_list(column.type) and _is_number(column.type.value_type):
-            return _of_lists(column, {})
+        kind = given = columns.arrow.schema.field(name).type
+        if _is_vector(kind):
+            pieces = (batch[name] for batch in columns.arrow.batches([name]))
+        elif name not in columns.text:  # tensors, and lists of lists
+            column = _opened(columns.arrow[name])
+            kind, pieces = column.type, column.chunks
+        if _is_vector(kind):
+            return _of_lists(pieces, len(columns), np.float16 if types.is_float16(kind.value_type) else np.float32, {})
         if name not in columns.text:
-            kind = columns.arrow.schema.field(name).type
-            raise UserError(f"column {name!r} of {columns.path} holds {kind}; {flag} needs a list of numbers per row.")
+            raise UserError(f"column {name!r} of {columns.path} holds {given}; {flag} needs a list of numbers per row.")
     return _of_texts(columns, name, flag)
 
 
@@ -94,6 +103,10 @@ def _is_number(kind: Any) -> bool:
     from pyarrow import types
 
     return types.is_floating(kind) or types.is_integer(kind) or types.is_decimal(kind)
+
+
+def _is_vector(kind: Any) -> bool:
+    return _is_list(kind) and _is_number(kind.value_type)
 
 
 def _opened(column: Any) -> Any:
@@ -113,18 +126,29 @@ def _opened(column: Any) -> Any:
     return column
 
 
-def _of_lists(column: Any, faults: dict[int, str]) -> Cells:
-    """Args: faults: {row: what is wrong with it} of rows that hold null for another reason than a missing vector."""
+def _of_lists(pieces: Iterable[Any], n: int, dtype: type, faults: dict[int, str]) -> Cells:
+    """The vectors of n rows, from Arrow arrays of lists. One of these is in memory at once.
+
+    Args:
+        dtype: of the values.
+        faults: {row: what is wrong with it} of rows that hold null for another reason than a missing vector; complete
+            when the pieces are.
+    """
     from pyarrow import compute, types
 
-    lengths = compute.fill_null(compute.list_value_length(column), 0).to_numpy().astype(int)
-    flat, filled = np.empty(lengths.sum(), np.float32), 0
-    for chunk in column.chunks:
-        numbers = chunk.flatten()  # without missing vectors; a null among the numbers becomes NaN
+    flat, filled, counts, rows = np.empty(0, dtype), 0, [np.zeros(0, int)], 0
+    for piece in pieces:
+        counts.append(compute.fill_null(compute.list_value_length(piece), 0).to_numpy(zero_copy_only=False))
+        numbers = piece.flatten()  # without missing vectors; a null among the numbers becomes NaN
         numbers = numbers.cast("float64") if types.is_decimal(numbers.type) else numbers
+        rows, needed = rows + len(piece), filled + len(numbers)
+        if needed > len(flat):  # room for all rows, by the length of the vectors so far
+            room = max(needed, math.ceil(needed / rows * n))
+            flat = np.concatenate([flat[:filled], np.empty(room - filled, dtype)]) if filled else np.empty(room, dtype)
         with np.errstate(over="ignore"):  # a number that float32 cannot hold becomes infinite
-            flat[filled : filled + len(numbers)] = numbers.to_numpy(zero_copy_only=False)
-        filled += len(numbers)
+            flat[filled:needed] = numbers.to_numpy(zero_copy_only=False)
+        filled = needed
+    lengths, flat = np.concatenate(counts).astype(int), flat[:filled]
     width, listed_faults = _of_other_length(lengths, faults)
     if (lengths[lengths > 0] == width).all():
         return Cells(flat.reshape(-1, width or 1), listed_faults)
@@ -145,9 +169,11 @@ def _of_other_length(lengths: np.ndarray, faults: dict[int, str]) -> tuple[int, 
 def _of_numbers(columns: Columns, names: tuple[str, ...]) -> Cells:
     """One column per dimension."""
     values, faults = np.empty((len(columns), len(names))), {}
+    known = () if columns.arrow is None else set(columns.arrow.column_names)
+    table = columns.arrow.table([name for name in names if name in known]) if known else {}
     for i, name in enumerate(names):
-        if columns.arrow is not None and name in columns.arrow.column_names:
-            values[:, i] = columns.arrow[name].cast("float64").to_numpy()
+        if name in known:
+            values[:, i] = table[name].cast("float64").to_numpy()
             continue
         cells = columns.text[name]
         numbers = _floats(cells)
@@ -173,9 +199,20 @@ def _floats(cells: list[str]) -> np.ndarray | None:
 
 
 def _of_texts(columns: Columns, name: str, flag: str) -> Cells:
+    cells, faults = columns.text[name], {}
+    found = _of_lists(_parsed(cells, faults), len(cells), np.float32, faults)
+    if any(cells) and (not len(found.values) or found.values.shape[1] < 2):
+        example = _short(next(filter(None, cells)))
+        raise UserError(
+            f"column {name!r} of {columns.path} holds texts such as {example}; {flag} needs a list of numbers per row."
+        )
+    return found
+
+
+def _parsed(cells: list[str], faults: dict[int, str]) -> Iterator[Any]:
+    """Texts as Arrow arrays of lists, piece by piece. Those that are not vectors are null, and are added to faults."""
     import pyarrow
 
-    cells, faults, chunks, kind = columns.text[name], {}, [], pyarrow.list_(pyarrow.float32())
     for first in range(0, len(cells), TEXTS):
         texts = cells[first : first + TEXTS]
         lists = _lists(texts)
@@ -184,16 +221,9 @@ def _of_texts(columns: Columns, name: str, flag: str) -> Cells:
             for row, (text, numbers) in enumerate(zip(texts, alone, strict=True), start=first):
                 if numbers is None:
                     faults[row] = f"has a vector that is cut or not made of numbers, {_short(text)}"
-            none = pyarrow.array([None], kind)
+            none = pyarrow.array([None], pyarrow.list_(pyarrow.float32()))
             lists = pyarrow.concat_arrays([none if numbers is None else numbers for numbers in alone])
-        chunks.append(lists)
-    found = _of_lists(pyarrow.chunked_array(chunks, kind), faults)
-    if any(cells) and (not len(found.values) or found.values.shape[1] < 2):
-        example = _short(next(filter(None, cells)))
-        raise UserError(
-            f"column {name!r} of {columns.path} holds texts such as {example}; {flag} needs a list of numbers per row."
-        )
-    return found
+        yield lists
 
 
 def _lists(texts: list[str]) -> Any:

@@ -12,13 +12,15 @@ from csn_jax.errors import UserError
 from csn_jax.text import did_you_mean, first_sentence, listed
 
 CHUNK = 4096  # vectors checked together
+LARGEST = 1e15  # the sum of squares of 100,000 such numbers is one of float32
 IDS = "ids"  # the array of an .npz file that names its vectors, unless data.vector_ids names another
 
 
 class Vectors(NamedTuple):
     """The vectors of a table's N items.
 
-    values: float32 [K, F] of the usable ones, memory-mapped if an .npy file holds float32 and all are usable.
+    values: float32 or float16 [K, F] of the usable ones, memory-mapped if an .npy file holds one of these and all are
+        usable. Vectors of 16 bits stay so: consumers take them piece by piece.
     faults: [N] what is wrong with each item's vector, or None.
     notes: how vectors and rows belong together, one line each.
     """
@@ -51,13 +53,27 @@ def read_vectors(columns: Columns, data: DataConfig, ids: list[str], flag: str =
         elif names[0] != data.vectors:
             notes = (f"vectors: the column {names[0]}, as there is no column {data.vectors}",)
     values, faults = cells
-    rows = [row for row, fault in enumerate(faults) if fault is None]
-    finite = np.ones(len(values), bool)
+    usable = np.ones(len(values), bool)
     for start in range(0, len(values), CHUNK):
-        finite[start : start + CHUNK] = np.isfinite(values[start : start + CHUNK]).all(axis=1)
-    for i in np.flatnonzero(~finite).tolist():
-        faults[rows[i]] = "has NaN or infinity in its vector"
-    return Vectors(values if finite.all() else values[finite], faults, notes)
+        piece = values[start : start + CHUNK]
+        if piece.dtype == np.float16:  # whose minimum is slow, and whose numbers are small
+            usable[start : start + CHUNK] = np.isfinite(piece).all(axis=1)
+        else:  # NaN is the minimum wherever it is, and fails
+            usable[start : start + CHUNK] = (piece.min(axis=1) >= -LARGEST) & (piece.max(axis=1) <= LARGEST)
+    if usable.all():
+        return Vectors(values, faults, notes)
+    rows = [row for row, fault in enumerate(faults) if fault is None]
+    for i in np.flatnonzero(~usable).tolist():
+        what = f"a number beyond {LARGEST:g}" if np.isfinite(values[i]).all() else "NaN or infinity"
+        faults[rows[i]] = f"has {what} in its vector"
+    return Vectors(values[usable], faults, notes)
+
+
+def _as_floats(vectors: np.ndarray) -> np.ndarray:
+    """Numbers as float16, if they are that, or float32; without a copy where possible. Too large ones are infinite."""
+    half = vectors.dtype.kind == "f" and vectors.dtype.itemsize == 2
+    with np.errstate(over="ignore"):
+        return vectors.astype(np.float16 if half else np.float32, copy=False)
 
 
 def _refuse_other_file(path: Path) -> None:
@@ -88,18 +104,18 @@ def _from_file(
             message, remedy = "it holds Python objects", "save vectors as numbers, and names by ids.astype(str)"
         raise UserError(f"{path} cannot be read as vectors ({message}); {remedy}.") from None
     if vectors.ndim != 2 or not (np.issubdtype(vectors.dtype, np.floating) or np.issubdtype(vectors.dtype, np.integer)):
-        raise UserError(
-            f"{path} holds an array {list(vectors.shape)} of {vectors.dtype}; give one vector of numbers per row."
-        )
+        nameless = vectors.dtype.kind == "V" and vectors.dtype.names is None and vectors.dtype.itemsize < 4
+        kind = f"{vectors.dtype}, as NumPy writes bfloat16 and float8" if nameless else vectors.dtype
+        remedy = "save them with .astype('float32')" if nameless else "give one vector of numbers per row"
+        raise UserError(f"{path} holds an array {list(vectors.shape)} of {kind}; {remedy}.")
     if named is not None:
         return _by_name(columns, path, vectors, named, ids, data)
     if len(vectors) != len(columns):
         raise UserError(
             f"{path} has {len(vectors)} vectors and {columns.path} {len(columns)} rows; give one vector per row."
         )
-    with np.errstate(over="ignore"):
-        values = vectors if vectors.dtype == np.float32 else vectors.astype(np.float32)
-    return Cells(values, [None] * len(values)), (f"vectors: row by row from {path.name}, which names no items",)
+    notes = (f"vectors: row by row from {path.name}, which names no items",)
+    return Cells(_as_floats(vectors), [None] * len(vectors)), notes
 
 
 def _from_archive(path: Path, archive: Any, wanted: str) -> tuple[np.ndarray, list[str] | None]:
@@ -162,5 +178,5 @@ def _by_name(
     notes = [f"vectors: by the array {array} of {path.name}"]
     if len(named) > len(found):
         notes.append(f"{len(named) - len(found):,} vectors of {path.name} belong to no row of the table")
-    with np.errstate(over="ignore"):
-        return Cells(vectors[found].astype(np.float32, copy=False), faults), tuple(notes)
+    in_order = found == list(range(len(vectors)))
+    return Cells(_as_floats(vectors if in_order else vectors[found]), faults), tuple(notes)

@@ -151,6 +151,15 @@ def test_ids_come_from_the_id_column_the_image_or_the_row(tmp_path):
     assert labelled(tmp_path, lambda c: {name: c[name] for name in c if name != "image"}).ids[3] == "4"
 
 
+def test_columns_that_are_not_read_are_named(tmp_path):
+    """Ids as bytes, as old Hive and Impala write texts, are not replaced by row numbers."""
+    shape = [{"heel": i % 3} for i in range(60)]
+    rows = labelled(tmp_path, lambda columns: columns | {"shape": shape}, ".parquet")
+    assert "not read, as they hold neither text nor numbers: shape" in rows.notes
+    with pytest.raises(UserError, match="column 'id' of .* holds binary; --config.data.id needs text"):
+        labelled(tmp_path, lambda columns: columns | {"id": [f"n{i}".encode() for i in range(60)]}, ".parquet")
+
+
 def test_a_split_column_sets_the_split(tmp_path):
     """In any case of letters, with val for validation. The column is not a condition."""
     names = ["train", "Val", "TEST", "validation", "train", "train"] * 10

@@ -66,6 +66,7 @@ def test_celeb_a_mocked(tfds):
     assert kinds["Male"] == kinds["Smiling"] == "categorical" and kinds["nose_x"] == "numeric"
 
 
+@pytest.mark.slow
 def test_one_command_trains_on_a_data_set(tfds, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("csn_jax.pictures.sheets.QUERIES", 1)
     monkeypatch.setattr("csn_jax.pictures.sheets.NEIGHBOURS", 1)

@@ -1,5 +1,6 @@
 """Feature vectors of a table: a Parquet column, an .npy or an .npz file."""
 
+import tracemalloc
 import zipfile
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ import tiny
 
 from csn_jax.config import Config, DataConfig
 from csn_jax.data.columns import read_columns
+from csn_jax.data.item_set import ItemSet
 from csn_jax.data.sources import table
 from csn_jax.data.sources.vectors import read_vectors
 from csn_jax.errors import UserError
@@ -58,20 +60,24 @@ def beside(csv, name="v.npy"):
     ids=str,
 )
 def test_a_parquet_column(tmp_path, kind):
-    """Lists and fixed-size lists of any float, over several row groups."""
+    """Lists and fixed-size lists of any float, over several row groups; float16 stays so, and has half the size."""
     expected = VECTORS.astype(np.float16) if "half" in str(kind) else VECTORS
     vectors = from_parquet(tmp_path, pyarrow.array(list(expected.astype(kind.value_type.to_pandas_dtype())), kind))
-    assert vectors.dtype == np.float32 and vectors.shape == (N, F)
-    np.testing.assert_array_equal(vectors, expected.astype(np.float32))
+    assert vectors.dtype == expected.dtype and vectors.shape == (N, F)
+    np.testing.assert_array_equal(vectors, expected)
 
 
 def test_files_beside_the_table(csv):
-    """A float32 .npy file is memory-mapped. An .npz file may hold ids, which give the order of its vectors."""
+    """An .npy file of float32 or float16 is memory-mapped. An .npz file may hold ids, by which vectors are ordered."""
     folder = csv.path.parent
     np.save(folder / "v.npy", VECTORS)
     vectors = beside(csv)
     assert isinstance(vectors, np.memmap)
     np.testing.assert_array_equal(vectors, VECTORS)
+    np.save(folder / "v.npy", VECTORS.astype(np.float16))
+    halves = beside(csv)
+    assert isinstance(halves, np.memmap) and halves.dtype == np.float16
+    np.testing.assert_array_equal(halves, VECTORS.astype(np.float16))
     np.save(folder / "v.npy", VECTORS.astype(np.float64))
     np.testing.assert_array_equal(beside(csv), VECTORS)
     assert beside(csv).dtype == np.float32
@@ -84,6 +90,31 @@ def test_files_beside_the_table(csv):
     order = np.append(order, np.arange(N, N + 5))
     np.savez(folder / "v.npz", vectors=more[order], ids=names[order], other=np.zeros((2, 2)))
     np.testing.assert_array_equal(beside(csv, "v.npz"), VECTORS)
+
+
+def test_vectors_of_16_bits_are_never_copied_to_32(tmp_path):
+    """From file to items, a table of float16 takes the room of its vectors (Parquet) or none (a memory map), and gives
+    the digest of the same table in float32: runs from before can be resumed."""
+    n, width = 1000, 2048
+    vectors = np.random.default_rng(0).integers(-99, 99, (n, width)).astype(np.float16)
+    names, digests = {"id": [str(i) for i in range(n)], "colour": ["red", "blue"] * (n // 2)}, set()
+    for dtype in (np.float16, np.float32):
+        flat = pyarrow.array(vectors.astype(dtype).ravel())
+        lists = pyarrow.FixedSizeListArray.from_arrays(flat, width)
+        file, beside = (tmp_path / f"{dtype.__name__}.{kind}" for kind in ("parquet", "npy"))
+        pyarrow.parquet.write_table(pyarrow.table(names | {"vector": lists}), file, row_group_size=400)
+        np.save(beside, vectors.astype(dtype))
+        for source in ("vector", beside.name):
+            tracemalloc.start()
+            rows = table.read(Config(data=DataConfig(source="table", path=str(file), vectors=source)))
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert rows.inputs.dtype == dtype and isinstance(rows.inputs, np.memmap) == (source != "vector")
+            np.testing.assert_array_equal(rows.inputs, vectors)
+            assert peak < (rows.inputs.nbytes if source == "vector" else 0) + vectors.nbytes
+            items = ItemSet(rows.inputs, rows.ids, rows.labels, np.full(n, "train"), rows.conditions)
+            digests.add(items.digest())
+    assert len(digests) == 1
 
 
 def spoilt(change):
@@ -103,6 +134,7 @@ COLUMNS = {
         "vector",
         ["row 9", "NaN or infinity"],
     ),
+    "too large to square": (lambda: spoilt(lambda v: v[8].__setitem__(3, 1e30)), "vector", ["row 9", "beyond 1e+15"]),
     "infinite": (lambda: spoilt(lambda v: v[8].__setitem__(3, float("inf"))), "vector", ["row 9", "NaN or infinity"]),
     "null": (lambda: spoilt(lambda v: v[8].__setitem__(3, None)), "vector", ["row 9", "NaN or infinity"]),
     "all empty": (
@@ -164,6 +196,7 @@ FILES = {
     "too few": ("v.npy", lambda path: np.save(path, VECTORS[:-1]), ["59 vectors", "60 rows"]),
     "one axis": ("v.npy", lambda path: np.save(path, VECTORS[0]), ["an array [12] of float32"]),
     "texts": ("v.npy", lambda path: np.save(path, np.full((N, 3), "a")), ["an array [60, 3] of <U1"]),
+    "bfloat16": ("v.npy", lambda path: np.save(path, np.zeros((N, 3), "V2")), ["as NumPy writes bfloat16", "float32"]),
     "pickled": ("v.npy", lambda path: np.save(path, np.full((N, 3), None), allow_pickle=True), UNREADABLE),
     "no array": ("v.npy", lambda path: path.write_text("hello"), UNREADABLE),
     "empty": ("v.npy", lambda path: path.write_text(""), UNREADABLE),
