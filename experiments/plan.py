@@ -38,7 +38,12 @@ MAP_ABLATIONS = {  # of maps on the features of shoes: title: (field of Config, 
 }
 
 
-TAUGHT = (("usage", "values", 200), ("colour", "values", 200), ("usage", "grid", 60))  # condition, ask, answers
+TAUGHT = (  # source, condition, ask, answers
+    ("footwear", "usage", "values", 200),
+    ("footwear", "colour", "values", 200),
+    ("footwear", "usage", "grid", 60),
+    ("glyphs", "font", "grid", 60),
+)
 WRONG = (0.0, 0.1)  # shares of wrong answers of simulated people
 
 
@@ -277,12 +282,12 @@ def vectors_ablations(places: Places) -> list[Run]:
 
 
 def taught(places: Places) -> list[Run]:
-    """Simulated people who answer the page of csn_jax teach, on the features of shoes."""
+    """Simulated people who answer the page of csn_jax teach, on the features of shoes and of glyphs."""
     runs = []
-    for condition, ask, answers in TAUGHT:
+    for source, condition, ask, answers in TAUGHT:
         for wrong in WRONG:
             size = ("--answers=25", "--runs=1") if places.tiny else (f"--answers={answers}", "--runs=20")
-            flags = (f"--table={places.vectors / 'footwear'}.parquet", f"--condition={condition}", f"--ask={ask}")
+            flags = (f"--table={places.vectors / source}.parquet", f"--condition={condition}", f"--ask={ask}")
             name = f"taught/{condition}_{ask}_{wrong:g}_{SEEDS[0]}"
             runs.append(Run(name, "teach.py", (*flags, f"--wrong={wrong:g}", *size), "taught.json", printed=True))
     return runs

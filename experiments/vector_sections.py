@@ -108,7 +108,7 @@ def vectors_ablations(runs: Runs) -> list[str]:
 
 def taught(runs: Runs) -> list[str]:
     rows, claims = [], []
-    for condition, ask, _ in TAUGHT:
+    for _, condition, ask, _ in TAUGHT:
         for wrong in WRONG:
             report = runs.results(f"taught/{condition}_{ask}_{wrong:g}_{SEEDS[0]}", "taught.json")
             chosen, drawn, raw = report["chosen"], report["random"], report["raw"]
@@ -130,10 +130,10 @@ def taught(runs: Runs) -> list[str]:
     head = ["answers", "raw vectors", "chosen", "random", "as many random", "worse than raw", "interval holds"]
     return [
         "Simulated people answer the questions of the page of [`teach`](teach.md) from the true values of the "
-        f"shoes, and `adapt` learns the condition from the file that the page saves; {len(chosen['adapt'])} "
-        "people each. The test items are a fifth that nobody is asked about. Triplet error of `adapt` in %, "
-        "after questions as the page chooses them and after random ones; intervals are over people. *As many "
-        "random* is how many random answers give the mean error of the chosen ones, if it falls per doubling as "
+        "shoes (for `font`, of the glyphs), and `adapt` learns the condition from the file that the page saves; "
+        f"{len(chosen['adapt'])} people each. The test items are a fifth that nobody is asked about. Triplet error of "
+        "`adapt` in %, after questions as the page chooses them and after random ones; intervals are over people. "
+        "*As many random* is how many random answers give the mean error of the chosen ones, if it falls per doubling as "
         "it did from half of the answers; `-` if it did not fall; below half and above twice as many are not counted. "
         "*Worse than raw* counts the people, with chosen and with random questions. *Interval holds* counts "
         "those where the page's own 95 % interval, at the end, holds the true error of its fit.",
