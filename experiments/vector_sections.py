@@ -131,12 +131,12 @@ def taught(runs: Runs) -> list[str]:
     return [
         "Simulated people answer the questions of the page of [`teach`](teach.md) from the true values of the "
         "shoes (for `font`, of the glyphs), and `adapt` learns the condition from the file that the page saves; "
-        f"{len(chosen['adapt'])} people each. The test items are a fifth that nobody is asked about. Triplet error of "
-        "`adapt` in %, after questions as the page chooses them and after random ones; intervals are over people. "
-        "*As many random* is how many random answers give the mean error of the chosen ones, if it falls per doubling as "
-        "it did from half of the answers; `-` if it did not fall; below half and above twice as many are not counted. "
-        "*Worse than raw* counts the people, with chosen and with random questions. *Interval holds* counts "
-        "those where the page's own 95 % interval, at the end, holds the true error of its fit.",
+        f"{len(chosen['adapt'])} people each. The test items are a fifth that nobody is asked about. Triplet error of"
+        " `adapt` in %, after questions as the page chooses them and after random ones; intervals are over people. "
+        "*As many random* is how many random answers give the mean error of the chosen ones, if it falls per "
+        "doubling as it did from half of the answers; `-` if it did not fall; below half and above twice as many are"
+        " not counted. *Worse than raw* counts the people, with chosen and with random questions. *Interval holds* "
+        "counts those where the page's own 95 % interval, at the end, holds the true error of its fit.",
         markdown(head, rows),
         bullets(claims),
     ]
