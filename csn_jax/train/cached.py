@@ -17,7 +17,12 @@ from csn_jax.runtime.writer import say
 
 
 def encoded_once(
-    config: Config, network: Network, dataset: Dataset, state: State, shardings: Shardings
+    config: Config,
+    network: Network,
+    dataset: Dataset,
+    state: State,
+    shardings: Shardings,
+    kept: dict[str, np.ndarray],
 ) -> tuple[Network, Dataset]:
     """The network and the data that training steps and looks at validation take.
 
@@ -25,6 +30,8 @@ def encoded_once(
     and validation then goes through it once: the items become float32 [N, F], and the network its rest on these. Losses
     differ from those of images by rounding. Otherwise, and where these features take more memory than the images, both
     are returned as they are.
+
+    kept: the features of the specialists before this one, whose frozen parts have the same values; new ones are added.
     """
     images = dataset.items.inputs
     if not config.backbone.freeze or config.preprocess.flip or images.ndim == 2:
@@ -36,11 +43,13 @@ def encoded_once(
     if config.backbone.freeze != "all" and made.size * made.dtype.itemsize > images[:1].nbytes:
         return network, dataset
     rows = np.union1d(dataset.rows("train"), dataset.rows("validation"))
-    say(f"frozen up to {config.backbone.freeze}: each of {len(rows):,} images is encoded once")
-    model = make_model(config, record.names, record.input_shape, state, programs, shardings)
-    found = model.features(images, rows, progress=True)
-    features = np.zeros((len(images), found.shape[1]), np.float32)
-    features[rows] = found
+    if not kept:
+        kept |= {"features": np.zeros((len(images), made.shape[1]), np.float32), "known": np.zeros(len(images), bool)}
+    features, known = kept["features"], kept["known"]
+    if len(rows := rows[~known[rows]]):
+        say(f"frozen up to {config.backbone.freeze}: each of {len(rows):,} images is encoded once")
+        model = make_model(config, record.names, record.input_shape, state, programs, shardings)
+        features[rows], known[rows] = model.features(images, rows, progress=True), True
     rest = _rest_of(network.backbone, images.shape[1:])
     record = dataclasses.replace(record, input_shape=features.shape[1:])
     items = dataclasses.replace(dataset.items, inputs=features)

@@ -87,10 +87,11 @@ def _train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
         say(report(config, dataset))
         if config.variant == "specialists":
             claim(workdir, config, dataset.record)
+            encoded: dict[str, np.ndarray] = {}
             for row in range(len(dataset.items.conditions)):
-                _train_specialist(config, workdir, dataset, row, stop)
+                _train_specialist(config, workdir, dataset, row, stop, encoded)
         else:
-            _train(config, workdir, dataset, stop)
+            _train(config, workdir, dataset, stop, {})
         gc.collect()  # gigabytes of rotated vectors wait in circles of closures
         with stop.shielded():
             model = load(workdir)
@@ -104,17 +105,19 @@ def _train_and_evaluate(config: Config, workdir: Path) -> dict[str, Any]:
         return results.as_object()
 
 
-def _train_specialist(config: Config, workdir: Path, dataset: Dataset, row: int, stop: StopRequest) -> None:
+def _train_specialist(
+    config: Config, workdir: Path, dataset: Dataset, row: int, stop: StopRequest, encoded: dict[str, np.ndarray]
+) -> None:
     """Train one network on one condition's triplets, as a standard run of its own in workdir/<condition>/."""
     name = dataset.items.conditions[row].name
     data = dataclasses.replace(config.data, conditions=(name,))
     config = dataclasses.replace(config, variant="standard", data=data)
     say(f"specialist for {name}")
-    _train(config, open_workdir(workdir / name), dataset.of_condition(row), stop)
+    _train(config, open_workdir(workdir / name), dataset.of_condition(row), stop, encoded)
 
 
-def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -> None:
-    """Train one network from its newest checkpoint to the last step."""
+def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest, encoded: dict[str, np.ndarray]) -> None:
+    """Train one network from its newest checkpoint to the last step. encoded: see encoded_once."""
     shardings, on_vectors = make_shardings(), dataset.items.inputs.ndim == 2
     found = {"maps": plan_of(config, dataset.items), "raw": {"unit": is_unit(dataset)} if on_vectors else None}
     dataset = dataset._replace(record=dataclasses.replace(dataset.record, **found))
@@ -122,7 +125,7 @@ def _train(config: Config, workdir: Path, dataset: Dataset, stop: StopRequest) -
     network = network_of(config, record)
     checkpoints, state = _first_state(config, workdir, dataset, network, shardings, stop)
     start = int(state.step)
-    network, seen = encoded_once(config, network, dataset, state, shardings)
+    network, seen = encoded_once(config, network, dataset, state, shardings, encoded)
     inputs, look = _looking(config, seen, network, state, shardings)
     parts = (network.backbone, network.preprocess, network.optimizer, config.loss)
     settings = {"train_masks": network.masks.trained, "seed": config.seed}

@@ -53,12 +53,12 @@ def test_a_network_that_trains_and_flipped_images_are_not_cached(change):
             inputs = np.zeros((4, 8, 8, 1), np.uint8)
 
     network, data = object(), Data()
-    found = cached.encoded_once(dataclasses.replace(FROZEN, **change), network, data, None, None)
+    found = cached.encoded_once(dataclasses.replace(FROZEN, **change), network, data, None, None, {})
     assert found == (network, data)
 
 
 @pytest.mark.parametrize(("freeze", "expected"), [("layer2", None), ("layer3", (4, 256))])
-def test_what_takes_more_memory_than_the_images_is_not_cached(freeze, expected):
+def test_what_takes_more_memory_than_the_images_is_not_cached(freeze, expected, capfd):
     """At 32 pixels and one channel, an image has 1,024 bytes, and 256 features as many."""
     config = dataclasses.replace(
         FROZEN, backbone=BackboneConfig("resnet18_csn", freeze=freeze), preprocess=PreprocessConfig()
@@ -70,7 +70,8 @@ def test_what_takes_more_memory_than_the_images_is_not_cached(freeze, expected):
     record = Record(source="glyphs", conditions=conditions, input_shape=(32, 32, 1), items={}, triplets={})
     none = dict.fromkeys(("train", "validation"), Triplets(*[np.zeros(0, np.int32)] * 4))
     data = Dataset(items, none, record)
-    found, seen = cached.encoded_once(config, network, data, network.state, make_shardings())
+    start, kept = (network.state, make_shardings()), {}
+    found, seen = cached.encoded_once(config, network, data, *start, kept)
     if expected is None:
         assert found is network and seen is data
         return
@@ -79,3 +80,11 @@ def test_what_takes_more_memory_than_the_images_is_not_cached(freeze, expected):
     whole, _ = network.backbone.apply(*state, network.preprocess(images), train=False)
     rest, _ = found.backbone.apply(*state, seen.items.inputs, train=False)
     np.testing.assert_allclose(rest, whole, rtol=1e-4, atol=1e-5)
+    assert "each of 4 images is encoded once" in capfd.readouterr().err
+    _, again = cached.encoded_once(config, network, data, *start, kept)  # as for the next specialist
+    np.testing.assert_array_equal(again.items.inputs, seen.items.inputs)
+    kept["known"][1], kept["features"][1] = False, 0
+    _, again = cached.encoded_once(config, network, data, *start, kept)
+    np.testing.assert_allclose(again.items.inputs, seen.items.inputs, rtol=1e-5)
+    messages = capfd.readouterr().err
+    assert "each of 1 images is encoded once" in messages and "of 4 images" not in messages
