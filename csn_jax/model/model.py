@@ -128,11 +128,15 @@ class Model:
             share = np.asarray(inputs[padded[self._shardings.share(size)]])
             share = share.astype(np.float32) if share.dtype == np.float16 else share  # squares overflow in 16 bits
             parts.append((fetch(function(place(share, self._shardings.batch))), len(chunk)))
-            if bar:
-                bar.advance(len(chunk))
+            if len(parts) > 1:  # one chunk computes while the next is read; more in flight would take their memory
+                jax.block_until_ready(parts[-2][0])
+                if bar:
+                    bar.advance(parts[-2][1])
+        found = np.concatenate([np.asarray(part)[:n] for part, n in parts])
         if bar:
+            bar.advance(parts[-1][1])
             bar.close()
-        return np.concatenate([np.asarray(part)[:n] for part, n in parts])
+        return found
 
     def view(self, embeddings: np.ndarray, dtype: type = np.float32) -> np.ndarray:
         """What masks apply to: the views [N, V] of embeddings [N, D] under maps, else the embeddings."""
