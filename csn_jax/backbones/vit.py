@@ -135,6 +135,8 @@ class VisionTransformer(nn.Module):
             x = block(shape, self.dtype, name=f"block{i}")(x)
         if shape.flavour == "siglip":
             x = AttentionPool(shape, self.dtype, name="top_pool")(_norm(shape, "top_norm")(x))
+        elif shape.mean:
+            x = _norm(shape, "top_mean_norm")(jnp.mean(x[:, 1 + shape.registers :], axis=1))
         else:
             x = _norm(shape, "top_norm")(x[:, 0])  # [B, width], of the class token
         if shape.projection:
@@ -177,6 +179,7 @@ MODULES = {
     "stem/patch": "patch_embed.proj",
     "stem/norm": "norm_pre",
     "top_norm": "norm",
+    "top_mean_norm": "fc_norm",
     "top_projection": "head",
     "fc": "fc",
 }

@@ -15,6 +15,7 @@ class VitShape(NamedTuple):
     hidden: int  # width of the MLP's hidden layer
     registers: int = 0
     swiglu: bool = False  # a gated MLP
+    mean: bool = False  # ViT: pool by the mean of the patches, not by the class token
     projection: int = 0  # CLIP: width of the space that pictures and texts share
 
 
@@ -28,6 +29,9 @@ VITS = {
     "vit_base_16": _family("vit", 16, 768, 12, 12),
     "vit_large_16": _family("vit", 16, 1024, 24, 16),
     "vit_large_14": _family("vit", 14, 1024, 24, 16),
+    "vit_small_16_mean": _family("vit", 16, 384, 12, 6, mean=True),
+    "vit_base_16_mean": _family("vit", 16, 768, 12, 12, mean=True),
+    "vit_large_16_mean": _family("vit", 16, 1024, 24, 16, mean=True),
     "dinov2_small_14": _family("dinov2", 14, 384, 12, 6),
     "dinov2_base_14": _family("dinov2", 14, 768, 12, 12),
     "dinov2_large_14": _family("dinov2", 14, 1024, 24, 16),

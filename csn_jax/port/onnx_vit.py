@@ -18,7 +18,13 @@ def vision_transformer(layers: Any, x: str) -> str:
         x = layers.node("Add", x, _scaled(layers, y, f"{name}/scale1", shape), name=f"{name}/attended")
         y = _mlp(layers, _norm(layers, x, f"{name}/norm2", shape), name, shape)
         x = layers.node("Add", x, _scaled(layers, y, f"{name}/scale2", shape), name=name)
-    x = _norm(layers, x, "top_norm", shape)
+    if shape.mean:
+        bounds = (
+            layers.constant(f"patches/{name}", (at,)) for name, at in (("from", 1 + shape.registers), ("to", 2**31))
+        )
+        x = layers.node("Slice", x, *bounds, layers.constant("patches/axis", (1,)), name="top_patches")
+        x = layers.node("ReduceMean", x, name="top_mean", axes=[1], keepdims=1)
+    x = _norm(layers, x, "top_mean_norm" if shape.mean else "top_norm", shape)
     if shape.flavour == "siglip":
         probe = _repeated(layers, x, layers.values["top_pool/probe"], "top_pool/probe")
         x = _attention(layers, probe, x, "top_pool", shape)

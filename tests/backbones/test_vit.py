@@ -46,6 +46,9 @@ def case(model, shape, settings=(), **more):
 DINO = {"mlp_ratio": 2}
 CASES = {
     "vit": case("ViTModel", VitShape("vit", **TINY), {"layer_norm_eps": 1e-6}, extra={"add_pooling_layer": False}),
+    "vit_mean": case(
+        "ViTModel", VitShape("vit", **TINY, mean=True), {"layer_norm_eps": 1e-6}, extra={"add_pooling_layer": False}
+    ),
     "dinov2": case("Dinov2Model", VitShape("dinov2", **TINY), DINO),
     "dinov2_swiglu": case(
         "Dinov2Model",
@@ -82,6 +85,11 @@ def reference(of, size=OWN):
     return resized
 
 
+def as_in_timm(shape, tensors):
+    """The last layer norm has another name in timm where it follows the mean, which no model of transformers takes."""
+    return {re.sub("^layernorm", "fc_norm", name) if shape.mean else name: leaf for name, leaf in tensors.items()}
+
+
 def arrays(tensors):
     return {name: tensor.detach().numpy() for name, tensor in tensors}
 
@@ -96,7 +104,7 @@ def build(monkeypatch):
         backbones.build.cache_clear()  # it knows the name by another shape
         backbone = backbones.build(BackboneConfig("tiny", embedding_dim=8, dtype=dtype, **settings))
         drawn = backbone.init(0, (size, size, 3))
-        named = for_backbone("tiny", tensors, size, "weights")
+        named = for_backbone("tiny", as_in_timm(shape, tensors), size, "weights")
         return backbone, from_tensors("tiny", named, *drawn, "weights", new_task=True).params
 
     yield build
@@ -126,16 +134,18 @@ def weights(features):
 
 
 def theirs(of, model, x):
-    found = model(pixel_values=torch.tensor(x).permute(0, 3, 1, 2))
+    found = model(pixel_values=torch.tensor(x).permute(0, 3, 1, 2), output_hidden_states=True)
     features = found.image_embeds if of.shape.projection else found.pooler_output
-    if features is None or of.shape.flavour == "vit":
+    if of.shape.mean:
+        features = model.layernorm(found.hidden_states[-1][:, 1:].mean(dim=1))
+    elif features is None or of.shape.flavour == "vit":
         features = found.last_hidden_state[:, 0]
     (features * torch.tensor(weights(features.detach().numpy()))).sum().backward()
     gradient = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
     for name in gradient:  # ours has no position of the class token: the token's own gradient is the same
         if "position_embedding" in name and of.shape.flavour != "siglip":
             gradient[name].reshape(1, -1, 32)[:, 0] = 0
-    named = vit_names.to_timm(of.shape, gradient, x.shape[1], "gradient")
+    named = vit_names.to_timm(of.shape, as_in_timm(of.shape, gradient), x.shape[1], "gradient")
     return {"features": features.detach().numpy()}, named
 
 
@@ -210,6 +220,13 @@ def test_positions_are_resized_as_in_timm(side, grid):
             assert_close(found, by_torch(**how), 2e-6)
 
 
+def test_weights_of_the_other_pooling_are_missed(build):
+    of = CASES["vit_mean"]
+    tensors = as_in_timm(of.shape, arrays(reference(of).state_dict().items()))
+    with pytest.raises(UserError, match=r"2 missing: norm\.bias, norm\.weight.*2 unexpected: fc_norm"):
+        build(of.shape._replace(mean=False), tensors)
+
+
 def test_dropped_registers_are_missed(build):
     of = CASES["dinov2_registers"]
     tensors = arrays(reference(of).state_dict().items())
@@ -258,7 +275,7 @@ def test_names_of_open_clip_and_of_a_whole_clip(build):
         assert expected[leaf].tobytes() == whole[leaf].tobytes() == opened[leaf].tobytes(), leaf
 
 
-@pytest.mark.parametrize("name", ["vit", "dinov2_registers", "clip", "siglip"])
+@pytest.mark.parametrize("name", ["vit", "vit_mean", "dinov2_registers", "clip", "siglip"])
 def test_timms_names_go_and_come_back(name, build):
     """What we export is what timm has; a classifier beside it is left out."""
     of = CASES[name]

@@ -14,6 +14,7 @@ NAME = "vit_tiny_16"  # in the place of this size
 TINY = dict(zip(("patch", "width", "depth", "heads", "hidden"), (8, 16, 2, 2, 24), strict=True))
 FLAVOURS = {
     "vit": VitShape("vit", **TINY),
+    "vit_mean": VitShape("vit", **TINY, registers=2, mean=True),
     "dinov2": VitShape("dinov2", **TINY, registers=2, swiglu=True),
     "clip": VitShape("clip", **TINY, projection=12),
     "siglip": VitShape("siglip", **TINY),
