@@ -23,6 +23,7 @@ import pytest
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of LLVM: compilation takes half of the time
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit what the first process sets here
     session = tempfile.mkdtemp(prefix="csn_jax_tests_")
     atexit.register(shutil.rmtree, session, ignore_errors=True)
@@ -75,12 +76,6 @@ COMPAT = (  # a file or two of every part, all without PyTorch: what a newer Pyt
     "train/test_loop.py",
     "train/test_signals.py",
 )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """The everyday tests compile without LLVM's optimizations, in half of the time; the slow ones with them."""
-    if config.option.markexpr == "not slow and not browser":
-        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # commands that tests start inherit it
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -232,3 +227,15 @@ def glyph_index(finished) -> Path:
         embed.main([f"--workdir={finished}", "--split=test", f"--out={folder / 'glyphs.parquet'}"])
 
     return once("glyph_index", make) / "glyphs.parquet"
+
+
+@pytest.fixture
+def optimized(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For a test that trains for longer than it compiles, by itself or in commands that it starts."""
+    import jax
+
+    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -91,7 +91,7 @@ CHECKS = {"quickstart": check_quickstart, "paper_figures": check_paper_figures}
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of Jupyter's packages, not ours
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_runs(name, tmp_path):
+def test_a_notebook_runs(name, tmp_path, optimized):
     """Every cell runs in an empty folder, the last one shows pictures, and the results are what the text says."""
     from nbclient import NotebookClient
 

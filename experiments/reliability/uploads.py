@@ -33,9 +33,9 @@ def part_of(items: Any, rows: slice) -> Any:
 
 
 def digests(items: Any) -> set[str]:
-    from csn_jax.store.embeddings import row_digests
+    from csn_jax.store.lacking import Wanted
 
-    return {digest.hex() for digest in row_digests(items)}
+    return {bytes(digest).hex() for digest in Wanted(items, str.encode).digests}
 
 
 class Qdrant:

@@ -691,7 +691,7 @@ FOOTWEAR = Path(__file__).parents[3] / "shared/data/footwear/products.csv"
 @pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.skipif(not FOOTWEAR.is_file(), reason=f"no {FOOTWEAR}")
-def test_usage_of_shoes_is_learned_without_training(tmp_path):
+def test_usage_of_shoes_is_learned_without_training(tmp_path, optimized):
     """After a short training on photos without `usage`: the error is clearly below that of the unmasked distance, and a
     hundred triplets come close."""
     workdir = tmp_path / "run"

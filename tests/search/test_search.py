@@ -365,7 +365,7 @@ SHOES = ROOT.parent / "shared/data/footwear/products.csv"
 
 @pytest.mark.slow
 @pytest.mark.shared_data
-def test_on_footwear_each_condition_finds_its_own(tmp_path):
+def test_on_footwear_each_condition_finds_its_own(tmp_path, optimized):
     """After a short training on real photos, the nearest by colour share the colour far above chance, and the nearest
     by category the category. Each condition is better at its own attribute than the other one is."""
     if not SHOES.is_file():
