@@ -12,6 +12,8 @@ from plan import (
     IN_BATCH_STEPS,
     LONGER,
     NEW,
+    PRETRAINED,
+    PRETRAINED_STEPS,
     SHOES,
     STEPS,
     TRIPLETS,
@@ -224,6 +226,50 @@ def frozen(runs: Runs) -> list[str]:
     ]
 
 
+def pretrained(runs: Runs) -> list[str]:
+    starts = {
+        "scratch": "from scratch, 32 pixels",
+        "frozen": "ImageNet, frozen, 112 pixels",
+        "tuned": "ImageNet, fine-tuned, 112 pixels",
+    }
+    rows, claims = [], []
+    for source, chosen in PRETRAINED.items():
+        best: dict[str, list[float]] = {}
+        for start in ("scratch", *chosen):
+            folder = source if start == "scratch" else f"pretrained_{source}"
+            prefix = "" if start == "scratch" else f"{start}_"
+            ours, blocks, alone = (
+                runs.errors(f"{folder}/{prefix}{variant}", runs.few)
+                for variant in ("learned_disjoint", "fixed", "specialists")
+            )
+            longer = runs.errors(f"{folder}/{prefix}specialists_longer", runs.few) if start == "frozen" else None
+            cells = (ours, blocks, *((None, alone) if start == "tuned" else (alone, longer)))
+            what = f"{TITLES[source]}, {starts[start]}"
+            rows.append([what, *("" if errors is None else str(estimate(errors)) for errors in cells)])
+            each = "as many steps each" if start == "tuned" else "as many steps together"
+            claims.append((f"{what}: *learned* is lower than *specialists*, {each}", minus(alone, ours)))
+            if longer:
+                text = f"{what}: *learned* is lower than *specialists*, as many steps each"
+                claims.append((text, minus(longer, ours)))
+            claims.append((f"{what}: *learned* is lower than *fixed*", minus(blocks, ours)))
+            best[start] = ours
+        if "tuned" in best:
+            for other in ("frozen", "scratch"):
+                text = f"{TITLES[source]}, *learned*: fine-tuned is lower than {starts[other]}"
+                claims.append((text, minus(best[other], best["tuned"])))
+    steps = PRETRAINED_STEPS
+    return [
+        "Masks and specialists from EfficientNet-Lite0 with ImageNet weights, and the networks of table 1 beside them; "
+        f"overall error in %, {count(runs.few)}, one split. *Frozen*: the last layer and the masks train, "
+        f"{steps['frozen']:,} steps of 128 triplets. *Fine-tuned*: the preset `table_pretrained` with "
+        f"{steps['tuned']:,} steps of 96 pictures instead of 600; there, each batch teaches all conditions, "
+        "so the specialists get as many steps each. *Learned* starts from disjoint masks. Maps on frozen features, of "
+        "224 pixels and other splits, are under [Vectors of frozen networks](#vectors-of-frozen-networks).",
+        markdown(["network", "learned", "fixed", "specialists, as many steps together", "as many steps each"], rows),
+        bullets([claim(text, gaps) for text, gaps in claims]),
+    ]
+
+
 def mixtures(runs: Runs) -> list[str]:
     precisions = {
         variant: [runs.results(f"footwear/{variant}_{s}", "mixtures.json")["precision@10"] for s in runs.few]
@@ -390,6 +436,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Runs], list[str]]]] = {
     "in_batch": ("In-batch learning", in_batch),
     "new_condition": ("A condition added after training", new_condition),
     "frozen": ("Masks over frozen features", frozen),
+    "pretrained": ("From ImageNet weights", pretrained),
     "mixtures": ("Two conditions at once", mixtures),
     "leakage": ("What each space reveals about other attributes", leakage),
     "fewer_triplets": ("Fewer triplets", fewer_triplets),
