@@ -22,8 +22,7 @@ CONDITIONS = {"fonts": ("character", "font"), "footwear": SHOES, "emoji": EMOJI}
 STEPS = Config().steps  # per run; all specialists of a run share them
 IN_BATCH_STEPS = 800
 LONGER = ("fonts", "footwear")  # the data sets of the longer training
-PRETRAINED = {"footwear": ("frozen", "tuned"), "emoji": ("frozen",)}  # what each set does with a pretrained network
-PRETRAINED_STEPS = {"frozen": 1_500, "tuned": 300}
+PRETRAINED_STEPS = 1_500  # of 128 triplets
 NEW = "usage"  # the condition of the shoes that some trainings leave out
 ABLATIONS = {  # title: (data set, field of Config, values)
     "lambda 1, weight of the embedding norm": ("fonts", "loss.embedding_weight", (0.0, 5e-4, 5e-2)),
@@ -219,47 +218,36 @@ def frozen(places: Places) -> list[Run]:
 
 
 def pretrained(places: Places) -> list[Run]:
-    """Masks and specialists from a network with ImageNet weights, and the same from scratch."""
-    runs = []
-    for seed in FEW:
-        for source, starts in PRETRAINED.items():
-            for variant in ("specialists", "fixed", "learned_disjoint"):
-                runs.append(_run(places, source, variant, seed))
-                runs += [_pretrained(places, source, start, variant, seed) for start in starts]
-                if variant == "specialists":
-                    n = len(CONDITIONS[source])
-                    runs.append(_pretrained(places, source, "frozen", variant, seed, "_longer", n))
-    return runs
+    """Masks and specialists over a frozen network with ImageNet weights, at 112 pixels, and the same from scratch.
 
-
-def _pretrained(places: Places, source: str, start: str, variant: str, seed: int, name: str = "", more: int = 1) -> Run:
-    """A training of table_pretrained at 112 pixels.
-
-    Frozen, all variants take the same number of triplets in total, or specialists `more` times as many. Tuned, they
-    take the same number of batches, and each specialist takes all of these.
+    All take the same number of triplets in total; `specialists_longer` as many each.
     """
-    name = f"pretrained_{source}/{start}_{variant}{name}_{seed}"
-    steps = 4 * more if places.tiny else PRETRAINED_STEPS[start] * more
-    if variant == "specialists" and start == "frozen":
-        steps //= min(len(CONDITIONS[source]), steps)
-    preset = "table_pretrained:frozen" if start == "frozen" else "table_pretrained"
-    network = ("--config.preprocess.size=112",)
+    runs, network = [], ("--config.preprocess.size=112",)
     if places.tiny:
         network = ("--config.preprocess.size=32", "--config.backbone.name=small", "--config.backbone.init=")
-        network += ("--config.backbone.freeze=", "--config.batch_statistics=by_role") if start == "tuned" else ()
-    flags = (
-        f"--config={preset}",
-        f"--config.data.path={getattr(places, source)}",
-        "--config.data.conditions",
-        *CONDITIONS[source],
-        *network,
-        *_brief(places),
-        "--config.feed=device",
-        f"--config.variant={variant}",
-        f"--config.seed={seed}",
-        f"--config.steps={steps}",
-    )
-    return Run(name, "train", (*flags, f"--workdir={places.runs / name}"))
+    for seed in FEW:
+        for variant in ("specialists", "fixed", "learned_disjoint", "specialists_longer"):
+            variant, longer, _ = variant.partition("_longer")
+            name = f"pretrained_footwear/frozen_{variant}{longer}_{seed}"
+            steps = 4 if places.tiny else PRETRAINED_STEPS
+            if variant == "specialists" and not longer:
+                steps //= min(len(SHOES), steps)
+            flags = (
+                "--config=table_pretrained:frozen",
+                f"--config.data.path={places.footwear}",
+                "--config.data.conditions",
+                *SHOES,
+                *network,
+                *_brief(places),
+                "--config.feed=device",
+                f"--config.variant={variant}",
+                f"--config.seed={seed}",
+                f"--config.steps={steps}",
+            )
+            runs.append(Run(name, "train", (*flags, f"--workdir={places.runs / name}")))
+            if not longer:
+                runs.append(_run(places, "footwear", variant, seed))
+    return runs
 
 
 def mixtures(places: Places) -> list[Run]:

@@ -12,7 +12,6 @@ from plan import (
     IN_BATCH_STEPS,
     LONGER,
     NEW,
-    PRETRAINED,
     PRETRAINED_STEPS,
     SHOES,
     STEPS,
@@ -227,44 +226,26 @@ def frozen(runs: Runs) -> list[str]:
 
 
 def pretrained(runs: Runs) -> list[str]:
-    starts = {
-        "scratch": "from scratch, 32 pixels",
-        "frozen": "ImageNet, frozen, 112 pixels",
-        "tuned": "ImageNet, fine-tuned, 112 pixels",
-    }
+    variants = ("learned_disjoint", "fixed", "specialists")
     rows, claims = [], []
-    for source, chosen in PRETRAINED.items():
-        best: dict[str, list[float]] = {}
-        for start in ("scratch", *chosen):
-            folder = source if start == "scratch" else f"pretrained_{source}"
-            prefix = "" if start == "scratch" else f"{start}_"
-            ours, blocks, alone = (
-                runs.errors(f"{folder}/{prefix}{variant}", runs.few)
-                for variant in ("learned_disjoint", "fixed", "specialists")
-            )
-            longer = runs.errors(f"{folder}/{prefix}specialists_longer", runs.few) if start == "frozen" else None
-            cells = (ours, blocks, *((None, alone) if start == "tuned" else (alone, longer)))
-            what = f"{TITLES[source]}, {starts[start]}"
-            rows.append([what, *("" if errors is None else str(estimate(errors)) for errors in cells)])
-            each = "as many steps each" if start == "tuned" else "as many steps together"
-            claims.append((f"{what}: *learned* is lower than *specialists*, {each}", minus(alone, ours)))
-            if longer:
-                text = f"{what}: *learned* is lower than *specialists*, as many steps each"
-                claims.append((text, minus(longer, ours)))
-            claims.append((f"{what}: *learned* is lower than *fixed*", minus(blocks, ours)))
-            best[start] = ours
-        if "tuned" in best:
-            for other in ("frozen", "scratch"):
-                text = f"{TITLES[source]}, *learned*: fine-tuned is lower than {starts[other]}"
-                claims.append((text, minus(best[other], best["tuned"])))
-    steps = PRETRAINED_STEPS
+    for what, folder in (
+        ("from scratch, 32 pixels, everything trains", "footwear/"),
+        ("frozen ImageNet weights, 112 pixels", "pretrained_footwear/frozen_"),
+    ):
+        errors = {variant: runs.errors(f"{folder}{variant}", runs.few) for variant in variants}
+        rows.append([what, *(str(estimate(errors[variant])) for variant in variants), ""])
+        ours, blocks, alone = errors.values()
+        claims.append((f"{what}: *learned* is lower than *specialists*, as many steps together", minus(alone, ours)))
+        claims.append((f"{what}: *learned* is lower than *fixed*", minus(blocks, ours)))
+    longer = runs.errors("pretrained_footwear/frozen_specialists_longer", runs.few)
+    rows[-1][-1] = str(estimate(longer))
+    claims.append((f"{what}: *learned* is lower than *specialists*, as many steps each", minus(longer, ours)))
     return [
-        "Masks and specialists from EfficientNet-Lite0 with ImageNet weights, and the networks of table 1 beside them; "
-        f"overall error in %, {count(runs.few)}, one split. *Frozen*: the last layer and the masks train, "
-        f"{steps['frozen']:,} steps of 128 triplets. *Fine-tuned*: the preset `table_pretrained` with "
-        f"{steps['tuned']:,} steps of 96 pictures instead of 600; there, each batch teaches all conditions, "
-        "so the specialists get as many steps each. *Learned* starts from disjoint masks. Maps on frozen features, of "
-        "224 pixels and other splits, are under [Vectors of frozen networks](#vectors-of-frozen-networks).",
+        "Masks and specialists over EfficientNet-Lite0 with ImageNet weights, on shoes, and the networks of table 1 "
+        f"beside them; overall error in %, {count(runs.few)}, one split. Over the frozen network, the last linear "
+        f"layer and the masks train, {PRETRAINED_STEPS:,} steps of 128 triplets. *Learned* starts from disjoint masks. "
+        "Maps on such features, of 224 pixels and other splits, are under [Vectors of frozen "
+        "networks](#vectors-of-frozen-networks). What fine-tuning gave is on the page on [encoders](encoders.md).",
         markdown(["network", "learned", "fixed", "specialists, as many steps together", "as many steps each"], rows),
         bullets([claim(text, gaps) for text, gaps in claims]),
     ]

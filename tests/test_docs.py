@@ -33,6 +33,7 @@ ONLY_PARSED = {
     "--config=tfds": "downloads a data set; the tests of the source make one",
     "table_pretrained": "needs a package of weights; the tests of training make one",
     "runs/pretrained ": "the same",
+    "--encoder=efficientnet_lite0": "the same; the tests of embed make one",
     "--config=zappos50k": "needs a data set for academic use only; the tests of the source make one",
     "benchmark --suite": "takes minutes; tests of the benchmark run every suite, tiny",
     "postgresql://": "needs a server of PostgreSQL; the tests of the store start one",

@@ -124,7 +124,10 @@ def folder_files(folder: Path) -> list[Path]:
     found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     found = [path for path in found if not HIDDEN.search(path.relative_to(folder).as_posix())]
     if not found:
-        raise UserError(f"{folder} is a folder without Parquet files; give a CSV or Parquet table.")
+        raise UserError(
+            f"{folder} is a folder without Parquet files; give a CSV or Parquet table, or for pictures the "
+            "file of csn_jax embed --encoder=efficientnet_lite0 --images=FOLDER."
+        )
     order = ["", *dict.fromkeys(SPLITS.values())]
     return sorted(found, key=lambda path: order.index(_split_of(path, folder)))
 

@@ -3,6 +3,7 @@
     csn_jax embed --workdir=runs/quickstart --split=test --out=glyphs.parquet
     csn_jax embed --workdir=runs/products --table=products.csv --out=products.parquet
     csn_jax embed --encoder=encoder.onnx --table=products.csv --out=features.parquet
+    csn_jax embed --encoder=efficientnet_lite0 --images=photos --out=photos.parquet
     csn_jax embed --index=parts --to_postgres=postgresql://localhost/shop
 
 The file is for csn_jax search, for vector stores (--by_condition) or for training (--features, --encoder). Rerun the
@@ -23,7 +24,8 @@ BOTH = "--update and --rebuild are both given; leave out --rebuild to keep what 
 
 @dataclass(frozen=True)
 class Pictures:
-    """How --encoder takes pictures, where neither its file nor a preprocessor_config.json beside it says so."""
+    """How --encoder takes pictures, where neither its file nor a preprocessor_config.json beside it says so; for
+    efficientnet_lite0, in place of its own way."""
 
     size: int = 0
     """Height and width in pixels."""
@@ -42,8 +44,8 @@ class Args:
     workdir: str = ""
     """The folder of a run of csn_jax train, or of an imported model."""
     encoder: str = ""
-    """In place of --workdir: an ONNX file of any network from pictures to vectors (extra `encoder`). Its vectors are
-    stored as --features are."""
+    """In place of --workdir: an ONNX file of any network from pictures to vectors (extra `encoder`); or
+    efficientnet_lite0, with its ImageNet weights (extra `pretrained`). The vectors are stored as --features are."""
     images: str = ""
     """Embed the images in this folder and below it; their ids are their paths from there."""
     table: str = ""
@@ -133,7 +135,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"{out} holds {n:,} vectors of {width:,} {kind}{unread}" + (f" ({changes})" if changes else ""))
     if args.to_qdrant or args.to_postgres:
         store(args, named, read_embeddings(out))
-    _next_step(args, named, ids[0], *model.conditions[:1])
+    _next_step(args, named, ids[0], *model.conditions[:1], labelled=bool(items.columns))
 
 
 def _store_index(args: Args) -> None:
@@ -156,7 +158,9 @@ def _check(args: Args) -> None:
         raise UserError("--out is missing; give --out=FILE.parquet.")
     if bool(args.workdir) == bool(args.encoder):
         problem = "--workdir and --encoder are both given" if args.workdir else "there is no network to embed with"
-        raise UserError(f"{problem}; give one of --workdir=DIR of a run and --encoder=FILE.onnx.")
+        raise UserError(
+            f"{problem}; give one of --workdir=DIR of a run, --encoder=FILE.onnx and --encoder=efficientnet_lite0."
+        )
     sources = [f"--{name}" for name in ("images", "table", "split") if getattr(args, name)]
     if len(sources) != 1:
         problem = f"{' and '.join(sources)} are given" if sources else "there is nothing to embed"
@@ -197,11 +201,12 @@ def _check_index(args: Args) -> None:
         raise UserError(BOTH)
 
 
-def _next_step(args: Args, name: str, item: str, condition: str = "") -> None:
+def _next_step(args: Args, name: str, item: str, condition: str = "", *, labelled: bool = True) -> None:
     from csn_jax.runtime.writer import next_step
 
     if args.features and not args.out.endswith(".npz"):
-        next_step("train", "--config=features", f"--config.data.path={args.out}")
+        training = ("train", "--config=features", f"--config.data.path={args.out}")
+        next_step(*(training if labelled else ("teach", f"--index={args.out}", "--condition=kind", "--out=page")))
     elif args.features:
         next_step("python", "-c", f"import numpy; print(numpy.load({args.out!r})['vectors'].shape)")
     elif args.to_postgres:

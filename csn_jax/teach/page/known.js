@@ -3,8 +3,11 @@
 
 const WIDEST = 0.5; // of the scale of errors: guessing
 
+// The number of answers that are not "cannot say".
+const givenIn = (answers) => answers.filter((one) => (ask === "values" ? one.value : one.alike) !== null).length;
+
 function showKnown(learned) {
-  const given = state.answers.filter((one) => (ask === "values" ? one.value : one.alike) !== null).length;
+  const given = givenIn(state.answers);
   const skipped = state.answers.length - given;
   const unit = ask === "values" ? "item" : "screen";
   $("progress").textContent = `${counted(given, unit)} answered${skipped ? `, ${number(skipped)} not` : ""}.`;
@@ -42,16 +45,20 @@ function adviceOf(learned) {
   const { gained, more, held } = learned;
   if (!isKnown(learned)) {
     const given = ask === "values" ? `${counted(held, "value")} so far` : `${counted(held, "screen")} so far`;
-    return `The error is not known yet. One question in five is random and measures it (${given}).`;
+    const enough = ask === "values" ? " About 20 are enough." : "";
+    return `The error is not known yet. One question in five is random and measures it (${given}).${enough}`;
   }
   const parts = [`Error: of two alike and one other at random, how often the other is nearer. From ${counted(held, "random answer")} that it did not learn from.`];
   if (learned.error.error >= learned.raw.error) parts.push("It is not lower than before teaching yet: more answers are needed.");
   else if (gained !== null) {
     const flat = gained < 0.01;
-    parts.push(flat ? "The second half of your answers lowered the error by less than a point: it may be enough." : `The second half of your answers lowered the error by ${points(gained)}: more answers help.`);
+    parts.push(flat ? "The second half of your answers lowered the error by less than a point: more may change little." : `The second half of your answers lowered the error by ${points(gained)}: more answers help.`);
   }
-  if (more.answers) parts.push(`About ${number(rounded(more.answers))} more for ±${more.points} points.`);
-  else parts.push("The error is known within ±2 points.");
+  const count = rounded(more.answers);
+  if (!more.answers) parts.push("The error is known within ±2 points.");
+  else if (ask === "values" && count > N - state.answers.length) parts.push(`Too few items are left to know it within ±${more.points} points.`);
+  else parts.push(`To know it within ±${more.points} points: about ${number(count)} more.`);
+  parts.push("adapt measures it more closely, from all answers.");
   return parts.join(" ");
 }
 

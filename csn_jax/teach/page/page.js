@@ -138,7 +138,10 @@ function start() {
     keep();
   };
   $("save").textContent = `Save ${FILE}`;
-  $("save").onclick = () => saveCsv(FILE, table());
+  $("save").onclick = () => {
+    saveCsv(FILE, table());
+    $("saved").textContent = `Saved ${counted(givenIn(state.answers), "answer")} as ${FILE}, where the browser puts downloads. Move the file to where you run the command.`;
+  };
   $("clear").onclick = () => {
     if (!confirm("Forget all answers?")) return;
     state.answers = [];
