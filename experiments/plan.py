@@ -43,7 +43,6 @@ TAUGHT = (  # source, condition, ask, answers
     ("footwear", "usage", "values", 200),
     ("footwear", "colour", "values", 200),
     ("footwear", "usage", "grid", 60),
-    ("glyphs", "font", "grid", 60),
 )
 WRONG = (0.0, 0.1)  # shares of wrong answers of simulated people
 
@@ -316,7 +315,7 @@ def vectors_ablations(places: Places) -> list[Run]:
 
 
 def taught(places: Places) -> list[Run]:
-    """Simulated people who answer the page of csn_jax teach, on the features of shoes and of glyphs."""
+    """Simulated people who answer the page of csn_jax teach, on the features of shoes."""
     runs = []
     for source, condition, ask, answers in TAUGHT:
         for wrong in WRONG:

@@ -130,7 +130,7 @@ def taught(runs: Runs) -> list[str]:
     head = ["answers", "raw vectors", "chosen", "random", "as many random", "worse than raw", "interval holds"]
     return [
         "Simulated people answer the questions of the page of [`teach`](teach.md) from the true values of the "
-        "shoes (for `font`, of the glyphs), and `adapt` learns the condition from the file that the page saves; "
+        "shoes, and `adapt` learns the condition from the file that the page saves; "
         f"{len(chosen['adapt'])} people each. The test items are a fifth that nobody is asked about. Triplet error of"
         " `adapt` in %, after questions as the page chooses them and after random ones; intervals are over people. "
         "*As many random* is how many random answers give the mean error of the chosen ones, if it falls per "
